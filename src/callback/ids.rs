@@ -1,0 +1,143 @@
+//! Names and ids, checked where they enter, so that nothing downstream checks them again.
+
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, de::Error as _};
+
+/// The name of one app: the first part of every `_id`, and a path segment of its callback address.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AppName(String);
+
+/// Why a text is no [`AppName`].
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("an app's name is 1 to 64 letters, digits, `-` or `_`")]
+pub struct BadAppName;
+
+impl AppName {
+    /// Checks a name.
+    ///
+    /// # Errors
+    /// [`BadAppName`] unless it is 1 to 64 ASCII letters, digits, `-` or `_`: such a name needs no
+    /// escaping in a path or in an `_id`.
+    pub fn new(name: impl Into<String>) -> Result<Self, BadAppName> {
+        let name = name.into();
+        let fits = (1..=64).contains(&name.len())
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+        if fits {
+            Ok(Self(name))
+        } else {
+            Err(BadAppName)
+        }
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for AppName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for AppName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::new(String::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}
+
+/// A user's id at the provider (`accid`), lower-cased.
+///
+/// The provider treats accids as case-insensitive and lower-cases them on its side, while copies may
+/// carry them as the client spelled them (spec, section 4), so both sides of every comparison go
+/// through this type.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Account(String);
+
+impl Account {
+    /// Lower-cases an id. Whether it is empty is the caller's to check: where the id came from
+    /// decides what to say about it.
+    pub fn new(id: &str) -> Self {
+        Self(id.to_lowercase())
+    }
+
+    /// The id as text, lower-cased.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Milliseconds since 1970-01-01T00:00:00Z, as the provider counts time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Millis(i64);
+
+impl Millis {
+    /// The last millisecond of the year 9999: a later time is a mistake, and RFC 3339 has no form for it.
+    const MAX: i64 = 253_402_300_799_999;
+
+    /// A time from a count of milliseconds; `None` when it is negative or after the year 9999.
+    pub fn new(millis: i64) -> Option<Self> {
+        (0..=Self::MAX).contains(&millis).then_some(Self(millis))
+    }
+
+    /// The count of milliseconds.
+    pub fn get(self) -> i64 {
+        self.0
+    }
+}
+
+/// Joins the parts of a natural key with `/`, escaping `/` and `%` inside a part, so that different
+/// parts never make the same key.
+pub fn natural_key<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
+    let mut key = String::new();
+    for (i, part) in parts.into_iter().enumerate() {
+        if i > 0 {
+            key.push('/');
+        }
+        for c in part.chars() {
+            match c {
+                '/' => key.push_str("%2F"),
+                '%' => key.push_str("%25"),
+                c => key.push(c),
+            }
+        }
+    }
+    key
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn app_names_need_no_escaping() {
+        for good in ["otc", "a", "OTC-2_b", &"x".repeat(64)] {
+            assert!(AppName::new(good).is_ok(), "{good}");
+        }
+        for bad in ["", "a/b", "a b", "é", "a.b", &"x".repeat(65)] {
+            assert_eq!(AppName::new(bad), Err(BadAppName), "{bad}");
+        }
+    }
+
+    #[test]
+    fn accounts_that_differ_in_case_are_one() {
+        assert_eq!(Account::new("Bob@X"), Account::new("bOB@x"));
+    }
+
+    #[test]
+    fn natural_keys_of_different_parts_differ() {
+        assert_ne!(natural_key(["a/b", "c"]), natural_key(["a", "b/c"]));
+        assert_ne!(natural_key(["a%2F", "c"]), natural_key(["a/", "c"]));
+        assert_eq!(natural_key(["a", "b"]), "a/b");
+    }
+}

@@ -1,0 +1,3 @@
+//! Takes an IM provider's signed callbacks and stores every event once.
+
+pub mod callback;
