@@ -1,0 +1,142 @@
+//! The indexes, made at start and by `im-callback indexes`. Making them again changes nothing.
+
+use std::time::Duration;
+
+use futures_util::TryStreamExt;
+use mongodb::bson::{Document, doc};
+use mongodb::options::IndexOptions;
+use mongodb::{Collection, IndexModel};
+
+use super::error::StoreError;
+use super::{Store, collection};
+
+/// Unread messages by reader and sender; also finds what a receipt marks as read.
+pub const UNREAD_BY_PEER: &str = "unread_by_peer";
+/// Unread messages by reader and order.
+pub const UNREAD_BY_ORDER: &str = "unread_by_order";
+/// The index by which old documents expire, where the app's owner asked for that.
+pub const RETENTION: &str = "retention";
+
+/// After how long documents are deleted; `None` keeps them for good.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// Of `messages`.
+    pub messages: Option<Duration>,
+    /// Of `events`.
+    pub events: Option<Duration>,
+    /// Of `dead_letters`.
+    pub dead_letters: Option<Duration>,
+}
+
+impl Retention {
+    fn by_collection(self) -> [(&'static str, Option<Duration>); 3] {
+        [
+            (collection::MESSAGES, self.messages),
+            (collection::EVENTS, self.events),
+            (collection::DEAD_LETTERS, self.dead_letters),
+        ]
+    }
+}
+
+/// `state` is in the keys although it is always 0 there: MongoDB reads a document to check a condition
+/// on a field that the index does not hold, even where the index's own filter implies it.
+fn unread_indexes() -> [IndexModel; 2] {
+    [
+        index(
+            UNREAD_BY_PEER,
+            doc! { "app": 1, "to": 1, "state": 1, "fromAccount": 1, "msgTimestamp": 1 },
+            doc! { "state": 0 },
+        ),
+        index(
+            UNREAD_BY_ORDER,
+            doc! { "app": 1, "to": 1, "state": 1, "orderId": 1 },
+            doc! { "state": 0, "orderId": { "$exists": true } },
+        ),
+    ]
+}
+
+fn index(name: &str, keys: Document, filter: Document) -> IndexModel {
+    let options = IndexOptions::builder()
+        .name(name.to_owned())
+        .partial_filter_expression(filter)
+        .build();
+    IndexModel::builder().keys(keys).options(options).build()
+}
+
+impl Store {
+    /// Makes what is missing, and sets how long documents are kept.
+    ///
+    /// # Errors
+    /// When MongoDB is away, or has an index of one of our names with other keys.
+    pub async fn ensure_indexes(&self, retention: Retention) -> Result<(), StoreError> {
+        self.database
+            .collection::<Document>(collection::MESSAGES)
+            .create_indexes(unread_indexes())
+            .await?;
+        for (name, keep) in retention.by_collection() {
+            self.ensure_retention(name, keep).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether the indexes that queries need are there.
+    ///
+    /// # Errors
+    /// When MongoDB does not answer in time.
+    pub async fn has_indexes(&self) -> Result<bool, StoreError> {
+        let messages = self.database.collection::<Document>(collection::MESSAGES);
+        let names = self
+            .within_query_timeout(async move { index_names(&messages).await })
+            .await?;
+        Ok([UNREAD_BY_PEER, UNREAD_BY_ORDER]
+            .iter()
+            .all(|needed| names.iter().any(|name| name == needed)))
+    }
+
+    async fn ensure_retention(&self, name: &str, keep: Option<Duration>) -> Result<(), StoreError> {
+        let documents = self.database.collection::<Document>(name);
+        let there = index_names(&documents)
+            .await?
+            .iter()
+            .any(|n| n == RETENTION);
+        match (keep, there) {
+            (None, false) => {}
+            (None, true) => documents.drop_index(RETENTION).await?,
+            (Some(keep), false) => {
+                let options = IndexOptions::builder()
+                    .name(RETENTION.to_owned())
+                    .expire_after(keep)
+                    .build();
+                let keys = doc! { "receivedAt": 1 };
+                let model = IndexModel::builder().keys(keys).options(options).build();
+                documents.create_index(model).await?;
+            }
+            (Some(keep), true) => {
+                let seconds = i64::try_from(keep.as_secs()).unwrap_or(i64::MAX);
+                self.database
+                    .run_command(doc! {
+                        "collMod": name,
+                        "index": { "name": RETENTION, "expireAfterSeconds": seconds },
+                    })
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The names of a collection's indexes; none where the collection is not there yet.
+async fn index_names(documents: &Collection<Document>) -> mongodb::error::Result<Vec<String>> {
+    const NAMESPACE_NOT_FOUND: i32 = 26;
+    let indexes = match documents.list_indexes().await {
+        Ok(cursor) => cursor.try_collect::<Vec<_>>().await?,
+        Err(e) => match e.kind.as_ref() {
+            mongodb::error::ErrorKind::Command(c) if c.code == NAMESPACE_NOT_FOUND => Vec::new(),
+            _ => return Err(e),
+        },
+    };
+    Ok(indexes
+        .into_iter()
+        .filter_map(|index| index.options?.name)
+        .collect())
+}

@@ -1,0 +1,100 @@
+//! MongoDB: what is stored, and how.
+//!
+//! - [`documents`] shapes events into documents, the analysts' interface; [`bson`] turns the
+//!   provider's JSON into BSON.
+//! - [`commit`](commit/index.html) makes a batch of them durable, exactly once.
+//! - [`unread`](unread/index.html) counts, from the index alone.
+//! - [`indexes`] makes the indexes; [`error`] says whose fault a failure is.
+
+pub mod bson;
+mod commit;
+pub mod documents;
+pub mod error;
+pub mod indexes;
+mod unread;
+
+use std::time::Duration;
+
+use mongodb::bson::doc;
+use mongodb::options::{ClientOptions, ReadPreference, SelectionCriteria};
+use mongodb::{Client, Database};
+
+pub use commit::{Submission, Unavailable};
+pub use error::StoreError;
+pub use unread::UnreadBy;
+
+/// The collections' names: part of the analysts' interface.
+pub mod collection {
+    /// One document per conversation message.
+    pub const MESSAGES: &str = "messages";
+    /// The highest receipt time per reader and peer, or reader and team.
+    pub const READ_MARKS: &str = "read_marks";
+    /// One document per device.
+    pub const PRESENCE: &str = "presence";
+    /// Every event that is no message, as it came.
+    pub const EVENTS: &str = "events";
+    /// Verified bodies that could not be decoded.
+    pub const DEAD_LETTERS: &str = "dead_letters";
+}
+
+/// How the store reaches MongoDB.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The database's name.
+    pub database: String,
+    /// How long one commit may take, retries included, before its callbacks are refused.
+    pub commit_timeout: Duration,
+    /// How long one query may take.
+    pub query_timeout: Duration,
+}
+
+/// The MongoDB side of the service. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Store {
+    database: Database,
+    settings: Settings,
+}
+
+impl Store {
+    /// Prepares a client. Connects in the background: MongoDB need not be there yet.
+    ///
+    /// # Errors
+    /// When the options cannot be used.
+    pub fn new(mut options: ClientOptions, settings: Settings) -> mongodb::error::Result<Self> {
+        options.app_name.get_or_insert("im-callback".to_owned());
+        // Shorter than a commit, so that the loss of MongoDB is an error within it, not its end.
+        let patience = settings.commit_timeout / 2;
+        options.server_selection_timeout = Some(patience);
+        options.connect_timeout.get_or_insert(patience);
+        // A count must see every acknowledged write, whatever the connection string prefers.
+        options.selection_criteria =
+            Some(SelectionCriteria::ReadPreference(ReadPreference::Primary));
+        let database = Client::with_options(options)?.database(&settings.database);
+        Ok(Self { database, settings })
+    }
+
+    /// Whether a primary answers.
+    ///
+    /// # Errors
+    /// When none does within the query timeout.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        let ping = self.database.run_command(doc! { "ping": 1 });
+        self.within_query_timeout(async move { ping.await }).await?;
+        Ok(())
+    }
+
+    /// Ends the client: connections close, nothing more is accepted.
+    pub async fn close(self) {
+        self.database.client().clone().shutdown().await;
+    }
+
+    async fn within_query_timeout<T>(
+        &self,
+        query: impl Future<Output = mongodb::error::Result<T>>,
+    ) -> Result<T, StoreError> {
+        tokio::time::timeout(self.settings.query_timeout, query)
+            .await
+            .map_err(|_| StoreError::TimedOut)?
+            .map_err(StoreError::from)
+    }
+}
