@@ -1,4 +1,20 @@
-//! Takes an IM provider's signed callbacks and stores every event once.
+//! im-callback takes an IM provider's signed callbacks, stores every event in MongoDB exactly once, and
+//! answers how many messages are unread.
+//!
+//! # Reading order
+//! 1. [`ingest`]: a callback's way from bytes to durable, in one page.
+//! 2. [`callback`]: what a callback means. Pure: no I/O, no clock, no HTTP, no MongoDB.
+//! 3. [`store`]: documents, the commit and its guarantees, the unread query.
+//! 4. [`http`]: routes and errors. [`app`] puts the parts together, [`cli`] is the program's surface.
+//!
+//! `ARCHITECTURE.md` has the map, the invariants and a walkthrough of a callback and of a query.
 
+pub mod app;
 pub mod callback;
+pub mod cli;
+pub mod config;
+pub mod http;
+pub mod ingest;
+pub mod shutdown;
 pub mod store;
+pub mod telemetry;

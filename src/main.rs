@@ -1,3 +1,8 @@
-//! The program.
+//! The program: arguments, a command, an exit code.
 
-fn main() {}
+use std::process::ExitCode;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    im_callback::cli::main().await
+}

@@ -1,0 +1,43 @@
+//! `im-callback check-config`
+
+use std::io::Write;
+
+use anyhow::Context;
+
+use super::{Failure, Load};
+
+pub fn run(load: impl Load) -> Result<(), Failure> {
+    let config = load(&[])?;
+    let mut out = std::io::stdout().lock();
+    let mut print = || -> std::io::Result<()> {
+        writeln!(out, "configuration is valid")?;
+        writeln!(out, "listen: {}", config.http.listen)?;
+        writeln!(out, "database: {}", config.store.database)?;
+        for app in &config.apps {
+            let also = app
+                .callback_path
+                .as_deref()
+                .map(|path| format!(" and {path}"));
+            writeln!(
+                out,
+                "app {}: callbacks at /callbacks/{}{}, {} live secret(s)",
+                app.app.name,
+                app.app.name,
+                also.unwrap_or_default(),
+                app.app.verifier.secrets.len(),
+            )?;
+        }
+        for key in &config.keys {
+            writeln!(out, "key {}: scopes {}", key.name(), key.scopes())?;
+        }
+        if config.keys.is_empty() {
+            writeln!(out, "no key: queries are answered 403")?;
+        }
+        if config.asks_for_spool {
+            writeln!(out, "[spool] is set, but this version has no spool")?;
+        }
+        Ok(())
+    };
+    print().context("cannot print")?;
+    Ok(())
+}

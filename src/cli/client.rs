@@ -1,0 +1,141 @@
+//! What the commands that talk to a service share: whose callbacks they sign, and where it listens.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, anyhow, bail};
+use secrecy::{ExposeSecret, SecretString};
+
+use super::{Failure, Load};
+use crate::callback::ids::Millis;
+use crate::config::Config;
+
+/// The environment variable with an app's secret, for use without a configuration.
+const SECRET_VARIABLE: &str = "IM_CALLBACK_APP_SECRET";
+
+/// Whose callbacks to sign. The secret comes from the configuration, a file or the environment, never
+/// from the command line, where other users of the machine could read it.
+#[derive(clap::Args, Debug)]
+pub struct SignerArgs {
+    /// App to sign for; needed when several are configured
+    #[arg(long, value_name = "NAME")]
+    app: Option<String>,
+    /// Sign with the secret in this file; without a configuration, the variable
+    /// IM_CALLBACK_APP_SECRET may hold it as well
+    #[arg(long, value_name = "FILE")]
+    secret_file: Option<PathBuf>,
+    /// AppKey header to send, where no configuration says it
+    #[arg(long, value_name = "KEY")]
+    app_key: Option<String>,
+}
+
+/// An app to sign for.
+pub struct Signer {
+    /// The app's name, where one is known.
+    pub app: Option<String>,
+    /// The `AppKey` header, where one is known.
+    pub app_key: Option<String>,
+    /// The secret.
+    pub secret: SecretString,
+    /// The configuration's address to listen on, where there is a configuration.
+    pub base_url: Option<String>,
+}
+
+impl SignerArgs {
+    /// Finds the secret.
+    pub fn signer(&self, load: impl Load) -> Result<Signer, Failure> {
+        let from_file = self.secret_file.as_deref().map(read_secret).transpose()?;
+        let from_environment = || std::env::var(SECRET_VARIABLE).ok().map(SecretString::from);
+        if let Some(secret) = from_file.or_else(from_environment) {
+            return Ok(Signer {
+                app: self.app.clone(),
+                app_key: self.app_key.clone(),
+                secret,
+                base_url: None,
+            });
+        }
+        let config = load(&[])?;
+        let configured = match (&self.app, config.apps.as_slice()) {
+            (None, [only]) => Ok(only),
+            (None, _) => Err(anyhow!(
+                "several apps are configured; choose one with --app"
+            )),
+            (Some(name), apps) => apps
+                .iter()
+                .find(|app| app.app.name.as_str() == name)
+                .ok_or_else(|| anyhow!("no app named `{name}` is configured")),
+        };
+        let configured = configured.map_err(Failure::Usage)?;
+        Ok(Signer {
+            app: Some(configured.app.name.to_string()),
+            app_key: Some(self.app_key.clone().unwrap_or(configured.app_key.clone())),
+            secret: configured.app.verifier.secrets[0].clone(),
+            base_url: Some(base_url(&config)),
+        })
+    }
+}
+
+impl Signer {
+    /// The callback address: the given one, or the app's at the configured service.
+    pub fn callback_url(&self, given: Option<&str>) -> Result<String, Failure> {
+        match (given, &self.base_url, &self.app) {
+            (Some(url), _, _) => Ok(url.to_owned()),
+            (None, Some(base), Some(app)) => Ok(format!("{base}/callbacks/{app}")),
+            (None, _, _) => Err(Failure::Usage(anyhow!(
+                "without a configuration, give --url"
+            ))),
+        }
+    }
+
+    /// The headers of a signed callback.
+    pub fn headers(&self, body: &[u8], cur_time: Millis) -> Vec<(&'static str, String)> {
+        use crate::callback::netease::{sign, signature as names};
+        let signature = sign(body, &self.secret, cur_time);
+        let mut headers = vec![("Content-Type", "application/json".to_owned())];
+        headers.extend(self.app_key.clone().map(|key| (names::APP_KEY, key)));
+        headers.extend([
+            (names::CUR_TIME, signature.cur_time),
+            (names::MD5, signature.md5),
+            (names::CHECKSUM, signature.checksum),
+        ]);
+        headers
+    }
+}
+
+/// The address of the service that a configuration describes, as this machine reaches it.
+pub fn base_url(config: &Config) -> String {
+    let mut address = config.http.listen;
+    if address.ip().is_unspecified() {
+        address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+    }
+    format!("http://{address}")
+}
+
+/// Reads a secret from a file, without the newline an editor leaves at its end.
+pub fn read_secret(path: &Path) -> anyhow::Result<SecretString> {
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let secret = SecretString::from(text.trim_end_matches(['\r', '\n']));
+    if secret.expose_secret().is_empty() {
+        bail!("{} is empty", path.display());
+    }
+    Ok(secret)
+}
+
+/// The time by this machine's clock.
+pub fn now() -> anyhow::Result<Millis> {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    i64::try_from(since.as_millis())
+        .ok()
+        .and_then(Millis::new)
+        .context("the clock is off")
+}
+
+/// A client that does not wait forever.
+pub fn http() -> anyhow::Result<reqwest::Client> {
+    reqwest::Client::builder()
+        .user_agent(concat!("im-callback/", env!("CARGO_PKG_VERSION")))
+        .timeout(Duration::from_secs(15))
+        .build()
+        .context("cannot make an HTTP client")
+}

@@ -1,0 +1,118 @@
+//! The program's surface: one file per command.
+//!
+//! Data goes to standard output, everything else to standard error. Exit codes: 0 for success, 1 when
+//! the command failed, 2 when it was called or configured wrongly.
+
+mod check_config;
+mod client;
+mod indexes;
+mod send;
+mod serve;
+mod sign;
+mod unread;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{Config, ConfigError};
+
+/// Takes an IM provider's signed callbacks, stores every event in MongoDB exactly once, and answers
+/// unread counts.
+#[derive(Parser, Debug)]
+#[command(name = "im-callback", version, about, propagate_version = true)]
+pub struct Cli {
+    /// Configuration file (TOML); its keys are described in config/default.toml
+    #[arg(long, global = true, env = "IM_CALLBACK_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Runs the service until SIGTERM or SIGINT
+    Serve(serve::Args),
+    /// Checks the configuration and says what it means, without starting anything
+    CheckConfig,
+    /// Makes MongoDB's indexes and retention agree with the configuration
+    Indexes,
+    /// Signs a body as the provider does: prints the headers, or a curl command
+    Sign(sign::Args),
+    /// Sends files, folders or JSON lines as signed callbacks, and sums up the answers
+    Send(send::Args),
+    /// Asks a running service for unread counts
+    Unread(unread::Args),
+}
+
+/// What went wrong, by exit code.
+#[derive(Debug)]
+pub enum Failure {
+    /// Exit code 1.
+    Failed(anyhow::Error),
+    /// Exit code 2.
+    Usage(anyhow::Error),
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::Usage(error.into())
+    }
+}
+
+/// Runs the program.
+pub async fn main() -> ExitCode {
+    let Cli { config, command } = Cli::parse();
+    // Both crypto libraries' users agree on one provider; a second call is refused and changes nothing.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let load = |flags: &[(&str, String)]| Config::load(config.as_deref(), flags);
+    let result = match command {
+        Command::Serve(args) => serve::run(args, load).await,
+        Command::CheckConfig => check_config::run(load),
+        Command::Indexes => indexes::run(load).await,
+        Command::Sign(args) => sign::run(&args, load),
+        Command::Send(args) => send::run(args, load).await,
+        Command::Unread(args) => unread::run(args, load).await,
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Failed(error)) => fail(&error, 1),
+        Err(Failure::Usage(error)) => fail(&error, 2),
+    }
+}
+
+fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
+    // A reader that has seen enough (`| head`) is no failure.
+    let broken_pipe = error.chain().any(|cause| {
+        cause
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+    });
+    if broken_pipe {
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("error: {error:#}");
+    ExitCode::from(code)
+}
+
+/// Loads the configuration with the given flags over it.
+trait Load: Fn(&[(&str, String)]) -> Result<Config, ConfigError> {}
+impl<F: Fn(&[(&str, String)]) -> Result<Config, ConfigError>> Load for F {}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

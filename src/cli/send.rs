@@ -1,0 +1,225 @@
+//! `im-callback send`
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow};
+use futures_util::{StreamExt, stream};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::client::{Signer, SignerArgs, http, now};
+use super::{Failure, Load};
+
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Files with a body each, .jsonl or .ndjson files with a body a line, folders of both, or `-` for
+    /// JSON lines on standard input
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    #[command(flatten)]
+    signer: SignerArgs,
+    /// Callback address; the configured app's without it
+    #[arg(long, value_name = "URL")]
+    url: Option<String>,
+    /// Callbacks under way at once; 1 keeps their order
+    #[arg(long, short, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    connections: u16,
+}
+
+/// A body and where it comes from, for people.
+type Body = (String, Vec<u8>);
+
+/// How one callback ended: the status and the problem's code, or why there was no answer.
+struct Answer {
+    from: String,
+    outcome: String,
+    delivered: bool,
+    took: Duration,
+}
+
+pub async fn run(args: Args, load: impl Load) -> Result<(), Failure> {
+    let signer = args.signer.signer(load)?;
+    let url = signer.callback_url(args.url.as_deref())?;
+    let client = http()?;
+    let progress = ProgressBar::new_spinner();
+    if std::io::stderr().is_terminal() {
+        let style = ProgressStyle::with_template("{spinner} {pos} sent, {per_sec}, {elapsed}");
+        progress.set_style(style.map_err(|e| anyhow!(e))?);
+    } else {
+        progress.set_draw_target(indicatif::ProgressDrawTarget::hidden());
+    }
+
+    let started = Instant::now();
+    let sent = stream::iter(bodies(&args.paths)?)
+        .map(|body| send(&client, &signer, &url, body))
+        .buffered(usize::from(args.connections));
+    let mut sent = std::pin::pin!(sent);
+    let mut summary = Summary::default();
+    while let Some(answer) = sent.next().await {
+        progress.inc(1);
+        summary.add(answer?);
+    }
+    progress.finish_and_clear();
+    summary.print(started.elapsed()).context("cannot print")?;
+    if summary.failed > 0 {
+        return Err(Failure::Failed(anyhow!(
+            "{} callbacks were not delivered",
+            summary.failed
+        )));
+    }
+    Ok(())
+}
+
+async fn send(
+    client: &reqwest::Client,
+    signer: &Signer,
+    url: &str,
+    body: anyhow::Result<Body>,
+) -> anyhow::Result<Answer> {
+    let (from, body) = body?;
+    let mut request = client.post(url);
+    for (name, value) in signer.headers(&body, now()?) {
+        request = request.header(name, value);
+    }
+    let started = Instant::now();
+    let response = request.body(body).send().await;
+    let took = started.elapsed();
+    let (delivered, outcome) = match response {
+        Ok(response) => {
+            let status = response.status();
+            let text = response.text().await.unwrap_or_default();
+            let problem: Option<serde_json::Value> = serde_json::from_str(&text).ok();
+            let code = problem.as_ref().and_then(|p| p["code"].as_str());
+            let code = code.map(|code| format!(" {code}"));
+            (
+                status.is_success(),
+                format!("{}{}", status.as_u16(), code.unwrap_or_default()),
+            )
+        }
+        Err(error) => (false, format!("no answer: {}", error.without_url())),
+    };
+    Ok(Answer {
+        from,
+        outcome,
+        delivered,
+        took,
+    })
+}
+
+#[derive(Default)]
+struct Summary {
+    outcomes: BTreeMap<String, usize>,
+    took: Vec<Duration>,
+    failed: usize,
+    first_failures: Vec<String>,
+}
+
+impl Summary {
+    /// How many failures are named one by one.
+    const NAMED: usize = 5;
+
+    fn add(&mut self, answer: Answer) {
+        if !answer.delivered {
+            self.failed += 1;
+            if self.first_failures.len() < Self::NAMED {
+                self.first_failures
+                    .push(format!("{}: {}", answer.from, answer.outcome));
+            }
+        }
+        self.took.push(answer.took);
+        *self.outcomes.entry(answer.outcome).or_default() += 1;
+    }
+
+    fn print(&mut self, elapsed: Duration) -> std::io::Result<()> {
+        let mut out = std::io::stdout().lock();
+        let n = self.took.len();
+        let rate = n as f64 / elapsed.as_secs_f64();
+        writeln!(
+            out,
+            "{n} callbacks in {:.2} s ({rate:.0} a second)",
+            elapsed.as_secs_f64()
+        )?;
+        for (outcome, n) in &self.outcomes {
+            writeln!(out, "  {n} × {outcome}")?;
+        }
+        self.took.sort_unstable();
+        if let (Some(median), Some(worst)) = (self.took.get(n / 2), self.took.last()) {
+            let ms = |d: &Duration| d.as_secs_f64() * 1000.0;
+            writeln!(
+                out,
+                "  answered in {:.1} ms (median), {:.1} ms (worst)",
+                ms(median),
+                ms(worst)
+            )?;
+        }
+        for failure in &self.first_failures {
+            eprintln!("not delivered: {failure}");
+        }
+        Ok(())
+    }
+}
+
+/// The bodies of all paths, read as they are needed.
+fn bodies(paths: &[PathBuf]) -> anyhow::Result<impl Iterator<Item = anyhow::Result<Body>>> {
+    let mut files = Vec::new();
+    for path in paths {
+        if path.is_dir() {
+            let mut inside = Vec::new();
+            let folder = std::fs::read_dir(path);
+            for entry in folder.with_context(|| format!("cannot read {}", path.display()))? {
+                let file = entry?.path();
+                if file.is_file() && (is_lines(&file) || has_extension(&file, "json")) {
+                    inside.push(file);
+                }
+            }
+            inside.sort();
+            files.extend(inside);
+        } else {
+            files.push(path.clone());
+        }
+    }
+    Ok(files.into_iter().flat_map(read))
+}
+
+fn has_extension(path: &Path, wanted: &str) -> bool {
+    path.extension()
+        .is_some_and(|e| e.eq_ignore_ascii_case(wanted))
+}
+
+fn is_lines(path: &Path) -> bool {
+    has_extension(path, "jsonl") || has_extension(path, "ndjson")
+}
+
+fn read(path: PathBuf) -> Box<dyn Iterator<Item = anyhow::Result<Body>>> {
+    let name = path.display().to_string();
+    if path.as_os_str() == "-" {
+        return Box::new(lines(
+            "standard input".to_owned(),
+            BufReader::new(std::io::stdin()),
+        ));
+    }
+    let cannot = format!("cannot read {name}");
+    if is_lines(&path) {
+        return match File::open(&path) {
+            Ok(file) => Box::new(lines(name, BufReader::new(file))),
+            Err(e) => Box::new(std::iter::once(Err(anyhow!(e).context(cannot)))),
+        };
+    }
+    let body = std::fs::read(&path).context(cannot);
+    Box::new(std::iter::once(body.map(|body| (name, body))))
+}
+
+fn lines(name: String, file: impl BufRead) -> impl Iterator<Item = anyhow::Result<Body>> {
+    let lines = file.split(b'\n').zip(1..);
+    lines.filter_map(move |(line, number)| match line {
+        Ok(line) if line.trim_ascii().is_empty() => None,
+        Ok(line) => Some(Ok((
+            format!("{name}:{number}"),
+            line.trim_ascii_end().to_vec(),
+        ))),
+        Err(e) => Some(Err(anyhow!(e).context(format!("cannot read {name}")))),
+    })
+}

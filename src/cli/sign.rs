@@ -1,0 +1,91 @@
+//! `im-callback sign`
+
+use std::io::{Read, Write};
+use std::path::PathBuf;
+
+use anyhow::{Context, anyhow};
+
+use super::client::{SignerArgs, now};
+use super::{Failure, Load};
+use crate::callback::ids::Millis;
+
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// File with the body; standard input without one or with `-`
+    #[arg(value_name = "FILE")]
+    body: Option<PathBuf>,
+    #[command(flatten)]
+    signer: SignerArgs,
+    /// Time of signing, in milliseconds since 1970; now without it
+    #[arg(long, value_name = "MS")]
+    cur_time: Option<i64>,
+    /// Print a curl command instead of the headers
+    #[arg(long)]
+    curl: bool,
+    /// Address for the curl command; the configured app's without it
+    #[arg(long, value_name = "URL", requires = "curl")]
+    url: Option<String>,
+}
+
+pub fn run(args: &Args, load: impl Load) -> Result<(), Failure> {
+    let signer = args.signer.signer(load)?;
+    let file = args.body.as_deref().filter(|path| path.as_os_str() != "-");
+    let body = match file {
+        Some(path) => {
+            std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?
+        }
+        None => {
+            let mut body = Vec::new();
+            std::io::stdin()
+                .read_to_end(&mut body)
+                .context("cannot read standard input")?;
+            body
+        }
+    };
+    let cur_time = match args.cur_time {
+        Some(millis) => Millis::new(millis)
+            .ok_or_else(|| Failure::Usage(anyhow!("--cur-time is out of range")))?,
+        None => now()?,
+    };
+    let headers = signer.headers(&body, cur_time);
+    let mut text = String::new();
+    if args.curl {
+        text.push_str("curl -sS -X POST");
+        for (name, value) in headers {
+            text.push_str(&format!(
+                " \\\n  -H {}",
+                quoted(&format!("{name}: {value}"))
+            ));
+        }
+        let data = match file {
+            Some(path) => format!("@{}", path.display()),
+            None => String::from_utf8(body).map_err(|_| {
+                Failure::Usage(anyhow!("a body that is not UTF-8 needs a file for --curl"))
+            })?,
+        };
+        // With a file, `@` must be curl's own; a body must not be taken for a file name.
+        let option = if file.is_some() {
+            "--data-binary"
+        } else {
+            "--data-raw"
+        };
+        text.push_str(&format!(" \\\n  {option} {}", quoted(&data)));
+        text.push_str(&format!(
+            " \\\n  {}\n",
+            quoted(&signer.callback_url(args.url.as_deref())?)
+        ));
+    } else {
+        for (name, value) in headers {
+            text.push_str(&format!("{name}: {value}\n"));
+        }
+    }
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .context("cannot print")?;
+    Ok(())
+}
+
+/// A shell word.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}

@@ -1,0 +1,146 @@
+//! `im-callback unread`
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::{Context, anyhow};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Map, Value, json};
+
+use super::client::{base_url, http, read_secret};
+use super::{Failure, Load};
+use crate::http::auth::Scope;
+
+/// The environment variable with a query key, for use without a configuration.
+const KEY_VARIABLE: &str = "IM_CALLBACK_KEY";
+
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Whose unread messages to count
+    #[arg(long, short, value_name = "ACCOUNT")]
+    user: String,
+    /// Count those from this account; several with commas or repeated
+    #[arg(
+        long,
+        short,
+        value_name = "ACCOUNT",
+        value_delimiter = ',',
+        required_unless_present = "order"
+    )]
+    peer: Vec<String>,
+    /// Count those of this order; several with commas or repeated
+    #[arg(long, short, value_name = "ORDER", value_delimiter = ',')]
+    order: Vec<String>,
+    /// App to ask about; needed when the service has several
+    #[arg(long, value_name = "NAME")]
+    app: Option<String>,
+    /// Address of the service; the configured one without it
+    #[arg(long, value_name = "URL")]
+    url: Option<String>,
+    /// File with the query key; otherwise it comes from the variable IM_CALLBACK_KEY, or is the first
+    /// configured key with the scope `read`
+    #[arg(long, value_name = "FILE")]
+    key_file: Option<PathBuf>,
+    /// Print the service's JSON instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+pub async fn run(args: Args, load: impl Load) -> Result<(), Failure> {
+    let (url, key) = address_and_key(&args, load)?;
+    let mut body = json!({ "user": args.user });
+    for (field, ids) in [("peers", &args.peer), ("orders", &args.order)] {
+        if !ids.is_empty() {
+            body[field] = json!(ids);
+        }
+    }
+    if let Some(app) = &args.app {
+        body["app"] = json!(app);
+    }
+    let response = http()?
+        .post(format!("{}/v1/unread", url.trim_end_matches('/')))
+        .bearer_auth(key.expose_secret())
+        .json(&body)
+        .send()
+        .await
+        .map_err(|e| anyhow!("no answer from {url}: {}", e.without_url()))?;
+    let status = response.status();
+    let text = response
+        .text()
+        .await
+        .context("the answer did not arrive whole")?;
+    if !status.is_success() {
+        let problem: Value = serde_json::from_str(&text).unwrap_or_default();
+        let detail = problem["detail"].as_str().unwrap_or("no problem document");
+        let code = problem["code"].as_str().unwrap_or_default();
+        let path = problem["path"]
+            .as_str()
+            .map(|p| format!(" at {p}"))
+            .unwrap_or_default();
+        return Err(anyhow!("the service answers {status} {code}{path}: {detail}").into());
+    }
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        writeln!(out, "{text}").context("cannot print")?;
+    } else {
+        let counts: Map<String, Value> =
+            serde_json::from_str(&text).context("the answer is not what was expected")?;
+        out.write_all(table(&args, &counts).as_bytes())
+            .context("cannot print")?;
+    }
+    Ok(())
+}
+
+fn address_and_key(args: &Args, load: impl Load) -> Result<(String, SecretString), Failure> {
+    let given = match &args.key_file {
+        Some(path) => Some(read_secret(path)?),
+        None => std::env::var(KEY_VARIABLE).ok().map(SecretString::from),
+    };
+    if let (Some(url), Some(key)) = (&args.url, &given) {
+        return Ok((url.clone(), key.clone()));
+    }
+    let config = load(&[])?;
+    let configured = || {
+        let key = config.keys.iter().find(|key| key.allows(Scope::Read))?;
+        Some(key.secret().clone())
+    };
+    let key = given.or_else(configured).ok_or_else(|| {
+        Failure::Usage(anyhow!(
+            "no configured key has the scope `read`; give --key-file"
+        ))
+    })?;
+    Ok((args.url.clone().unwrap_or_else(|| base_url(&config)), key))
+}
+
+fn table(args: &Args, counts: &Map<String, Value>) -> String {
+    let mut text = String::new();
+    let lists = [
+        ("peers", "PEER", &args.peer),
+        ("orders", "ORDER", &args.order),
+    ];
+    for (field, heading, asked) in lists {
+        if asked.is_empty() {
+            continue;
+        }
+        let width = asked
+            .iter()
+            .map(|id| id.chars().count())
+            .chain([heading.len()])
+            .max();
+        let width = width.unwrap_or_default();
+        text.push_str(&format!("{heading:width$}  UNREAD\n"));
+        for id in asked {
+            let n = counts
+                .get(field)
+                .and_then(|c| c[id].as_u64())
+                .unwrap_or_default();
+            text.push_str(&format!("{id:width$}  {n:>6}\n"));
+        }
+    }
+    let total = counts
+        .get("total")
+        .and_then(Value::as_u64)
+        .unwrap_or_default();
+    text.push_str(&format!("{} has {total} unread\n", args.user));
+    text
+}

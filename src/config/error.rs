@@ -1,0 +1,185 @@
+//! What is wrong with a configuration: key, source and what to do, never a value.
+
+use std::fmt;
+use std::path::Path;
+
+use figment::error::{Actual, Kind};
+use figment::{Figment, Metadata, Source};
+
+use super::ENV_PREFIX;
+
+/// Every problem found.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    /// At least one.
+    pub problems: Vec<Problem>,
+}
+
+/// One thing that is wrong.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The key, such as `apps.0.app_key`; empty when the file itself is wrong.
+    pub key: String,
+    /// Where the value came from: a file, an environment variable, a flag, the defaults.
+    pub source: String,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+impl std::error::Error for ConfigError {}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, problem) in self.problems.iter().enumerate() {
+            if i > 0 {
+                writeln!(f)?;
+            }
+            let Problem {
+                key,
+                source,
+                message,
+            } = problem;
+            if key.is_empty() {
+                write!(f, "configuration: {message} (in {source})")?;
+            } else {
+                write!(f, "configuration: `{key}` {message} (in {source})")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Problem {
+    pub(super) fn new(layers: &Figment, key: &str, message: String) -> Self {
+        // An element of a list is found under the list's own key at the latest.
+        let mut at = key;
+        let metadata = loop {
+            if let Some(metadata) = layers.find_metadata(at) {
+                break Some(metadata);
+            }
+            match at.rsplit_once('.') {
+                Some((parent, _)) => at = parent,
+                None => break None,
+            }
+        };
+        Self {
+            key: key.to_owned(),
+            source: source(metadata, key),
+            message,
+        }
+    }
+}
+
+impl ConfigError {
+    pub(super) fn unreadable(path: &Path, error: &std::io::Error) -> Self {
+        Self {
+            problems: vec![Problem {
+                key: String::new(),
+                source: path.display().to_string(),
+                message: format!("the file cannot be read: {error}"),
+            }],
+        }
+    }
+
+    pub(super) fn from_figment(error: figment::Error) -> Self {
+        let problem = |e: figment::Error| {
+            let mut path = e.path.clone();
+            if let Kind::UnknownField(name, _) = &e.kind
+                && path.last() != Some(name)
+            {
+                path.push(name.clone());
+            }
+            if let Kind::MissingField(name) = &e.kind {
+                path.push(name.to_string());
+            }
+            let key = path.join(".");
+            Problem {
+                source: source(e.metadata.as_ref(), &key),
+                message: message(&e.kind),
+                key,
+            }
+        };
+        Self {
+            problems: error.into_iter().map(problem).collect(),
+        }
+    }
+}
+
+fn source(metadata: Option<&Metadata>, key: &str) -> String {
+    let Some(metadata) = metadata else {
+        return "the defaults, a file or the environment".to_owned();
+    };
+    match &metadata.source {
+        Some(Source::File(path)) => path.display().to_string(),
+        _ if metadata.name.contains("environment") => {
+            format!("{ENV_PREFIX}{}", key.to_uppercase().replace('.', "__"))
+        }
+        _ if metadata.name.contains("TOML") => "the defaults".to_owned(),
+        _ => "the command line".to_owned(),
+    }
+}
+
+/// A message without the value, which may be a secret that stands under a wrong key.
+fn message(kind: &Kind) -> String {
+    match kind {
+        Kind::Message(text) => without_excerpt(text),
+        Kind::InvalidType(found, expected) => {
+            format!("is {}; expected {expected}", type_of(found))
+        }
+        Kind::InvalidValue(_, expected) => format!("has a wrong value; expected {expected}"),
+        Kind::InvalidLength(length, expected) => {
+            format!("has {length} elements; expected {expected}")
+        }
+        Kind::UnknownVariant(found, expected) => {
+            format!("is `{found}`; expected one of {}", quoted(expected))
+        }
+        Kind::UnknownField(_, expected) => {
+            format!("is no known key; expected one of {}", quoted(expected))
+        }
+        Kind::MissingField(_) => "is missing".to_owned(),
+        Kind::DuplicateField(_) => "is set twice".to_owned(),
+        Kind::ISizeOutOfRange(_) | Kind::USizeOutOfRange(_) => "is out of range".to_owned(),
+        Kind::Unsupported(found) => format!("is {}, which is not supported", type_of(found)),
+        Kind::UnsupportedKey(_, expected) => {
+            format!("has a key of a wrong type; expected {expected}")
+        }
+    }
+}
+
+/// A TOML syntax error quotes the line, which may hold a secret; its position is enough.
+fn without_excerpt(text: &str) -> String {
+    let lines: Vec<&str> = text
+        .lines()
+        .filter(|line| {
+            !line
+                .trim_start()
+                .trim_start_matches(|c: char| c.is_ascii_digit())
+                .trim_start()
+                .starts_with('|')
+        })
+        .collect();
+    lines.join(": ")
+}
+
+fn type_of(found: &Actual) -> &'static str {
+    match found {
+        Actual::Bool(_) => "a boolean",
+        Actual::Unsigned(_) | Actual::Signed(_) | Actual::Float(_) => "a number",
+        Actual::Char(_) | Actual::Str(_) | Actual::Bytes(_) => "a text",
+        Actual::Seq => "a list",
+        Actual::Map => "a section",
+        Actual::Unit | Actual::Option => "empty",
+        Actual::NewtypeStruct
+        | Actual::Enum
+        | Actual::UnitVariant
+        | Actual::NewtypeVariant
+        | Actual::TupleVariant
+        | Actual::StructVariant
+        | Actual::Other(_) => "of another type",
+    }
+}
+
+fn quoted(names: &[&str]) -> String {
+    let names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
+    names.join(", ")
+}

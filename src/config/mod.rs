@@ -1,0 +1,374 @@
+//! The configuration: read in layers, validated whole, before anything else happens.
+//!
+//! `config/default.toml` (compiled in, and the reference of all keys) < the user's file < environment
+//! < flags. [`written`] has the shapes as they are written, [`Config`] is what the program uses, and
+//! every error names the key and where its value came from, never the value.
+
+mod error;
+mod written;
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use figment::Figment;
+use figment::providers::{Env, Format, Toml};
+use mongodb::options::ConnectionString;
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::callback::netease::{OrderIdAt, Rules, Verifier};
+use crate::http::auth::Key;
+use crate::ingest::App;
+use crate::ingest::group;
+use crate::store;
+use crate::store::indexes::Retention;
+
+pub use error::{ConfigError, Problem};
+pub use written::LogFormat;
+
+/// The prefix of environment variables that set configuration keys.
+pub const ENV_PREFIX: &str = "IM_CALLBACK__";
+
+const DEFAULTS: &str = include_str!("../../config/default.toml");
+
+/// Paths that apps cannot have as their `callback_path`, because they are or will be the service's own.
+const OWN_PATHS: &[&str] = &[
+    "callbacks",
+    "v1",
+    "livez",
+    "readyz",
+    "metrics",
+    "openapi.json",
+    "docs",
+    "console",
+];
+
+/// The whole configuration, valid.
+#[derive(Debug)]
+pub struct Config {
+    /// Limits and address of the HTTP side.
+    pub http: Http,
+    /// Where MongoDB is. A secret, since it may hold a password.
+    pub mongodb_uri: SecretString,
+    /// How MongoDB is used.
+    pub store: store::Settings,
+    /// How callbacks share commits.
+    pub ingest: group::Limits,
+    /// How long documents are kept.
+    pub retention: Retention,
+    /// What is logged.
+    pub log: Log,
+    /// The apps, with the second path of each.
+    pub apps: Vec<ConfiguredApp>,
+    /// Who may query.
+    pub keys: Vec<Key>,
+    /// Whether the reserved `[spool]` section is set, which this version cannot honour.
+    pub asks_for_spool: bool,
+}
+
+/// An app and its addresses.
+#[derive(Debug)]
+pub struct ConfiguredApp {
+    /// The app.
+    pub app: App,
+    /// The app's key at the provider, as `sign` and `send` need it.
+    pub app_key: String,
+    /// The path beside `/callbacks/{app}`.
+    pub callback_path: Option<String>,
+}
+
+/// Address and limits of the HTTP side.
+#[derive(Debug, Clone)]
+pub struct Http {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// The largest body, in bytes.
+    pub max_body: usize,
+    /// The most ids in one query.
+    pub max_ids: usize,
+    /// The longest id in a query, in bytes.
+    pub max_id_length: usize,
+    /// How long a stop waits for requests under way.
+    pub shutdown_timeout: Duration,
+}
+
+/// What is logged, and how.
+#[derive(Debug, Clone)]
+pub struct Log {
+    /// A filter in the syntax of `tracing_subscriber::EnvFilter`.
+    pub filter: String,
+    /// The lines' form.
+    pub format: LogFormat,
+}
+
+impl Config {
+    /// Reads and validates all layers. `flags` are keys and values given on the command line.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with every problem found.
+    pub fn load(file: Option<&Path>, flags: &[(&str, String)]) -> Result<Self, ConfigError> {
+        let mut layers = Figment::from(Toml::string(DEFAULTS));
+        if let Some(path) = file {
+            if let Err(e) = std::fs::read_to_string(path) {
+                return Err(ConfigError::unreadable(path, &e));
+            }
+            layers = layers.merge(Toml::file_exact(path));
+        }
+        layers = layers.merge(Env::prefixed(ENV_PREFIX).split("__"));
+        for (key, value) in flags {
+            layers = layers.merge((*key, value));
+        }
+        let written: written::Config = layers.extract().map_err(ConfigError::from_figment)?;
+        Validation::new(&layers).config(written)
+    }
+}
+
+/// Collects problems while it turns what is written into what is used.
+struct Validation<'l> {
+    layers: &'l Figment,
+    problems: Vec<Problem>,
+}
+
+impl<'l> Validation<'l> {
+    fn new(layers: &'l Figment) -> Self {
+        Self {
+            layers,
+            problems: Vec::new(),
+        }
+    }
+
+    fn problem(&mut self, key: &str, message: impl Into<String>) {
+        self.problems
+            .push(Problem::new(self.layers, key, message.into()));
+    }
+
+    fn config(mut self, written: written::Config) -> Result<Config, ConfigError> {
+        let written::Config {
+            http,
+            mongodb,
+            ingest,
+            log,
+            retention,
+            spool,
+            apps,
+            auth,
+        } = written;
+        let uri = self.mongodb_uri(mongodb.uri);
+        self.database(&mongodb.database);
+        if let Err(e) = tracing_subscriber::EnvFilter::builder().parse(&log.filter) {
+            self.problem("log.filter", format!("is no log filter: {e}"));
+        }
+        let config = Config {
+            http: Http {
+                listen: http.listen,
+                max_body: self.at_least_one("http.max_body", http.max_body.as_u64()),
+                max_ids: self.at_least_one("http.max_ids", http.max_ids),
+                max_id_length: self.at_least_one("http.max_id_length", http.max_id_length),
+                shutdown_timeout: http.shutdown_timeout.0,
+            },
+            mongodb_uri: uri,
+            store: store::Settings {
+                database: mongodb.database,
+                commit_timeout: mongodb.commit_timeout.0,
+                query_timeout: mongodb.query_timeout.0,
+            },
+            ingest: group::Limits {
+                commits_in_flight: self
+                    .at_least_one("ingest.commits_in_flight", ingest.commits_in_flight),
+                batch_callbacks: self
+                    .at_least_one("ingest.batch_callbacks", ingest.batch_callbacks),
+                batch_bytes: self.at_least_one("ingest.batch_bytes", ingest.batch_bytes.as_u64()),
+                queue: self.at_least_one("ingest.queue", ingest.queue),
+                // Waiting for a commit under way may take part of it.
+                patience: mongodb.commit_timeout.0 + Duration::from_millis(500),
+            },
+            retention: Retention {
+                messages: retention.messages.map(|t| t.0),
+                events: retention.events.map(|t| t.0),
+                dead_letters: retention.dead_letters.map(|t| t.0),
+            },
+            log: Log {
+                filter: log.filter,
+                format: log.format,
+            },
+            apps: self.apps(apps),
+            keys: self.keys(auth.keys),
+            asks_for_spool: spool.is_some(),
+        };
+        if self.problems.is_empty() {
+            Ok(config)
+        } else {
+            Err(ConfigError {
+                problems: self.problems,
+            })
+        }
+    }
+
+    fn at_least_one(&mut self, key: &str, value: u64) -> usize {
+        if value == 0 {
+            self.problem(key, "must be at least 1");
+        }
+        usize::try_from(value).unwrap_or(usize::MAX)
+    }
+
+    fn mongodb_uri(&mut self, written: written::Secret) -> SecretString {
+        let uri = self.secret("mongodb.uri", written);
+        // The driver's own message may quote a part of the string, which may hold a password.
+        if !uri.expose_secret().is_empty() && ConnectionString::parse(uri.expose_secret()).is_err()
+        {
+            self.problem(
+                "mongodb.uri",
+                "is no MongoDB connection string; write mongodb://host:port/?replicaSet=name",
+            );
+        }
+        uri
+    }
+
+    fn database(&mut self, name: &str) {
+        if name.is_empty()
+            || name.len() > 63
+            || name.contains(['/', '\\', '.', ' ', '"', '$', '\0'])
+        {
+            self.problem(
+                "mongodb.database",
+                "is no database name: 1 to 63 bytes without / \\ . \" $ or space",
+            );
+        }
+    }
+
+    /// Follows a secret to where it is kept.
+    fn secret(&mut self, key: &str, written: written::Secret) -> SecretString {
+        let found = match written {
+            written::Secret::Value(secret) => Ok(secret),
+            written::Secret::File { file } => std::fs::read_to_string(&file)
+                .map(|text| SecretString::from(text.trim_end_matches(['\r', '\n'])))
+                .map_err(|e| format!("cannot read {}: {e}", file.display())),
+            written::Secret::Env { env } => std::env::var(&env)
+                .map(SecretString::from)
+                .map_err(|_| format!("the environment has no variable {env}")),
+        };
+        match found {
+            Ok(secret) if secret.expose_secret().is_empty() => {
+                self.problem(key, "is empty");
+                secret
+            }
+            Ok(secret) => secret,
+            Err(message) => {
+                self.problem(key, message);
+                SecretString::default()
+            }
+        }
+    }
+
+    fn apps(&mut self, written: Vec<written::App>) -> Vec<ConfiguredApp> {
+        if written.is_empty() {
+            self.problem(
+                "apps",
+                "is empty; add an [[apps]] section for each application at the provider",
+            );
+        }
+        let mut names = HashSet::new();
+        let mut paths = HashSet::new();
+        let mut apps = Vec::new();
+        for (i, app) in written.into_iter().enumerate() {
+            let key = |field: &str| format!("apps.{i}.{field}");
+            if !names.insert(app.name.clone()) {
+                self.problem(
+                    &key("name"),
+                    format!("another app is named `{}` too", app.name),
+                );
+            }
+            if let Some(path) = &app.callback_path {
+                self.callback_path(&key("callback_path"), path);
+                if !paths.insert(path.clone()) {
+                    self.problem(&key("callback_path"), "another app has the same path");
+                }
+            }
+            apps.push(self.app(i, app));
+        }
+        apps
+    }
+
+    fn callback_path(&mut self, key: &str, path: &str) {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "/._-~".contains(c);
+        let first = path.split('/').nth(1).unwrap_or_default();
+        if !path.starts_with('/') || first.is_empty() || !path.chars().all(plain) {
+            self.problem(key, "must be a path such as /receiveMsg.action");
+        } else if OWN_PATHS.contains(&first) {
+            self.problem(key, format!("/{first} is the service's own path"));
+        }
+    }
+
+    fn app(&mut self, i: usize, app: written::App) -> ConfiguredApp {
+        let written::Provider::Netease = app.provider;
+        let key = |field: &str| format!("apps.{i}.{field}");
+        if app.app_key.is_empty() {
+            self.problem(&key("app_key"), "is empty");
+        }
+        if app.app_secrets.is_empty() {
+            self.problem(&key("app_secrets"), "is empty; list every live secret");
+        }
+        let secrets = app
+            .app_secrets
+            .into_iter()
+            .enumerate()
+            .map(|(n, secret)| self.secret(&format!("apps.{i}.app_secrets.{n}"), secret));
+        let verifier = Verifier {
+            app_key: app.app_key.clone(),
+            secrets: secrets.collect(),
+            freshness: app.freshness.map(|t| t.0),
+        };
+        let order_id = app.order_id.map(|at| {
+            if !at.pointer.is_empty() && !at.pointer.starts_with('/') {
+                self.problem(
+                    &key("order_id.pointer"),
+                    "is no JSON pointer; write /orderId",
+                );
+            }
+            OrderIdAt {
+                field: at.field.as_str(),
+                pointer: at.pointer,
+            }
+        });
+        ConfiguredApp {
+            app: App {
+                name: app.name,
+                verifier,
+                rules: Rules {
+                    count_tips: app.count_tips,
+                    order_id,
+                },
+            },
+            app_key: app.app_key,
+            callback_path: app.callback_path,
+        }
+    }
+
+    fn keys(&mut self, written: Vec<written::Key>) -> Vec<Key> {
+        let mut names = HashSet::new();
+        let mut secrets = HashSet::new();
+        let mut keys = Vec::new();
+        for (i, key) in written.into_iter().enumerate() {
+            if key.name.is_empty() || !names.insert(key.name.clone()) {
+                self.problem(
+                    &format!("auth.keys.{i}.name"),
+                    "is empty or another key's name",
+                );
+            }
+            if key.scopes.is_empty() {
+                self.problem(
+                    &format!("auth.keys.{i}.scopes"),
+                    "is empty; list read, write or admin",
+                );
+            }
+            let at = format!("auth.keys.{i}.secret");
+            let secret = self.secret(&at, key.secret);
+            if !secrets.insert(secret.expose_secret().to_owned()) {
+                self.problem(&at, "is another key's secret too");
+            }
+            keys.push(Key::new(key.name, secret, key.scopes));
+        }
+        keys
+    }
+}

@@ -1,0 +1,193 @@
+//! The configuration as it is written. Shapes only; what values mean together is checked in the parent
+//! module.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use jiff::SignedDuration;
+use secrecy::SecretString;
+use serde::{Deserialize, Deserializer, de::Error as _};
+
+use crate::callback::ids::AppName;
+use crate::http::auth::Scope;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub http: Http,
+    pub mongodb: Mongodb,
+    pub ingest: Ingest,
+    pub log: Log,
+    #[serde(default)]
+    pub retention: Retention,
+    pub spool: Option<Spool>,
+    #[serde(default)]
+    pub apps: Vec<App>,
+    #[serde(default)]
+    pub auth: Auth,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Http {
+    pub listen: SocketAddr,
+    pub max_body: ByteSize,
+    pub max_ids: u64,
+    pub max_id_length: u64,
+    pub shutdown_timeout: Time,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mongodb {
+    pub uri: Secret,
+    pub database: String,
+    pub commit_timeout: Time,
+    pub query_timeout: Time,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ingest {
+    pub commits_in_flight: u64,
+    pub batch_callbacks: u64,
+    pub batch_bytes: ByteSize,
+    pub queue: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    pub filter: String,
+    pub format: LogFormat,
+}
+
+/// The form of log lines.
+#[derive(Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub struct Retention {
+    pub messages: Option<Time>,
+    pub events: Option<Time>,
+    pub dead_letters: Option<Time>,
+}
+
+/// Reserved: see the note in `config/default.toml`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Spool {
+    #[serde(rename = "path")]
+    _path: Option<PathBuf>,
+    #[serde(rename = "max_bytes")]
+    _max_bytes: Option<ByteSize>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct App {
+    pub name: AppName,
+    pub provider: Provider,
+    pub app_key: String,
+    #[serde(default)]
+    pub app_secrets: Vec<Secret>,
+    pub callback_path: Option<String>,
+    pub order_id: Option<OrderId>,
+    #[serde(default)]
+    pub count_tips: bool,
+    pub freshness: Option<Time>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Provider {
+    Netease,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OrderId {
+    pub field: OrderField,
+    pub pointer: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OrderField {
+    Ext,
+    Attach,
+    Body,
+}
+
+impl OrderField {
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Ext => "ext",
+            Self::Attach => "attach",
+            Self::Body => "body",
+        }
+    }
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub struct Auth {
+    #[serde(default)]
+    pub keys: Vec<Key>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Key {
+    pub name: String,
+    pub secret: Secret,
+    pub scopes: Vec<Scope>,
+}
+
+/// A secret, or where it is kept.
+#[derive(Deserialize)]
+#[serde(
+    untagged,
+    expecting = "expected a secret: a text, { file = \"…\" } or { env = \"…\" }"
+)]
+pub enum Secret {
+    Value(SecretString),
+    File { file: PathBuf },
+    Env { env: String },
+}
+
+/// A length of time above zero, such as `30s`.
+#[derive(Clone, Copy)]
+pub struct Time(pub Duration);
+
+impl<'de> Deserialize<'de> for Time {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        // A configured day has 24 hours; jiff refuses days where it would have to guess that.
+        let whole_days = text
+            .trim()
+            .strip_suffix('d')
+            .and_then(|n| n.trim().parse::<i64>().ok());
+        let time = match whole_days {
+            Some(days) => days
+                .checked_mul(24)
+                .and_then(SignedDuration::try_from_hours),
+            None => text.parse::<SignedDuration>().ok(),
+        };
+        time.and_then(|t| Duration::try_from(t).ok())
+            .filter(|t| !t.is_zero())
+            .map(Self)
+            .ok_or_else(|| {
+                D::Error::custom("expected a length of time above zero, such as 30s, 5m or 365d")
+            })
+    }
+}

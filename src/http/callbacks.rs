@@ -1,0 +1,65 @@
+//! `POST /callbacks/{app}`, and the second path that an app may have: the provider's side.
+
+use std::panic::AssertUnwindSafe;
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use futures_util::FutureExt;
+use mongodb::bson::DateTime;
+
+use super::error::{Code, Problem};
+use super::{Service, body};
+use crate::ingest::{App, IngestError, ingest};
+use crate::store::Unavailable;
+
+/// The position of the app whose second path was asked for.
+#[derive(Clone, Copy)]
+pub struct AppAt(pub usize);
+
+/// What the provider takes as delivered.
+const DELIVERED: &str = r#"{"code":200}"#;
+
+pub async fn by_name(
+    request: HttpRequest,
+    name: web::Path<String>,
+    payload: web::Payload,
+    service: web::Data<Service>,
+) -> Result<HttpResponse, Problem> {
+    let app = service.apps.iter().find(|app| app.name.as_str() == *name);
+    let app =
+        app.ok_or_else(|| Problem::new(Code::UnknownApp, "no app of this name is configured"))?;
+    take(&request, payload, &service, app).await
+}
+
+pub async fn by_path(
+    request: HttpRequest,
+    payload: web::Payload,
+    service: web::Data<Service>,
+) -> Result<HttpResponse, Problem> {
+    let app = request.app_data().and_then(|AppAt(i)| service.apps.get(*i));
+    let app = app.ok_or_else(|| Problem::new(Code::UnknownApp, "no app has this path"))?;
+    take(&request, payload, &service, app).await
+}
+
+async fn take(
+    request: &HttpRequest,
+    payload: web::Payload,
+    service: &Service,
+    app: &App,
+) -> Result<HttpResponse, Problem> {
+    let body = body(payload, service.limits.max_body).await?;
+    let header = |name: &str| request.headers().get(name)?.to_str().ok();
+    let taken = ingest(app, &service.commits, &body, &header, DateTime::now());
+    // A panic must be no 500 and no cut connection: only 503 makes the provider keep the event.
+    let taken = AssertUnwindSafe(taken).catch_unwind().await;
+    match taken.unwrap_or(Err(IngestError::NotDurable(Unavailable))) {
+        Ok(()) => Ok(HttpResponse::Ok()
+            .content_type("application/json")
+            .body(DELIVERED)),
+        Err(error) => {
+            let problem = Problem::from(error);
+            let code = problem.code.as_str();
+            tracing::warn!(app = %app.name, code, peer = ?request.peer_addr(), "callback refused");
+            Err(problem)
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! `GET` and `POST /v1/unread`: how many messages a user has not read, by sender and by order.
+
+use std::collections::HashMap;
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+use super::auth::Scope;
+use super::error::{Code, Problem};
+use super::{Service, body};
+use crate::callback::ids::{Account, AppName};
+use crate::config::Http;
+use crate::store::UnreadBy;
+
+/// What is asked, as the body of a `POST`.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    app: Option<String>,
+    user: String,
+    peers: Option<Vec<String>>,
+    orders: Option<Vec<String>>,
+}
+
+/// The counts: the lists that were asked for, every id in them, spelled as asked.
+#[derive(Serialize)]
+struct Counts<'a> {
+    user: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peers: Option<IndexMap<&'a str, u64>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    orders: Option<IndexMap<&'a str, u64>>,
+    total: u64,
+}
+
+pub async fn post(
+    request: HttpRequest,
+    payload: web::Payload,
+    service: web::Data<Service>,
+) -> Result<HttpResponse, Problem> {
+    service.keys.authorize(&request, Scope::Read)?;
+    let body = body(payload, service.limits.max_body).await?;
+    answer(&service, &from_json(&body)?).await
+}
+
+pub async fn get(
+    request: HttpRequest,
+    service: web::Data<Service>,
+) -> Result<HttpResponse, Problem> {
+    service.keys.authorize(&request, Scope::Read)?;
+    answer(&service, &from_query(request.query_string())?).await
+}
+
+async fn answer(service: &Service, asked: &Asked) -> Result<HttpResponse, Problem> {
+    check(asked, &service.limits)?;
+    let app = app(service, asked.app.as_deref())?;
+    let reader = Account::new(&asked.user);
+    let (peers, orders) = tokio::try_join!(
+        count(
+            service,
+            UnreadBy::Peer,
+            app,
+            &reader,
+            asked.peers.as_deref()
+        ),
+        count(
+            service,
+            UnreadBy::Order,
+            app,
+            &reader,
+            asked.orders.as_deref()
+        ),
+    )?;
+    let (total, peers, orders) = match (peers, orders) {
+        (Some((total, peers)), orders) => (total, Some(peers), orders.map(|(_, orders)| orders)),
+        (None, Some((total, orders))) => (total, None, Some(orders)),
+        (None, None) => (0, None, None),
+    };
+    Ok(HttpResponse::Ok().json(Counts {
+        user: &asked.user,
+        peers,
+        orders,
+        total,
+    }))
+}
+
+/// Counts one list: the total over its distinct ids, and the count of each id as it was spelled.
+async fn count<'a>(
+    service: &Service,
+    by: UnreadBy,
+    app: &AppName,
+    reader: &Account,
+    ids: Option<&'a [String]>,
+) -> Result<Option<(u64, IndexMap<&'a str, u64>)>, Problem> {
+    let Some(ids) = ids else { return Ok(None) };
+    let mut stored_as: HashMap<String, Vec<&str>> = HashMap::new();
+    for id in ids {
+        let stored = match by {
+            UnreadBy::Peer => Account::new(id).as_str().to_owned(),
+            UnreadBy::Order => id.clone(),
+        };
+        stored_as.entry(stored).or_default().push(id);
+    }
+    let distinct: Vec<&str> = stored_as.keys().map(String::as_str).collect();
+    let found = service.store.unread(by, app, reader, &distinct).await?;
+    let mut counts: IndexMap<&str, u64> = ids.iter().map(|id| (id.as_str(), 0)).collect();
+    for (stored, n) in &found {
+        for asked in stored_as.get(stored).into_iter().flatten() {
+            counts.insert(asked, *n);
+        }
+    }
+    Ok(Some((found.values().sum(), counts)))
+}
+
+fn app<'s>(service: &'s Service, asked: Option<&str>) -> Result<&'s AppName, Problem> {
+    let mut names = service.apps.iter().map(|app| &app.name);
+    match (asked, service.apps.as_slice()) {
+        (None, [only]) => Ok(&only.name),
+        (None, _) => Err(Problem::at(
+            Code::MissingField,
+            "app",
+            "several apps are configured; name one",
+        )),
+        (Some(name), _) => names.find(|known| known.as_str() == name).ok_or_else(|| {
+            Problem::at(Code::UnknownApp, "app", "no app of this name is configured")
+        }),
+    }
+}
+
+fn check(asked: &Asked, limits: &Http) -> Result<(), Problem> {
+    check_id("user", &asked.user, limits)?;
+    if asked.peers.is_none() && asked.orders.is_none() {
+        return Err(Problem::new(Code::NoList, "give `peers`, `orders` or both"));
+    }
+    let lists = [("peers", &asked.peers), ("orders", &asked.orders)];
+    let mut ids = 0;
+    for (name, list) in lists {
+        for (i, id) in list.iter().flatten().enumerate() {
+            ids += 1;
+            if ids > limits.max_ids {
+                let detail = format!(
+                    "the limit is {} ids (http.max_ids); split the query",
+                    limits.max_ids
+                );
+                return Err(Problem::at(Code::TooManyIds, name, detail));
+            }
+            check_id(&format!("{name}[{i}]"), id, limits)?;
+        }
+    }
+    Ok(())
+}
+
+fn check_id(path: &str, id: &str, limits: &Http) -> Result<(), Problem> {
+    if id.is_empty() {
+        return Err(Problem::at(
+            Code::EmptyId,
+            path,
+            "an id has at least one character",
+        ));
+    }
+    if id.len() > limits.max_id_length {
+        let detail = format!(
+            "the limit is {} bytes (http.max_id_length)",
+            limits.max_id_length
+        );
+        return Err(Problem::at(Code::IdTooLong, path, detail));
+    }
+    Ok(())
+}
+
+fn from_json(body: &[u8]) -> Result<Asked, Problem> {
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let asked = serde_path_to_error::deserialize(&mut json).map_err(|e| {
+        let path = e.path().to_string();
+        let path = if path == "." { String::new() } else { path };
+        problem_of(path, e.inner())
+    })?;
+    json.end().map_err(|e| problem_of(String::new(), &e))?;
+    Ok(asked)
+}
+
+fn problem_of(path: String, error: &serde_json::Error) -> Problem {
+    if !error.is_data() {
+        let detail = format!(
+            "syntax error at line {} column {}",
+            error.line(),
+            error.column()
+        );
+        return Problem::new(Code::InvalidJson, detail);
+    }
+    // The library's text is «unknown field `x`, expected …», «missing field `x`», or «invalid type:
+    // the value, expected …», of which the value is left out.
+    let text = error.to_string();
+    let text = text.split(" at line ").next().unwrap_or_default();
+    let named = text.split('`').nth(1).unwrap_or_default();
+    let join = |field: &str| match path.as_str() {
+        "" => field.to_owned(),
+        path if path.ends_with(field) => path.to_owned(),
+        path => format!("{path}.{field}"),
+    };
+    if text.starts_with("unknown field") {
+        Problem::at(Code::UnknownField, join(named), "this field is not known")
+    } else if text.starts_with("missing field") {
+        Problem::at(Code::MissingField, join(named), "this field is needed")
+    } else {
+        let expected = text
+            .rsplit_once("expected ")
+            .map_or("another type", |(_, e)| e);
+        let expected = expected.replace("struct Asked", "an object");
+        Problem::at(Code::InvalidField, path, format!("expected {expected}"))
+    }
+}
+
+/// `user=R&peers=a,b&orders=o`. A list may be repeated; an id with a comma needs a `POST`.
+fn from_query(query: &str) -> Result<Asked, Problem> {
+    let mut asked = Asked::default();
+    let mut has_user = false;
+    for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
+        let ids = || value.split(',').map(str::to_owned);
+        match name.as_ref() {
+            "app" => asked.app = Some(value.into_owned()),
+            "user" => {
+                asked.user = value.into_owned();
+                has_user = true;
+            }
+            "peers" => asked.peers.get_or_insert_default().extend(ids()),
+            "orders" => asked.orders.get_or_insert_default().extend(ids()),
+            // What a caller sends is shown only as far as a field name goes.
+            other => {
+                let name: String = other.chars().take(64).collect();
+                return Err(Problem::at(
+                    Code::UnknownField,
+                    name,
+                    "this field is not known",
+                ));
+            }
+        }
+    }
+    if has_user {
+        Ok(asked)
+    } else {
+        Err(Problem::at(
+            Code::MissingField,
+            "user",
+            "this field is needed",
+        ))
+    }
+}

@@ -1,0 +1,84 @@
+//! A callback's way, from the bytes that came to the word that they are durable. Read this page first.
+//!
+//! ```text
+//! RawCallback --verify--> VerifiedCallback --decode--> Decoded --write--> Vec<Write> --commit--> durable
+//! ```
+//!
+//! Everything before the commit is pure and runs on the HTTP worker that took the request; the commit
+//! is shared with whatever other callbacks are in flight ([`group`]).
+
+pub mod group;
+
+use bytes::Bytes;
+use mongodb::bson::DateTime;
+
+use crate::callback::RawCallback;
+use crate::callback::ids::AppName;
+use crate::callback::netease::{self, VerifyError};
+use crate::store::documents::{self, Origin};
+use crate::store::{Submission, Unavailable};
+
+pub use group::GroupCommit;
+
+/// What is needed to take callbacks of one app.
+#[derive(Debug)]
+pub struct App {
+    /// Its name, in the callback's address and in every `_id`.
+    pub name: AppName,
+    /// Proves that callbacks are the provider's.
+    pub verifier: netease::Verifier,
+    /// Its settings for decoding.
+    pub rules: netease::Rules,
+}
+
+/// The provider's name in documents.
+const PROVIDER: &str = "netease";
+
+/// Why a callback is not acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum IngestError {
+    /// It is not the provider's.
+    #[error(transparent)]
+    NotVerified(#[from] VerifyError),
+    /// It is not known to be durable.
+    #[error(transparent)]
+    NotDurable(#[from] Unavailable),
+}
+
+/// Takes one callback. `Ok` means that all it says is durable, and only then may it be acknowledged.
+///
+/// # Errors
+/// [`IngestError::NotVerified`]: nothing was stored. [`IngestError::NotDurable`]: perhaps it was, and
+/// a redelivery is welcome.
+pub async fn ingest<'h>(
+    app: &App,
+    commits: &GroupCommit,
+    body: &'h Bytes,
+    header: &'h dyn Fn(&str) -> Option<&'h str>,
+    now: DateTime,
+) -> Result<(), IngestError> {
+    let origin = Origin {
+        app: app.name.clone(),
+        provider: PROVIDER,
+        received_at: now,
+    };
+    let writes = {
+        let raw = RawCallback { body, header };
+        let verified = app.verifier.verify(&raw, now.timestamp_millis())?;
+        let decoded = netease::decode(&verified, &app.rules);
+        if let Some(undecodable) = &decoded.undecodable {
+            let (reason, path) = (undecodable.reason.code(), &undecodable.path);
+            tracing::warn!(app = %app.name, reason, path, "a verified body becomes a dead letter");
+        }
+        documents::writes(&origin, body, &decoded)
+    };
+    if writes.is_empty() {
+        return Ok(()); // the provider's address probe says nothing
+    }
+    let submission = Submission {
+        origin,
+        body: body.clone(),
+        writes,
+    };
+    Ok(commits.commit(submission).await?)
+}
