@@ -1,0 +1,24 @@
+# What a newcomer needs, and what CI runs. `make` lists it.
+
+.PHONY: help run demo test check bench
+
+help: ## lists the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+run: ## brings a MongoDB (unless MONGODB_URI is set), builds, serves a demo app
+	@scripts/run.sh
+
+demo: ## plays signed callbacks into the service of `make run` and shows the counts
+	@scripts/demo.sh
+
+test: ## brings what the tests need and runs them all
+	scripts/mongod.py run -- cargo test --locked
+
+check: ## format, lints and docs, warnings denied
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+
+bench: ## callbacks a second, beside a handler with one insert per callback
+	cargo build --release --locked
+	scripts/mongod.py run -- cargo bench --locked --bench ingest
