@@ -124,6 +124,7 @@ fn message(kind: &Kind) -> String {
     match kind {
         Kind::Message(text) => without_excerpt(text),
         Kind::InvalidType(found, expected) => {
+            let expected = expected.to_string().replace("a sequence", "a list");
             format!("is {}; expected {expected}", type_of(found))
         }
         Kind::InvalidValue(_, expected) => format!("has a wrong value; expected {expected}"),

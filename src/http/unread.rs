@@ -170,6 +170,10 @@ fn check_id(path: &str, id: &str, limits: &Http) -> Result<(), Problem> {
 }
 
 fn from_json(body: &[u8]) -> Result<Asked, Problem> {
+    // Serde would take a list for the fields in their order.
+    if body.trim_ascii_start().first() == Some(&b'[') {
+        return Err(Problem::new(Code::InvalidField, "expected an object"));
+    }
     let mut json = serde_json::Deserializer::from_slice(body);
     let asked = serde_path_to_error::deserialize(&mut json).map_err(|e| {
         let path = e.path().to_string();

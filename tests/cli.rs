@@ -1,0 +1,381 @@
+//! The built program, run as a user runs it. What needs MongoDB takes it from `MONGODB_URI`.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that panics has failed, which is what it is for"
+)]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// A folder with a configuration, and the program in it.
+struct Bench {
+    folder: TempDir,
+    database: String,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let seconds = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
+        let database = format!(
+            "im_test_{seconds}_{}_cli",
+            folder.path().file_name().unwrap().display()
+        );
+        let database = database.replace('.', "");
+        Self { folder, database }
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    fn config(&self, listen: &str) -> PathBuf {
+        let uri = std::env::var("MONGODB_URI")
+            .expect("MONGODB_URI is not set; run the tests with `make test`");
+        let Self { database, .. } = self;
+        self.write(
+            "im.toml",
+            &format!(
+                r#"
+                http.listen = "{listen}"
+                mongodb = {{ uri = "{uri}", database = "{database}" }}
+                [[apps]]
+                name = "otc"
+                provider = "netease"
+                app_key = "key"
+                app_secrets = ["0123456789abcdef"]
+                order_id = {{ field = "ext", pointer = "/orderId" }}
+                [[auth.keys]]
+                name = "pages"
+                secret = "the-read-key"
+                scopes = ["read"]
+                "#
+            ),
+        )
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_im-callback"));
+        command.args(arguments).current_dir(self.folder.path());
+        for (name, _) in std::env::vars() {
+            if name.starts_with("IM_CALLBACK") {
+                command.env_remove(name);
+            }
+        }
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    fn run_with_input(&self, arguments: &[&str], input: &[u8]) -> Output {
+        let mut command = self.command(arguments);
+        let piped = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = piped.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input).unwrap();
+        child.wait_with_output().unwrap()
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[track_caller]
+fn succeeded(output: &Output) -> String {
+    assert!(output.status.success(), "{output:?}");
+    text(&output.stdout)
+}
+
+/// A running service, ended with the test.
+struct Served {
+    child: Child,
+    address: String,
+    log: std::thread::JoinHandle<String>,
+}
+
+impl Served {
+    fn start(bench: &Bench) -> Self {
+        let mut command = bench.command(&["serve", "--config", "im.toml"]);
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap());
+        let mut seen = String::new();
+        let address = loop {
+            let from = seen.len();
+            assert_ne!(
+                log.read_line(&mut seen).unwrap(),
+                0,
+                "the service ended: {seen}"
+            );
+            if let Some((_, address)) = seen[from..].split_once("address=") {
+                break address.trim().to_owned();
+            }
+        };
+        let log = std::thread::spawn(move || {
+            log.read_to_string(&mut seen).unwrap();
+            seen
+        });
+        Self {
+            child,
+            address,
+            log,
+        }
+    }
+
+    /// Sends a signal, waits for the end, and gives the exit code and the log.
+    fn stop(mut self, signal: &str) -> (Option<i32>, String) {
+        let sent = Command::new("kill")
+            .args([signal, &self.child.id().to_string()])
+            .status()
+            .unwrap();
+        assert!(sent.success());
+        let since = Instant::now();
+        while self.child.try_wait().unwrap().is_none() {
+            assert!(
+                since.elapsed() < Duration::from_secs(30),
+                "the service does not end"
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let code = self.child.wait().unwrap().code();
+        (
+            code,
+            std::mem::replace(&mut self.log, std::thread::spawn(String::new))
+                .join()
+                .unwrap(),
+        )
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn help_names_every_command() {
+    let bench = Bench::new();
+    let help = succeeded(&bench.run(&["--help"]));
+    for command in ["serve", "check-config", "indexes", "sign", "send", "unread"] {
+        assert!(help.contains(command), "{help}");
+        assert!(succeeded(&bench.run(&[command, "--help"])).contains("Usage:"));
+    }
+    assert_eq!(bench.run(&["fly"]).status.code(), Some(2));
+}
+
+#[test]
+fn a_bad_configuration_is_exit_2_before_anything_happens() {
+    let bench = Bench::new();
+    bench.write(
+        "im.toml",
+        "http.listen = \"127.0.0.1:0\"\nhttp.listem = 1\n",
+    );
+    for command in [&["serve"][..], &["check-config"], &["indexes"]] {
+        let output = bench.run(&[command, &["--config", "im.toml"]].concat());
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        let error = text(&output.stderr);
+        assert!(
+            error.starts_with("error: configuration: `http.listem`"),
+            "{error}"
+        );
+        assert!(error.contains("im.toml"), "{error}");
+    }
+    assert_eq!(
+        bench
+            .run(&["--config", "none.toml", "check-config"])
+            .status
+            .code(),
+        Some(2)
+    );
+}
+
+#[test]
+fn a_good_configuration_is_summed_up_without_secrets() {
+    let bench = Bench::new();
+    bench.config("127.0.0.1:0");
+    let told = succeeded(&bench.run(&["check-config", "--config", "im.toml"]));
+    assert!(
+        told.contains("app otc: callbacks at /callbacks/otc, 1 live secret"),
+        "{told}"
+    );
+    assert!(told.contains("key pages: scopes read"), "{told}");
+    assert!(
+        !told.contains("0123456789abcdef") && !told.contains("the-read-key"),
+        "{told}"
+    );
+}
+
+#[test]
+fn sign_prints_the_known_answer() {
+    let bench = Bench::new();
+    bench.config("127.0.0.1:0");
+    let from_config = ["sign", "--config", "im.toml", "--cur-time", "1440570500855"];
+    let headers = succeeded(&bench.run_with_input(&from_config, b"{}"));
+    assert_eq!(
+        headers,
+        "Content-Type: application/json\nAppKey: key\nCurTime: 1440570500855\n\
+         MD5: 99914b932bd37a50b983c5e7c90ae93b\n\
+         CheckSum: 69953b05a3d9ff44ce9f06780b23fff7705b892e\n"
+    );
+    bench.write("body.json", "{}");
+    bench.write("secret", "0123456789abcdef\n");
+    let alone = [
+        "sign",
+        "body.json",
+        "--secret-file",
+        "secret",
+        "--cur-time",
+        "1440570500855",
+    ];
+    let headers = succeeded(&bench.run(&alone));
+    assert!(
+        headers.contains("CheckSum: 69953b05a3d9ff44ce9f06780b23fff7705b892e"),
+        "{headers}"
+    );
+    assert!(!headers.contains("AppKey"), "{headers}");
+    let unknown = bench.run_with_input(&["sign", "--config", "im.toml", "--app", "x"], b"{}");
+    assert_eq!(unknown.status.code(), Some(2));
+}
+
+#[test]
+fn a_user_serves_sends_and_asks() {
+    let bench = Bench::new();
+    bench.config("127.0.0.1:0");
+    let served = Served::start(&bench);
+    // The commands below find the service by its configuration.
+    bench.config(&served.address);
+    assert!(succeeded(&bench.run(&["indexes", "--config", "im.toml"])).contains("present"));
+
+    let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/samples/netease");
+    let sent = succeeded(&bench.run(&[
+        "send",
+        "--config",
+        "im.toml",
+        samples.to_str().unwrap(),
+        "-c",
+        "8",
+    ]));
+    let n = std::fs::read_dir(&samples).unwrap().count();
+    assert!(sent.starts_with(&format!("{n} callbacks in ")), "{sent}");
+    assert!(sent.contains(&format!("  {n} × 200\n")), "{sent}");
+
+    let line = |id: u32, order: &str| {
+        format!(
+            r#"{{"eventType":1,"convType":"PERSON","to":"buyer","fromAccount":"seller","msgType":"TEXT","body":"$HOME 'x' `y`","msgTimestamp":1700000000000,"msgidServer":{id},"ext":{{"orderId":"{order}"}}}}"#
+        )
+    };
+    let lines = format!("{}\n\n{}\r\n", line(1, "A"), line(2, "B"));
+    let sent =
+        succeeded(&bench.run_with_input(&["send", "--config", "im.toml", "-"], lines.as_bytes()));
+    assert!(sent.contains("2 × 200"), "{sent}");
+
+    // The curl command that `sign` prints works as it stands, whatever is in the body.
+    let curl = succeeded(&bench.run_with_input(
+        &["sign", "--config", "im.toml", "--curl"],
+        line(3, "A").as_bytes(),
+    ));
+    let posted = Command::new("bash").args(["-c", &curl]).output().unwrap();
+    assert_eq!(succeeded(&posted), r#"{"code":200}"#);
+
+    let unread = [
+        "unread",
+        "--config",
+        "im.toml",
+        "-u",
+        "Buyer",
+        "-p",
+        "Seller,nobody",
+        "-o",
+        "A",
+        "-o",
+        "B",
+    ];
+    let table = succeeded(&bench.run(&unread));
+    assert_eq!(
+        table,
+        "PEER    UNREAD\nSeller       3\nnobody       0\nORDER  UNREAD\nA           2\nB           1\nBuyer has 3 unread\n"
+    );
+    let json = succeeded(&bench.run(&[&unread[..], &["--json"]].concat()));
+    assert_eq!(
+        json,
+        "{\"user\":\"Buyer\",\"peers\":{\"Seller\":3,\"nobody\":0},\"orders\":{\"A\":2,\"B\":1},\"total\":3}\n"
+    );
+
+    // Without a configuration, with secrets from the environment.
+    let url = format!("http://{}", served.address);
+    let asked = bench
+        .command(&[
+            "unread", "-u", "buyer", "-p", "seller", "--url", &url, "--json",
+        ])
+        .env("IM_CALLBACK_KEY", "the-read-key")
+        .output()
+        .unwrap();
+    assert!(succeeded(&asked).contains("\"total\":3"));
+    let forged = bench
+        .command(&["send", "-", "--url", &format!("{url}/callbacks/otc")])
+        .env("IM_CALLBACK_APP_SECRET", "another")
+        .stdin(Stdio::from(
+            std::fs::File::open(bench.write("one.jsonl", &line(9, "A"))).unwrap(),
+        ))
+        .output()
+        .unwrap();
+    assert_eq!(forged.status.code(), Some(1));
+    assert!(
+        text(&forged.stdout).contains("1 × 403 checksum_mismatch"),
+        "{forged:?}"
+    );
+    assert!(
+        text(&forged.stderr).contains("standard input:1"),
+        "{forged:?}"
+    );
+
+    let (code, log) = served.stop("-TERM");
+    assert_eq!(code, Some(0), "{log}");
+    assert!(
+        log.contains("checksum_mismatch") && log.contains("a verified body becomes a dead letter"),
+        "{log}"
+    );
+    for secret in ["0123456789abcdef", "the-read-key", "$HOME", "secret text"] {
+        assert!(!log.contains(secret), "{secret} is in the log: {log}");
+    }
+}
+
+#[test]
+fn what_the_service_lacks_is_said_at_start() {
+    let bench = Bench::new();
+    let config = bench.config("127.0.0.1:0");
+    let written = std::fs::read_to_string(&config).unwrap();
+    let (before, _) = written.split_once("[[auth.keys]]").unwrap();
+    std::fs::write(
+        &config,
+        format!("{before}\n[spool]\npath = \"data/spool\"\n"),
+    )
+    .unwrap();
+    let (code, log) = Served::start(&bench).stop("-INT");
+    assert_eq!(code, Some(0), "{log}");
+    assert!(log.contains("[[auth.keys]]"), "{log}");
+    assert!(log.contains("no spool"), "{log}");
+}
+
+#[test]
+fn a_taken_address_is_exit_1() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let bench = Bench::new();
+    bench.config(&taken.local_addr().unwrap().to_string());
+    let output = bench.run(&["serve", "--config", "im.toml"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(text(&output.stderr).contains("http.listen"), "{output:?}");
+}

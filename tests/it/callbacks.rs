@@ -1,0 +1,397 @@
+//! What a callback may look like, and what each bad one is answered.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use mongodb::bson::{Bson, doc};
+use serde_json::json;
+
+use crate::support::{APP_KEY, Answer, PREVIOUS_SECRET, SECRET, TestApp, signed};
+
+const MESSAGE: &str = r#"{"eventType":"1","convType":"PERSON","to":"bob","fromAccount":"ann","msgType":"TEXT","body":"hi","msgTimestamp":"1700000000000","msgidServer":"1"}"#;
+
+async fn deliver_to(app: &TestApp, path: &str, headers: &[(&str, String)], body: &str) -> Answer {
+    let headers: Vec<_> = headers.iter().map(|(n, v)| (*n, v.as_str())).collect();
+    app.post(path, &headers, body.to_owned()).await
+}
+
+#[tokio::test]
+async fn both_addresses_both_secrets_and_any_header_case_are_taken() {
+    let app = TestApp::start().await;
+    let current = signed(MESSAGE.as_bytes(), SECRET);
+    deliver_to(&app, "/callbacks/otc", &current, MESSAGE)
+        .await
+        .expect_ok();
+    deliver_to(&app, "/receiveMsg.action", &current, MESSAGE)
+        .await
+        .expect_ok();
+    let previous = signed(MESSAGE.as_bytes(), PREVIOUS_SECRET);
+    deliver_to(&app, "/callbacks/otc", &previous, MESSAGE)
+        .await
+        .expect_ok();
+    let without_app_key = &current[1..];
+    deliver_to(&app, "/callbacks/otc", without_app_key, MESSAGE)
+        .await
+        .expect_ok();
+    let upper = [
+        ("appkey", APP_KEY.to_owned()),
+        ("CURTIME", current[1].1.clone()),
+        ("md5", current[2].1.to_uppercase()),
+        ("checksum", current[3].1.to_uppercase()),
+        ("content-type", "text/plain".to_owned()),
+    ];
+    deliver_to(&app, "/callbacks/otc", &upper, MESSAGE)
+        .await
+        .expect_ok();
+    assert_eq!(app.dump().await["messages"].len(), 1);
+    app.end().await;
+}
+
+/// Each forged or broken request, its status and its code; none may leave anything in the database.
+#[tokio::test]
+async fn what_is_not_the_providers_is_refused_and_leaves_nothing() {
+    let app = TestApp::start().await;
+    let good = signed(MESSAGE.as_bytes(), SECRET);
+    let without = |name: &str| {
+        good.iter()
+            .filter(|(n, _)| *n != name)
+            .cloned()
+            .collect::<Vec<_>>()
+    };
+    let with = |name: &str, value: &str| {
+        let mut headers = good.to_vec();
+        headers.iter_mut().find(|(n, _)| *n == name).unwrap().1 = value.to_owned();
+        headers
+    };
+    let other_body = MESSAGE.replace("hi", "ho");
+    let too_large = format!("{{\"a\":\"{}\"}}", "x".repeat(1024 * 1024));
+    let large_signed = signed(too_large.as_bytes(), SECRET).to_vec();
+    let cases: &[(&str, Vec<(&str, String)>, &str, u16, &str)] = &[
+        (
+            "/callbacks/otc",
+            without("MD5"),
+            MESSAGE,
+            400,
+            "missing_header_md5",
+        ),
+        (
+            "/callbacks/otc",
+            without("CheckSum"),
+            MESSAGE,
+            400,
+            "missing_header_checksum",
+        ),
+        (
+            "/callbacks/otc",
+            without("CurTime"),
+            MESSAGE,
+            400,
+            "missing_header_curtime",
+        ),
+        ("/callbacks/otc", Vec::new(), "", 400, "missing_header_md5"),
+        (
+            "/callbacks/otc",
+            good.to_vec(),
+            &other_body,
+            403,
+            "md5_mismatch",
+        ),
+        (
+            "/callbacks/otc",
+            with("MD5", "x"),
+            MESSAGE,
+            403,
+            "md5_mismatch",
+        ),
+        (
+            "/callbacks/otc",
+            with("CheckSum", &"0".repeat(40)),
+            MESSAGE,
+            403,
+            "checksum_mismatch",
+        ),
+        (
+            "/callbacks/otc",
+            with("CurTime", "1700000000000"),
+            MESSAGE,
+            403,
+            "checksum_mismatch",
+        ),
+        (
+            "/callbacks/otc",
+            signed(MESSAGE.as_bytes(), "forged").to_vec(),
+            MESSAGE,
+            403,
+            "checksum_mismatch",
+        ),
+        (
+            "/callbacks/otc",
+            with("AppKey", "another"),
+            MESSAGE,
+            403,
+            "app_key_mismatch",
+        ),
+        (
+            "/callbacks/none",
+            good.to_vec(),
+            MESSAGE,
+            404,
+            "unknown_app",
+        ),
+        ("/callbacks", good.to_vec(), MESSAGE, 404, "not_found"),
+        (
+            "/callbacks/otc",
+            large_signed,
+            &too_large,
+            413,
+            "body_too_large",
+        ),
+    ];
+    for (path, headers, body, status, code) in cases {
+        let answer = deliver_to(&app, path, headers, body).await;
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (*status, *code),
+            "{answer:?}"
+        );
+        assert_eq!(answer.header("content-type"), "application/problem+json");
+        let told = format!("{answer:?}");
+        assert!(!told.contains(SECRET) && !told.contains("hi\""), "{told}");
+    }
+    for path in ["/callbacks/otc", "/receiveMsg.action"] {
+        let answer = app.get(path, &[]).await;
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (405, "method_not_allowed")
+        );
+        assert_eq!(answer.header("allow"), "POST");
+    }
+    assert!(app.dump().await.is_empty());
+    app.end().await;
+}
+
+#[tokio::test]
+async fn the_largest_body_is_taken() {
+    let app = TestApp::start().await;
+    let frame = MESSAGE.replace("hi", "");
+    let body = MESSAGE.replace("hi", &"x".repeat(1024 * 1024 - frame.len()));
+    assert_eq!(body.len(), 1024 * 1024);
+    app.deliver(&body).await.expect_ok();
+    let stored = app.document("messages", "otc/p2p/1").await;
+    assert_eq!(
+        stored.get_str("body").unwrap().len(),
+        1024 * 1024 - frame.len()
+    );
+    app.end().await;
+}
+
+#[tokio::test]
+async fn the_address_probe_is_delivered_and_leaves_nothing() {
+    let app = TestApp::start().await;
+    for body in ["", "{}", " {} \n", "\r\n"] {
+        app.deliver(body).await.expect_ok();
+    }
+    assert!(app.dump().await.is_empty());
+    app.end().await;
+}
+
+/// A signed body of which no event can be made is kept whole, with the reason and the place.
+#[tokio::test]
+async fn what_cannot_be_decoded_is_kept_as_a_dead_letter() {
+    let app = TestApp::start().await;
+    let cases: &[(&str, &str, &str)] = &[
+        ("hello", "not_json", "$"),
+        ("{\"eventType\":", "not_json", "$"),
+        ("[1,2]", "not_an_object", "$"),
+        ("\"text\"", "not_an_object", "$"),
+        (r#"{"a":1}"#, "missing_field", "$.eventType"),
+        (r#"{"eventType":{}}"#, "missing_field", "$.eventType"),
+        (
+            r#"{"eventType":"1","convType":"PERSON","msgidServer":"1"}"#,
+            "missing_field",
+            "$.to",
+        ),
+        (
+            &MESSAGE.replace(r#""msgidServer":"1""#, r#""msgidServer":"""#),
+            "missing_field",
+            "$.msgidServer",
+        ),
+        (
+            &MESSAGE.replace(r#""ann""#, "null"),
+            "missing_field",
+            "$.fromAccount",
+        ),
+        (
+            &MESSAGE.replace(r#""ann""#, "[1]"),
+            "bad_value",
+            "$.fromAccount",
+        ),
+        (
+            &MESSAGE.replace("1700000000000", "yesterday"),
+            "bad_value",
+            "$.msgTimestamp",
+        ),
+        (
+            &MESSAGE.replace("1700000000000", "-1"),
+            "bad_value",
+            "$.msgTimestamp",
+        ),
+        (
+            &MESSAGE.replace(r#""1700000000000""#, "1.7e12"),
+            "bad_value",
+            "$.msgTimestamp",
+        ),
+        (
+            r#"{"eventType":2,"timestamp":1700000000000}"#,
+            "missing_field",
+            "$.accid",
+        ),
+        (r#"{"eventType":7,"to":"bob"}"#, "missing_field", "$.msgId"),
+        (
+            r#"{"eventType":30,"objects":"nothing"}"#,
+            "bad_value",
+            "$.objects",
+        ),
+        (
+            r#"{"eventType":30,"objects":[{"fromAccount":"a","toAccount":"b"}]}"#,
+            "missing_field",
+            "$.objects[0].timestamp",
+        ),
+        (
+            r#"{"eventType":85,"accid":"a","ackMsgTime":1}"#,
+            "missing_field",
+            "$.ackAccid",
+        ),
+        (
+            r#"{"eventType":89,"to":"b","msgId":1,"text":"x"}"#,
+            "missing_field",
+            "$.modifyTime",
+        ),
+        (
+            r#"{"eventType":1,"fromAccount":"a","to":"b","msgType":"TEXT","body":"x"}"#,
+            "synchronous_callback",
+            "$.eventType",
+        ),
+        (
+            r#"{"eventType":7,"fromClientIp":"1.2.3.4","tname":"x"}"#,
+            "synchronous_callback",
+            "$.eventType",
+        ),
+    ];
+    for (body, code, path) in cases {
+        for _redelivery in 0..2 {
+            app.deliver(body).await.expect_ok();
+        }
+        let letters = app.documents("dead_letters", doc! {}).await;
+        assert_eq!(letters.len(), 1, "{body}");
+        let letter = &letters[0];
+        assert_eq!(
+            (letter.get_str("code").ok(), letter.get_str("path").ok()),
+            (Some(*code), Some(*path)),
+            "{body}"
+        );
+        assert_eq!(letter.get_str("body").ok(), Some(*body));
+        assert!(!letter.get_str("reason").unwrap().is_empty());
+        assert_eq!(app.dump().await.len(), 1, "{body} left more than a letter");
+        app.empty().await;
+    }
+    app.deliver(b"\xff\xfe".as_slice()).await.expect_ok();
+    let letter = &app.documents("dead_letters", doc! {}).await[0];
+    assert!(matches!(letter.get("body"), Some(Bson::Binary(b)) if b.bytes == b"\xff\xfe"));
+    app.end().await;
+}
+
+/// A bad element of a list does not hold up its neighbours.
+#[tokio::test]
+async fn a_bad_receipt_does_not_hold_up_the_good_ones_beside_it() {
+    let app = TestApp::start().await;
+    app.deliver(MESSAGE).await.expect_ok();
+    let good =
+        json!({ "fromAccount": "bob", "toAccount": "ann", "timestamp": 1_700_000_000_000_i64 });
+    let receipts = json!({ "eventType": "30", "objects": [{ "fromAccount": "bob" }, good, 5] });
+    app.deliver(receipts.to_string()).await.expect_ok();
+    assert_eq!(
+        app.document("messages", "otc/p2p/1")
+            .await
+            .get_i32("state")
+            .ok(),
+        Some(1)
+    );
+    let letter = &app.documents("dead_letters", doc! {}).await[0];
+    assert_eq!(letter.get_str("path").ok(), Some("$.objects[0].toAccount"));
+    app.end().await;
+}
+
+#[tokio::test]
+async fn kinds_that_nobody_knows_are_stored() {
+    let app = TestApp::start().await;
+    let bodies = [
+        r#"{"eventType":"777","new":{"id":9007199254740993,"big":123456789012345678901234567890}}"#,
+        r#"{"eventType":"MEETING_STATE_CHANGE_EVENT","x":1}"#,
+        r#"{"eventType":1,"convType":"PLANET","fromAccount":"A","to":"b","msgidServer":"1"}"#,
+        r#"{"eventType":3,"data":{"channelId":123}}"#,
+        r#"{"type":"CALL","callback":"{}"}"#,
+        r#"{"eventType":"13","accid":"a","$where":{"a.b":{"":1}},"":2,"a.b":3}"#,
+    ];
+    for body in bodies {
+        app.deliver(body).await.expect_ok();
+    }
+    insta::assert_json_snapshot!(app.dump().await);
+    app.end().await;
+}
+
+/// The `type` header is not signed: it may confirm the product, and never hides a message.
+#[tokio::test]
+async fn the_type_header_labels_and_never_hides() {
+    let app = TestApp::start().await;
+    let mut headers = signed(MESSAGE.as_bytes(), SECRET).to_vec();
+    headers.push(("type", "RTC2".to_owned()));
+    deliver_to(&app, "/callbacks/otc", &headers, MESSAGE)
+        .await
+        .expect_ok();
+    assert_eq!(
+        app.document("messages", "otc/p2p/1")
+            .await
+            .get_i32("state")
+            .ok(),
+        Some(0)
+    );
+    let room = r#"{"eventType":4,"uid":5}"#;
+    let mut headers = signed(room.as_bytes(), SECRET).to_vec();
+    headers.push(("type", "RTC2".to_owned()));
+    deliver_to(&app, "/callbacks/otc", &headers, room)
+        .await
+        .expect_ok();
+    let event = &app.documents("events", doc! {}).await[0];
+    assert_eq!(
+        (event.get_str("product").ok(), event.get_str("kind").ok()),
+        (Some("rtc"), Some("rtc"))
+    );
+    app.end().await;
+}
+
+/// Raw bytes on a socket: what no HTTP client sends.
+#[tokio::test(flavor = "multi_thread")]
+async fn broken_http_is_refused_and_the_next_request_is_served() {
+    let app = TestApp::start().await;
+    let address = app.instance.address;
+    let say = |bytes: &'static [u8]| {
+        let mut socket = TcpStream::connect(address).unwrap();
+        socket.write_all(bytes).unwrap();
+        socket.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        let _ = socket.read_to_string(&mut answer);
+        answer
+    };
+    for broken in [
+        &b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc"[..],
+        b"POST /callbacks/otc HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nMD5: \xff\xff\r\n\r\nhello",
+        b"POST /callbacks/otc HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n{}",
+        b"POST /callbacks/otc HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    ] {
+        let answer = tokio::task::block_in_place(|| say(broken));
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 40"), "{answer}");
+    }
+    app.deliver(MESSAGE).await.expect_ok();
+    app.end().await;
+}

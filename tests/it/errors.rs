@@ -1,0 +1,35 @@
+//! Codes and their documentation agree.
+
+use im_callback::callback::event::Reason;
+use im_callback::http::error::Code;
+
+const DOCS: &str = include_str!("../../docs/errors.md");
+
+/// Each code has a heading with its status, and there is no heading of a code that is gone.
+#[test]
+fn every_code_is_documented_and_nothing_else() {
+    let documented: Vec<&str> = DOCS
+        .lines()
+        .filter_map(|line| line.strip_prefix("### `"))
+        .collect();
+    let http = Code::ALL
+        .iter()
+        .map(|code| format!("{}` ({})", code.as_str(), code.status().as_u16()));
+    let reasons = [
+        Reason::NotJson { line: 1, column: 1 },
+        Reason::NotAnObject,
+        Reason::MissingField,
+        Reason::BadValue(""),
+        Reason::SynchronousCallback,
+    ];
+    let letters = reasons
+        .iter()
+        .map(|reason| reason.code())
+        .chain(["store_refused"]);
+    let letters = letters.map(|code| format!("{code}` (dead letter)"));
+    let mut expected: Vec<_> = http.chain(letters).collect();
+    expected.sort();
+    let mut documented: Vec<_> = documented.into_iter().map(str::to_owned).collect();
+    documented.sort();
+    assert_eq!(documented, expected);
+}

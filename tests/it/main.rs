@@ -1,0 +1,19 @@
+//! The service as a whole: real sockets, a real `mongod`, a database per test.
+//!
+//! One binary, for one link. Run it by `make test`, which brings the server in `MONGODB_URI`.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that panics has failed, which is what it is for"
+)]
+
+mod callbacks;
+mod errors;
+mod load;
+mod oracle;
+mod outage;
+mod protocol;
+mod samples;
+mod storing;
+mod support;
+mod unread;

@@ -1,0 +1,172 @@
+//! Random traces through real HTTP into a real database, permuted, repeated, split over batches and
+//! over two running instances: every count and every `state` must be what the oracle says.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use futures_util::future::join_all;
+use mongodb::bson::doc;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
+use serde_json::{Value, json};
+
+use crate::support::trace::{
+    ACCOUNTS, Happening, ORDERS, Outcome, account, bodies, delivery, message_id, outcome, trace,
+};
+use crate::support::{Instance, READ_KEY, TestApp, deliver};
+
+#[test]
+fn any_order_repetition_and_splitting_gives_the_same_counts_and_states() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (app, second) = runtime.block_on(async {
+        let app = TestApp::start().await;
+        let second = app.second_instance();
+        (app, second)
+    });
+    let case = AtomicU32::new(0);
+    let cases = trace().prop_flat_map(|trace| {
+        let deliveries = delivery(trace.len());
+        (Just(trace), deliveries)
+    });
+    let mut runner = TestRunner::new(Config {
+        cases: 300,
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct(
+            "tests/it/oracle.proptest-regressions",
+        ))),
+        ..Config::default()
+    });
+    let result = runner.run(&cases, |(trace, deliveries)| {
+        let case = format!("c{}", case.fetch_add(1, Ordering::Relaxed));
+        runtime.block_on(check(&app, &second, &case, &trace, &deliveries));
+        Ok(())
+    });
+    if let Err(failure) = result {
+        panic!("{failure}");
+    }
+    runtime.block_on(async {
+        tokio::task::spawn_blocking(move || drop(second))
+            .await
+            .unwrap();
+        app.end().await;
+    });
+}
+
+async fn check(
+    app: &TestApp,
+    second: &Instance,
+    case: &str,
+    trace: &[Happening],
+    deliveries: &[(usize, Vec<usize>)],
+) {
+    let bodies = bodies(case, trace);
+    for (instance, group) in deliveries {
+        let instance = [&app.instance, second][*instance];
+        let sent = group.iter().map(|n| async {
+            let body = bodies[*n].to_string();
+            deliver(&app.http, instance, body.as_bytes())
+                .await
+                .expect_ok();
+        });
+        join_all(sent).await;
+    }
+
+    let expected = outcome(case, trace);
+    let found = found(app, case, trace).await;
+    assert_eq!(found, expected, "case {case}");
+    for instance in [&app.instance, second] {
+        for reader in 0..ACCOUNTS {
+            check_counts(app, instance, case, reader, &expected).await;
+        }
+    }
+}
+
+/// What the database says of a case.
+async fn found(app: &TestApp, case: &str, trace: &[Happening]) -> Outcome {
+    let mut found = Outcome::default();
+    for n in 0..trace.len() {
+        let id = message_id(case, n);
+        let filter = doc! { "msgidServer": &id, "receivedAt": { "$exists": true } };
+        for message in app.documents("messages", filter).await {
+            let state = message.get_i32("state").ok();
+            let text = message.get_str("body").unwrap().to_owned();
+            assert!(
+                found.messages.insert(id.clone(), (state, text)).is_none(),
+                "{id} is there twice"
+            );
+        }
+    }
+    let number = |text: &str| {
+        text.rsplit(|c: char| !c.is_ascii_digit())
+            .next()
+            .unwrap()
+            .parse::<usize>()
+            .unwrap()
+    };
+    let mine = doc! { "account": { "$regex": format!("^{case}-") } };
+    for presence in app.documents("presence", mine).await {
+        let device = (
+            number(presence.get_str("account").unwrap()),
+            number(presence.get_str("deviceId").unwrap()),
+        );
+        found
+            .online
+            .insert(device, presence.get_str("state").unwrap() == "online");
+    }
+    let unread = doc! { "state": 0, "to": { "$regex": format!("^{case}-") } };
+    for message in app.documents("messages", unread).await {
+        let (to, from) = (
+            number(message.get_str("to").unwrap()),
+            number(message.get_str("fromAccount").unwrap()),
+        );
+        *found.unread.entry((to, from)).or_default() += 1;
+        if let Ok(order) = message.get_str("orderId") {
+            *found.by_order.entry((to, number(order))).or_default() += 1;
+        }
+    }
+    found
+}
+
+/// What an instance answers about a reader.
+async fn check_counts(
+    app: &TestApp,
+    instance: &Instance,
+    case: &str,
+    reader: usize,
+    expected: &Outcome,
+) {
+    let peers: Vec<_> = (0..ACCOUNTS).map(|n| account(case, n, n)).collect();
+    let orders: Vec<_> = (0..ORDERS).map(|n| format!("{case}-order{n}")).collect();
+    let user = account(case, reader, 1);
+    let question = json!({ "user": user, "peers": peers, "orders": orders });
+    let answer = app
+        .http
+        .post(instance.url("/v1/unread"))
+        .bearer_auth(READ_KEY)
+        .json(&question)
+        .send()
+        .await
+        .unwrap();
+    let answer: Value = answer.json().await.unwrap();
+    let count = |by: &std::collections::BTreeMap<(usize, usize), u64>, n: usize| {
+        by.get(&(reader, n)).copied().unwrap_or_default()
+    };
+    let mut total = 0;
+    for (n, peer) in peers.iter().enumerate() {
+        assert_eq!(
+            answer["peers"][peer],
+            count(&expected.unread, n),
+            "{question} {answer}"
+        );
+        total += count(&expected.unread, n);
+    }
+    for (n, order) in orders.iter().enumerate() {
+        assert_eq!(
+            answer["orders"][order],
+            count(&expected.by_order, n),
+            "{question} {answer}"
+        );
+    }
+    assert_eq!(
+        (&answer["user"], &answer["total"]),
+        (&json!(user), &json!(total))
+    );
+}

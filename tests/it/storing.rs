@@ -1,0 +1,280 @@
+//! What is stored, beyond the samples: facts that come before their message, conflicts, odd names.
+
+use mongodb::bson::{Bson, doc};
+use serde_json::{Value, json};
+
+use crate::support::TestApp;
+
+fn message(id: &str) -> Value {
+    json!({
+        "eventType": "1", "convType": "PERSON", "to": "Bob", "fromAccount": "ANN", "msgType": "TEXT",
+        "body": "first", "msgTimestamp": 1_700_000_000_000_i64, "msgidServer": id,
+    })
+}
+
+fn recall(id: &str, at: i64) -> Value {
+    json!({ "eventType": 7, "msgId": id, "from": "Ann", "to": "BOB", "deleteTime": at, "selfMsg": "$body" })
+}
+
+fn edit(id: &str, at: i64, text: &str) -> Value {
+    json!({ "eventType": 89, "msgId": id, "from": "ann", "to": "bob", "modifyTime": at, "text": text })
+}
+
+/// All orders of some callbacks, each twice, end in the same documents.
+async fn same_in_every_order(app: &TestApp, callbacks: &[Value]) -> Value {
+    let mut first = None;
+    for order in orders(callbacks.len()) {
+        for _redelivery in 0..2 {
+            for n in &order {
+                app.deliver(callbacks[*n].to_string()).await.expect_ok();
+            }
+        }
+        let dump = json!(app.dump().await);
+        let first = first.get_or_insert(dump.clone());
+        assert_eq!(dump, *first, "order {order:?}");
+        app.empty().await;
+    }
+    first.unwrap()
+}
+
+fn orders(n: usize) -> Vec<Vec<usize>> {
+    if n == 0 {
+        return vec![Vec::new()];
+    }
+    let mut all = Vec::new();
+    for shorter in orders(n - 1) {
+        for at in 0..n {
+            let mut order = shorter.clone();
+            order.insert(at, n - 1);
+            all.push(order);
+        }
+    }
+    all
+}
+
+#[tokio::test]
+async fn recalls_and_edits_may_come_in_any_order_and_before_their_message() {
+    let app = TestApp::start().await;
+    let callbacks = [
+        message("1"),
+        edit("1", 1_700_000_000_010, "second"),
+        edit("1", 1_700_000_000_020, "third"),
+        recall("1", 1_700_000_000_030),
+    ];
+    let dump = same_in_every_order(&app, &callbacks).await;
+    insta::assert_json_snapshot!(dump);
+    app.end().await;
+}
+
+#[tokio::test]
+async fn an_edit_without_text_leaves_the_text() {
+    let app = TestApp::start().await;
+    let mut attachment = edit("1", 1_700_000_000_030, "");
+    attachment.as_object_mut().unwrap().remove("text");
+    attachment["attachment"] = json!("{\"url\":\"x\"}");
+    let callbacks = [
+        message("1"),
+        edit("1", 1_700_000_000_010, "second"),
+        attachment,
+    ];
+    let dump = same_in_every_order(&app, &callbacks).await;
+    assert_eq!(dump["messages"][0]["body"], "second");
+    assert_eq!(dump["messages"][0]["originalBody"], "first");
+    assert_eq!(dump["messages"][0]["edits"].as_array().unwrap().len(), 2);
+    app.end().await;
+}
+
+#[tokio::test]
+async fn a_recall_alone_is_no_unread_message() {
+    let app = TestApp::start().await;
+    app.deliver(recall("1", 1_700_000_000_030).to_string())
+        .await
+        .expect_ok();
+    let tombstone = app.document("messages", "otc/p2p/1").await;
+    assert!(!tombstone.contains_key("state") && !tombstone.contains_key("receivedAt"));
+    let answer = app
+        .ask(&json!({ "user": "bob", "peers": ["ann"] }))
+        .await
+        .json();
+    assert_eq!(
+        answer,
+        json!({ "user": "bob", "peers": { "ann": 0 }, "total": 0 })
+    );
+    app.end().await;
+}
+
+/// `{app, to}` routes a message, so a recall that names another receiver cannot be merged. It is kept.
+#[tokio::test]
+async fn a_recall_that_contradicts_its_message_becomes_a_dead_letter() {
+    let app = TestApp::start().await;
+    app.deliver(message("1").to_string()).await.expect_ok();
+    let mut contradicting = recall("1", 1_700_000_000_030);
+    contradicting["to"] = json!("somebody-else");
+    app.deliver(contradicting.to_string()).await.expect_ok();
+    assert_eq!(
+        app.document("messages", "otc/p2p/1")
+            .await
+            .get_i32("state")
+            .ok(),
+        Some(0)
+    );
+    let letter = &app.documents("dead_letters", doc! {}).await[0];
+    assert_eq!(letter.get_str("code").ok(), Some("store_refused"));
+    assert_eq!(
+        letter.get_str("body").ok(),
+        Some(contradicting.to_string().as_str())
+    );
+    app.end().await;
+}
+
+/// MongoDB refuses one document of a batch: its neighbours are stored, it becomes a dead letter.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_document_that_mongodb_refuses_does_not_fail_its_neighbours() {
+    let app = TestApp::start().await;
+    let refuses_poison = doc! {
+        "collMod": "messages",
+        "validator": { "fromNick": { "$ne": "poison" } },
+        "validationLevel": "strict",
+    };
+    app.database.run_command(refuses_poison).await.unwrap();
+    let sent = (0..40).map(|n| {
+        let mut body = message(&n.to_string());
+        if n % 8 == 0 {
+            body["fromNick"] = json!("poison");
+        }
+        let app = &app;
+        async move { app.deliver(body.to_string()).await.expect_ok() }
+    });
+    futures_util::future::join_all(sent).await;
+    assert_eq!(app.documents("messages", doc! {}).await.len(), 35);
+    assert_eq!(
+        app.documents("dead_letters", doc! { "code": "store_refused" })
+            .await
+            .len(),
+        5
+    );
+    app.end().await;
+}
+
+/// What a provider sends under a name that is ours is neither lost nor taken for ours.
+#[tokio::test]
+async fn fields_with_our_names_and_with_odd_names_are_kept_apart() {
+    let app = TestApp::start().await;
+    let mut odd = message("1");
+    for name in [
+        "_id",
+        "app",
+        "state",
+        "recall",
+        "readAt",
+        "receivedAt",
+        "orderId",
+        "edits",
+        "extra",
+    ] {
+        odd[name] = json!(format!("provider's {name}"));
+    }
+    odd["$set"] = json!({ "$where": 1, "a.b": 2, "": 3 });
+    odd["a.b"] = json!("$fromAccount");
+    odd["nul\0key"] = json!(1);
+    let dump = same_in_every_order(&app, &[odd, recall("1", 1_700_000_000_030)]).await;
+    insta::assert_json_snapshot!(dump["messages"]);
+    app.end().await;
+}
+
+#[tokio::test]
+async fn presence_is_the_newest_events_whatever_the_order() {
+    let app = TestApp::start().await;
+    let event = |kind: i32, at: i64| json!({ "eventType": kind, "accid": "Ann", "clientType": 2, "deviceId": "d1", "timestamp": at });
+    let callbacks = [event(2, 100), event(3, 200), event(2, 300), event(3, 300)];
+    let dump = same_in_every_order(&app, &callbacks).await;
+    insta::assert_json_snapshot!(dump["presence"]);
+    let mut refused = event(2, 400);
+    refused["code"] = json!("302");
+    app.deliver(refused.to_string()).await.expect_ok();
+    assert!(
+        !app.dump().await.contains_key("presence"),
+        "a refused login brings nobody online"
+    );
+    app.end().await;
+}
+
+#[tokio::test]
+async fn a_team_read_mark_rises_and_never_falls() {
+    let app = TestApp::start().await;
+    let read = |at: i64| json!({ "eventType": "85", "msgType": "1", "accid": "Ann", "ackTeamId": 77, "ackMsgTime": at });
+    let dump = same_in_every_order(&app, &[read(100), read(300), read(200)]).await;
+    let mark = &dump["read_marks"][0];
+    assert_eq!(
+        mark["_id"],
+        json!({ "app": "otc", "reader": "ann", "team": "77" })
+    );
+    assert_eq!(mark["readUpTo"], json!({ "$numberLong": "300" }));
+    app.end().await;
+}
+
+/// The same number in different families is different messages.
+#[tokio::test]
+async fn ids_are_unique_within_their_class_only() {
+    let app = TestApp::start().await;
+    for class in [
+        "PERSON",
+        "TEAM",
+        "SUPER_TEAM",
+        "CUSTOM_PERSON",
+        "CUSTOM_TEAM",
+    ] {
+        let mut body = message("1");
+        body["convType"] = json!(class);
+        app.deliver(body.to_string()).await.expect_ok();
+    }
+    let stored = app.documents("messages", doc! {}).await;
+    let ids: Vec<_> = stored.iter().map(|m| m.get_str("_id").unwrap()).collect();
+    assert_eq!(
+        ids,
+        [
+            "otc/custom_person/1",
+            "otc/custom_team/1",
+            "otc/p2p/1",
+            "otc/super_team/1",
+            "otc/team/1"
+        ]
+    );
+    let counting: Vec<_> = stored.iter().filter(|m| m.contains_key("state")).collect();
+    assert_eq!(counting.len(), 1);
+    for (kind, class) in [(8, "team"), (25, "super_team")] {
+        let mut back = recall("1", 1_700_000_000_030);
+        back["eventType"] = json!(kind);
+        back["to"] = json!("Bob");
+        app.deliver(back.to_string()).await.expect_ok();
+        assert!(
+            app.document("messages", &format!("otc/{class}/1"))
+                .await
+                .contains_key("recall")
+        );
+    }
+    assert!(
+        !app.document("messages", "otc/p2p/1")
+            .await
+            .contains_key("recall")
+    );
+    app.end().await;
+}
+
+#[tokio::test]
+async fn read_at_is_the_time_of_the_mark_that_was_found() {
+    let app = TestApp::start().await;
+    app.deliver(message("1").to_string()).await.expect_ok();
+    let receipt = json!({
+        "eventType": 30, "fromAccount": "BOB", "toAccount": "Ann", "timestamp": 1_700_000_000_000_i64,
+    });
+    app.deliver(receipt.to_string()).await.expect_ok();
+    let stored = app.document("messages", "otc/p2p/1").await;
+    assert_eq!(stored.get_i32("state").ok(), Some(1));
+    assert_eq!(stored.get("readAt"), stored.get("sentAt"));
+    assert!(matches!(
+        stored.get("msgTimestamp"),
+        Some(Bson::Int64(1_700_000_000_000))
+    ));
+    app.end().await;
+}

@@ -1,0 +1,360 @@
+//! What tests share: a running service, signed requests, and a look into the database.
+
+pub mod proxy;
+pub mod trace;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use futures_util::TryStreamExt;
+use im_callback::app::Service;
+use im_callback::callback::ids::Millis;
+use im_callback::callback::netease::sign;
+use im_callback::config::Config;
+use mongodb::bson::{Bson, Document, doc};
+use mongodb::{Client, Database};
+use reqwest::header::HeaderMap;
+use serde_json::Value;
+use tokio::sync::OnceCell;
+use tokio_util::sync::CancellationToken;
+
+pub const APP_KEY: &str = "test-app-key";
+pub const SECRET: &str = "current-secret";
+pub const PREVIOUS_SECRET: &str = "previous-secret";
+pub const READ_KEY: &str = "read-key";
+pub const WRITE_KEY: &str = "write-key";
+
+/// The server of this test run.
+pub fn mongodb_uri() -> String {
+    std::env::var("MONGODB_URI").expect("MONGODB_URI is not set; run the tests with `make test`")
+}
+
+/// A database's name that no other test has, and that tells its age.
+pub fn database_name() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let n = NEXT.fetch_add(1, Ordering::Relaxed);
+    let seconds = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap()
+        .as_secs();
+    format!("im_test_{seconds}_{}_{n}", std::process::id())
+}
+
+/// Drops databases that test runs of more than an hour ago left behind.
+async fn sweep(client: &Client) {
+    static SWEPT: OnceCell<()> = OnceCell::const_new();
+    SWEPT
+        .get_or_init(|| async {
+            let now = SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap()
+                .as_secs();
+            for name in client.list_database_names().await.unwrap() {
+                let started = name
+                    .strip_prefix("im_test_")
+                    .and_then(|rest| rest.split('_').next());
+                if started
+                    .and_then(|s| s.parse::<u64>().ok())
+                    .is_some_and(|s| s + 3600 < now)
+                {
+                    client.database(&name).drop().await.unwrap();
+                }
+            }
+        })
+        .await;
+}
+
+/// A service on a port of its own, in a thread of its own, as another process would be.
+pub struct Instance {
+    pub address: SocketAddr,
+    stop: CancellationToken,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Instance {
+    pub fn start(config: Config) -> Self {
+        let stop = CancellationToken::new();
+        let (tell, told) = std::sync::mpsc::channel();
+        let stopped = stop.clone().cancelled_owned();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async move {
+                let service = Service::build(config).await.unwrap();
+                tell.send(service.address().unwrap()).unwrap();
+                service.run(stopped).await.unwrap();
+            });
+        });
+        Self {
+            address: told.recv().expect("the service did not start"),
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        let ended = self.thread.take().unwrap().join();
+        if !std::thread::panicking() {
+            ended.expect("the service panicked");
+        }
+    }
+}
+
+/// A service under test and its database.
+pub struct TestApp {
+    pub instance: Instance,
+    pub database: Database,
+    pub http: reqwest::Client,
+}
+
+/// An answer, read whole.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub text: String,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|e| panic!("{e} in {self:?}"))
+    }
+
+    pub fn code(&self) -> String {
+        self.json()["code"].as_str().unwrap_or_default().to_owned()
+    }
+
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |v| v.to_str().unwrap())
+    }
+
+    #[track_caller]
+    pub fn expect_ok(self) -> Self {
+        assert_eq!(
+            (self.status, self.text.as_str()),
+            (200, r#"{"code":200}"#),
+            "{self:?}"
+        );
+        self
+    }
+}
+
+/// A configuration for tests: one app, a read and a write key.
+pub fn config(uri: &str, database: &str, more: &str) -> Config {
+    let toml = format!(
+        r#"
+        {more}
+        [http]
+        listen = "127.0.0.1:0"
+        [mongodb]
+        uri = "{uri}"
+        database = "{database}"
+        [[apps]]
+        name = "otc"
+        provider = "netease"
+        app_key = "{APP_KEY}"
+        app_secrets = ["{SECRET}", "{PREVIOUS_SECRET}"]
+        callback_path = "/receiveMsg.action"
+        order_id = {{ field = "ext", pointer = "/orderId" }}
+        [[auth.keys]]
+        name = "reader"
+        secret = "{READ_KEY}"
+        scopes = ["read"]
+        [[auth.keys]]
+        name = "writer"
+        secret = "{WRITE_KEY}"
+        scopes = ["write"]
+        "#
+    );
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), toml).unwrap();
+    Config::load(Some(file.path()), &[]).unwrap_or_else(|e| panic!("{e}"))
+}
+
+impl TestApp {
+    pub async fn start() -> Self {
+        Self::with("").await
+    }
+
+    /// Starts a service with more configuration: keys of the root, dotted.
+    pub async fn with(more: &str) -> Self {
+        Self::connected(&mongodb_uri(), more).await
+    }
+
+    /// Starts a service that reaches MongoDB by its own way, and waits until it is ready.
+    pub async fn connected(uri: &str, more: &str) -> Self {
+        let client = Client::with_uri_str(mongodb_uri()).await.unwrap();
+        sweep(&client).await;
+        let name = database_name();
+        let app = Self {
+            instance: Instance::start(config(uri, &name, more)),
+            database: client.database(&name),
+            http: http(),
+        };
+        app.until_ready().await;
+        app
+    }
+
+    pub async fn until_ready(&self) {
+        for _ in 0..600 {
+            if self.get("/readyz", &[]).await.status == 200 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("the service is not ready after 30 s");
+    }
+
+    /// Another instance on the same database.
+    pub fn second_instance(&self) -> Instance {
+        Instance::start(config(&mongodb_uri(), self.database.name(), ""))
+    }
+
+    pub async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
+        send(self.http.get(self.instance.url(path)), headers).await
+    }
+
+    pub async fn post(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<reqwest::Body>,
+    ) -> Answer {
+        send(self.http.post(self.instance.url(path)).body(body), headers).await
+    }
+
+    /// Delivers a callback as the provider does.
+    pub async fn deliver(&self, body: impl AsRef<[u8]>) -> Answer {
+        deliver(&self.http, &self.instance, body.as_ref()).await
+    }
+
+    /// Asks for unread counts with the read key.
+    pub async fn ask(&self, body: &Value) -> Answer {
+        let key = format!("Bearer {READ_KEY}");
+        self.post("/v1/unread", &[("Authorization", &key)], body.to_string())
+            .await
+    }
+
+    /// The whole database, in an order and a form that can be compared: canonical extended JSON, with
+    /// the service's own clock taken out.
+    pub async fn dump(&self) -> BTreeMap<String, Vec<Value>> {
+        let mut dump = BTreeMap::new();
+        for name in self.database.list_collection_names().await.unwrap() {
+            let documents = self.documents(&name, doc! {}).await;
+            if !documents.is_empty() {
+                let documents = documents.into_iter().map(comparable).collect();
+                dump.insert(name, documents);
+            }
+        }
+        dump
+    }
+
+    pub async fn documents(&self, collection: &str, filter: Document) -> Vec<Document> {
+        let collection = self.database.collection::<Document>(collection);
+        let found = collection.find(filter).sort(doc! { "_id": 1 });
+        found.await.unwrap().try_collect().await.unwrap()
+    }
+
+    pub async fn document(&self, collection: &str, id: &str) -> Document {
+        let mut found = self.documents(collection, doc! { "_id": id }).await;
+        assert_eq!(found.len(), 1, "documents of {collection} with _id {id}");
+        found.remove(0)
+    }
+
+    pub async fn empty(&self) {
+        for name in self.database.list_collection_names().await.unwrap() {
+            self.database
+                .collection::<Document>(&name)
+                .delete_many(doc! {})
+                .await
+                .unwrap();
+        }
+    }
+
+    /// Ends the service and drops its database. Without it, a later run sweeps the database.
+    pub async fn end(self) {
+        let Self {
+            instance, database, ..
+        } = self;
+        tokio::task::spawn_blocking(move || drop(instance))
+            .await
+            .unwrap();
+        database.drop().await.unwrap();
+    }
+}
+
+pub fn http() -> reqwest::Client {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder()
+        .timeout(Duration::from_secs(20))
+        .build()
+        .unwrap()
+}
+
+async fn send(request: reqwest::RequestBuilder, headers: &[(&str, &str)]) -> Answer {
+    let request = headers
+        .iter()
+        .fold(request, |r, (name, value)| r.header(*name, *value));
+    let response = request.send().await.unwrap();
+    Answer {
+        status: response.status().as_u16(),
+        headers: response.headers().clone(),
+        text: response.text().await.unwrap(),
+    }
+}
+
+/// The headers of a signed callback.
+pub fn signed(body: &[u8], secret: &str) -> [(&'static str, String); 4] {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap()
+        .as_millis();
+    let now = Millis::new(i64::try_from(now).unwrap()).unwrap();
+    let signature = sign(body, &secret.into(), now);
+    [
+        ("AppKey", APP_KEY.to_owned()),
+        ("CurTime", signature.cur_time),
+        ("MD5", signature.md5),
+        ("CheckSum", signature.checksum),
+    ]
+}
+
+/// Delivers a callback to an instance as the provider does.
+pub async fn deliver(http: &reqwest::Client, instance: &Instance, body: &[u8]) -> Answer {
+    let headers = signed(body, SECRET);
+    let headers: Vec<_> = headers.iter().map(|(n, v)| (*n, v.as_str())).collect();
+    send(
+        http.post(instance.url("/callbacks/otc"))
+            .body(body.to_vec()),
+        &headers,
+    )
+    .await
+}
+
+fn comparable(mut document: Document) -> Value {
+    for (clock, shown) in [("receivedAt", "[received]"), ("updatedAt", "[updated]")] {
+        if let Some(value) = document.get_mut(clock) {
+            let age = value
+                .as_datetime()
+                .map(|at| bson::DateTime::now().timestamp_millis() - at.timestamp_millis());
+            assert!(
+                age.is_some_and(|ms| (0..600_000).contains(&ms)),
+                "{clock} is {value:?}"
+            );
+            *value = Bson::from(shown);
+        }
+    }
+    Bson::Document(document).into_canonical_extjson()
+}

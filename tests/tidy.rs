@@ -1,0 +1,89 @@
+//! Rules that the compiler does not hold.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that panics has failed, which is what it is for"
+)]
+
+use std::path::{Path, PathBuf};
+
+fn sources(folder: &str) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                found.push((path, text));
+            }
+        }
+    }
+    found
+}
+
+/// What a callback means is decided without I/O, clock, HTTP or MongoDB.
+#[test]
+fn the_callback_module_is_pure() {
+    const IMPURE: &[&str] = &[
+        "actix",
+        "mongodb",
+        "tokio",
+        "reqwest",
+        "tracing",
+        "std::fs",
+        "std::net",
+        "std::env",
+        "std::io",
+        "SystemTime",
+        "Instant",
+        "async fn",
+        "crate::store",
+        "crate::http",
+        "crate::ingest",
+        "crate::config",
+        "println!",
+        "eprintln!",
+    ];
+    let files = sources("src/callback");
+    assert!(files.len() >= 7, "{} files", files.len());
+    for (path, text) in files {
+        for (line, number) in text.lines().zip(1..) {
+            let is_comment = line.trim_start().starts_with("//");
+            for impure in IMPURE {
+                assert!(
+                    is_comment || !line.contains(impure),
+                    "{}:{number}: {impure}",
+                    path.display()
+                );
+            }
+        }
+    }
+}
+
+/// Only one file turns an error into a status.
+#[test]
+fn statuses_are_decided_in_one_file() {
+    for (path, text) in sources("src") {
+        if !path.ends_with("http/error.rs") {
+            assert!(!text.contains("StatusCode"), "{}", path.display());
+        }
+    }
+}
+
+/// A verified callback is made in one place, so that nothing unsigned is ever decoded.
+#[test]
+fn verified_callbacks_are_made_by_verification_alone() {
+    for (path, text) in sources("src") {
+        let makes = text
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("//"))
+            .filter(|line| line.contains("VerifiedCallback {"))
+            .filter(|line| !line.contains("struct") && !line.contains("impl"))
+            .count();
+        let allowed = usize::from(path.ends_with("netease/signature.rs"));
+        assert_eq!(makes, allowed, "{}", path.display());
+    }
+}
