@@ -19,6 +19,7 @@ app_secrets = ["hunter2"]
 "#;
 
 /// Runs with an empty folder and environment.
+#[allow(clippy::result_large_err, reason = "the error is figment's")]
 fn jailed(test: impl FnOnce(&mut Jail)) {
     Jail::expect_with(|jail| {
         jail.clear_env();

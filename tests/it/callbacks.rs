@@ -66,7 +66,8 @@ async fn what_is_not_the_providers_is_refused_and_leaves_nothing() {
     let other_body = MESSAGE.replace("hi", "ho");
     let too_large = format!("{{\"a\":\"{}\"}}", "x".repeat(1024 * 1024));
     let large_signed = signed(too_large.as_bytes(), SECRET).to_vec();
-    let cases: &[(&str, Vec<(&str, String)>, &str, u16, &str)] = &[
+    type Case<'c> = (&'c str, Vec<(&'c str, String)>, &'c str, u16, &'c str);
+    let cases: &[Case<'_>] = &[
         (
             "/callbacks/otc",
             without("MD5"),

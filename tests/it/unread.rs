@@ -147,7 +147,8 @@ async fn a_key_with_the_scope_is_needed() {
     let app = TestApp::start().await;
     let write = format!("Bearer {WRITE_KEY}");
     let lower = format!("bearer {READ_KEY}");
-    let cases: &[(&[(&str, &str)], u16, &str)] = &[
+    type Case<'c> = (&'c [(&'c str, &'c str)], u16, &'c str);
+    let cases: &[Case<'_>] = &[
         (&[], 401, "missing_key"),
         (&[("Authorization", "Basic eDp5")], 401, "missing_key"),
         (&[("Authorization", "Bearer wrong")], 403, "unknown_key"),
