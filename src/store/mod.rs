@@ -16,7 +16,7 @@ mod unread;
 use std::time::Duration;
 
 use mongodb::bson::doc;
-use mongodb::options::{ClientOptions, ReadPreference, SelectionCriteria};
+use mongodb::options::{ClientOptions, ReadConcern, ReadPreference, SelectionCriteria};
 use mongodb::{Client, Database};
 
 pub use commit::{Submission, Unavailable};
@@ -67,6 +67,7 @@ impl Store {
         options.server_selection_timeout = Some(patience);
         options.connect_timeout.get_or_insert(patience);
         // A count must see every acknowledged write, whatever the connection string prefers.
+        options.read_concern = Some(ReadConcern::local());
         options.selection_criteria =
             Some(SelectionCriteria::ReadPreference(ReadPreference::Primary));
         let database = Client::with_options(options)?.database(&settings.database);

@@ -341,6 +341,77 @@ async fn kinds_that_nobody_knows_are_stored() {
     app.end().await;
 }
 
+/// Kinds that the provider documents without a sample, built from its field tables.
+#[tokio::test]
+async fn documented_kinds_without_a_sample_are_stored_under_their_names() {
+    let app = TestApp::start().await;
+    let cases: &[(&str, &[&str])] = &[
+        (
+            r#"{"eventType":"12","objects":"[{\"mobile\":\"1\",\"content\":\"T\",\"replytime\":\"2017-06-02 14:40:45\"}]"}"#,
+            &["sms_uplink"],
+        ),
+        (
+            r#"{"eventType":"13","accid":"A","roomId":1,"timestamp":1700000000000}"#,
+            &["avroom_inout"],
+        ),
+        (
+            r#"{"eventType":"20","objects":"[{\"type\":\"P2P_MSG_PICTURE\",\"serverMsgId\":\"1\",\"antispam\":true,\"yidunRes\":{}}]"}"#,
+            &["antispam_hit"],
+        ),
+        (
+            r#"{"eventType":"21","channelId":"6265489843204131361","createtime":"1458798033925"}"#,
+            &["av_duration"],
+        ),
+        (
+            r#"{"eventType":"25","msgId":"9","from":"a","to":"77","deleteTime":"1700000000000"}"#,
+            &["super_team_recall"],
+        ),
+        (
+            r#"{"eventType":"84","event":1,"code":302,"accid":"A","timestamp":"1700000000000"}"#,
+            &["login_failed"],
+        ),
+        (
+            r#"{"eventType":"85","ackTeamId":"2348369454","msgType":"1","accid":"yx1","ackMsgTime":"1658283965194"}"#,
+            &["conversation_read"],
+        ),
+        (
+            r#"{"eventType":"90","msgId":9,"from":"a","to":77,"modifyTime":1700000000000,"text":"x"}"#,
+            &["team_message_update"],
+        ),
+        (
+            r#"{"eventType":"91","msgId":9,"from":"a","to":77,"modifyTime":1700000000000,"text":"x"}"#,
+            &["super_team_message_update"],
+        ),
+        (
+            r#"{"eventType":11,"objects":"[{\"sendid\":\"1\"},{\"sendid\":\"2\"},{\"sendid\":\"1\"}]"}"#,
+            &["sms_receipt", "sms_receipt"],
+        ),
+        (
+            r#"{"eventType":11,"objects":"not a list"}"#,
+            &["sms_receipt"],
+        ),
+        (r#"{"eventType":30,"objects":[]}"#, &["p2p_receipt"]),
+        (
+            r#"{"eventType":30,"objects":{"fromAccount":"a","toAccount":"b","timestamp":1}}"#,
+            &["p2p_receipt"],
+        ),
+    ];
+    for (body, kinds) in cases {
+        for _redelivery in 0..2 {
+            app.deliver(body).await.expect_ok();
+        }
+        let events = app.documents("events", doc! {}).await;
+        let stored: Vec<_> = events.iter().map(|e| e.get_str("kind").unwrap()).collect();
+        assert_eq!(stored, *kinds, "{body}");
+        assert!(
+            app.documents("dead_letters", doc! {}).await.is_empty(),
+            "{body}"
+        );
+        app.empty().await;
+    }
+    app.end().await;
+}
+
 /// The `type` header is not signed: it may confirm the product, and never hides a message.
 #[tokio::test]
 async fn the_type_header_labels_and_never_hides() {

@@ -168,3 +168,120 @@ async fn the_service_starts_before_mongodb() {
     assert_eq!(messages.count_documents(doc! {}).await.unwrap(), 1);
     client.database(&database).drop().await.unwrap();
 }
+
+/// A `mongod` of the test's own, that can be killed.
+struct Mongod {
+    process: std::process::Child,
+    binary: String,
+    data: tempfile::TempDir,
+    port: u16,
+}
+
+impl Mongod {
+    /// `None` where the tests run on a user's server and there is no program to start another.
+    fn start() -> Option<Self> {
+        let binary = std::env::var("MONGOD").ok()?;
+        let data = tempfile::tempdir().unwrap();
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        let process = Self::spawn(&binary, data.path(), port);
+        Some(Self {
+            process,
+            binary,
+            data,
+            port,
+        })
+    }
+
+    fn spawn(binary: &str, data: &std::path::Path, port: u16) -> std::process::Child {
+        std::process::Command::new(binary)
+            .args(["--bind_ip", "127.0.0.1", "--wiredTigerCacheSizeGB", "0.25"])
+            .args(["--port", &port.to_string()])
+            .arg("--dbpath")
+            .arg(data)
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap()
+    }
+
+    fn kill(&mut self) {
+        self.process.kill().unwrap(); // SIGKILL
+        self.process.wait().unwrap();
+    }
+
+    fn restart(&mut self) {
+        self.process = Self::spawn(&self.binary, self.data.path(), self.port);
+    }
+}
+
+impl Drop for Mongod {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// What was acknowledged before `kill -9` of MongoDB is there after it, once, and the service goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acknowledged_survives_the_death_of_mongodb() {
+    let Some(mut mongod) = Mongod::start() else {
+        eprintln!("skipped: MONGOD names no program");
+        return;
+    };
+    let uri = format!("mongodb://127.0.0.1:{}/", mongod.port);
+    let app = TestApp::connected(&uri, "").await;
+    let acknowledged = std::sync::Mutex::new(Vec::new());
+    let lane = |lane: usize| {
+        let (app, acknowledged) = (&app, &acknowledged);
+        async move {
+            for n in 0..200 {
+                let id = lane * 200 + n;
+                let answer = app.deliver(message(id)).await;
+                if answer.status != 200 {
+                    return expect_unavailable(&answer, Instant::now());
+                }
+                acknowledged.lock().unwrap().push(id);
+            }
+        }
+    };
+    let killer = async {
+        while acknowledged.lock().unwrap().len() < 300 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        tokio::task::block_in_place(|| mongod.kill());
+    };
+    let lanes = futures_util::future::join_all((0..16).map(lane));
+    tokio::join!(killer, lanes);
+    tokio::task::block_in_place(|| mongod.restart());
+
+    let acknowledged = acknowledged.into_inner().unwrap();
+    assert!(
+        (300..3200).contains(&acknowledged.len()),
+        "{} acknowledged",
+        acknowledged.len()
+    );
+    until_taken(&app, &message(0)).await;
+    let client = mongodb::Client::with_uri_str(&uri).await.unwrap();
+    let messages = client
+        .database(app.database.name())
+        .collection::<Document>("messages");
+    for id in &acknowledged {
+        let stored = messages
+            .count_documents(doc! { "_id": format!("otc/p2p/{id}") })
+            .await
+            .unwrap();
+        assert_eq!(stored, 1, "message {id} was acknowledged");
+    }
+    let counted = app
+        .ask(&json!({ "user": "bob", "peers": ["ann"] }))
+        .await
+        .json();
+    assert_eq!(
+        counted["total"],
+        messages.count_documents(doc! {}).await.unwrap()
+    );
+    app.end().await;
+}

@@ -1,0 +1,20 @@
+# Builds the service; the image holds the program, certificates, and nothing to build with.
+FROM rust:1.95-slim-bookworm AS build
+WORKDIR /src
+COPY Cargo.toml Cargo.lock ./
+COPY benches ./benches
+COPY config ./config
+COPY src ./src
+RUN cargo build --release --locked --bin im-callback && strip target/release/im-callback
+
+FROM debian:bookworm-slim
+# `unread` and `send` may be used from inside the container against https addresses.
+RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --system --uid 10001 --no-create-home im-callback
+COPY --from=build /src/target/release/im-callback /usr/local/bin/im-callback
+USER 10001
+ENV IM_CALLBACK__HTTP__LISTEN=0.0.0.0:8080
+EXPOSE 8080
+ENTRYPOINT ["im-callback"]
+CMD ["serve"]
