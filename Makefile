@@ -20,5 +20,4 @@ check: ## format, lints and docs, warnings denied
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 
 bench: ## callbacks a second, beside a handler with one insert per callback
-	cargo build --release --locked
-	scripts/mongod.py run -- cargo bench --locked --bench ingest
+	scripts/mongod.py run -- cargo bench --locked --bench ingest -- $(CONNECTIONS)

@@ -1,7 +1,7 @@
 //! Callbacks a second, side by side: this service, and the handler a user would write by hand, which
 //! awaits one `insert_one` per callback. Same MongoDB, same write concern, same load, in turns.
 //!
-//! `make bench` runs it. The service is the release binary in a process of its own; so is the
+//! `make bench` runs it; `make bench CONNECTIONS="64 256"` chooses the numbers of connections. The service is the release binary in a process of its own; so is the
 //! hand-written handler (this program again, with the argument `by-hand`). The load signs distinct
 //! callbacks beforehand, and what counts is what is in MongoDB afterwards.
 
@@ -47,7 +47,14 @@ async fn main() {
         "{:>11}  {:<12} {:>8}  {:>9}  {:>9}  {:>8}",
         "connections", "handler", "per s", "p50 ms", "p99 ms", "RSS MiB"
     );
-    for connections in [1, 64, 256] {
+    let asked: Vec<usize> = std::env::args()
+        .filter_map(|argument| argument.parse().ok())
+        .collect();
+    for connections in if asked.is_empty() {
+        vec![1, 64, 256]
+    } else {
+        asked
+    } {
         let mut rates = [Vec::new(), Vec::new()];
         for round in 0..ROUNDS {
             for (who, rates) in ["im-callback", "by hand"].into_iter().zip(&mut rates) {
