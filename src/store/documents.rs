@@ -94,7 +94,8 @@ impl MessageKey {
         }
     }
 
-    fn filter(&self) -> Document {
+    /// The filter that finds it.
+    pub fn filter(&self) -> Document {
         doc! { "_id": &self.id, "app": &self.app, "to": &self.to }
     }
 }
@@ -580,4 +581,10 @@ pub fn settle(pair: &Pair, read_up_to: i64) -> Document {
         "u": { "$set": { "state": 1, "readAt": DateTime::from_millis(read_up_to) } },
         "multi": true,
     }
+}
+
+/// An update of `read_marks` that finds nothing and changes nothing: to confirm it is to confirm all
+/// that was written before it, since MongoDB makes a write without effect wait for its whole log.
+pub fn confirmation() -> Document {
+    doc! { "q": { "_id": "confirmation" }, "u": { "$set": { "readUpTo": 0_i64 } } }
 }

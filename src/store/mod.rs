@@ -2,10 +2,11 @@
 //!
 //! - [`documents`] shapes events into documents, the analysts' interface; [`bson`] turns the
 //!   provider's JSON into BSON.
-//! - [`commit`](commit/index.html) makes a batch of them durable, exactly once.
-//! - [`unread`](unread/index.html) counts, from the index alone.
+//! - `commit` makes a batch of them durable, exactly once, by the steps of `attempt`.
+//! - `unread` counts, from the index alone.
 //! - [`indexes`] makes the indexes; [`error`] says whose fault a failure is.
 
+mod attempt;
 pub mod bson;
 mod commit;
 pub mod documents;
@@ -13,6 +14,8 @@ pub mod error;
 pub mod indexes;
 mod unread;
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use mongodb::bson::doc;
@@ -53,6 +56,8 @@ pub struct Settings {
 pub struct Store {
     database: Database,
     settings: Settings,
+    /// Whether the server's replies tell no term, so that every write has to wait for itself.
+    confirms_each: Arc<AtomicBool>,
 }
 
 impl Store {
@@ -71,7 +76,11 @@ impl Store {
         options.selection_criteria =
             Some(SelectionCriteria::ReadPreference(ReadPreference::Primary));
         let database = Client::with_options(options)?.database(&settings.database);
-        Ok(Self { database, settings })
+        Ok(Self {
+            database,
+            settings,
+            confirms_each: Arc::default(),
+        })
     }
 
     /// Whether a primary answers.

@@ -1,0 +1,412 @@
+//! The steps by which a batch is stored and confirmed.
+//!
+//! 1. **Facts** are written, each idempotent and commutative: messages are inserted with `state: 0`,
+//!    recalls and edits merged onto their message's `_id`, read marks raised, events inserted. A message
+//!    whose `_id` is taken is either stored already, or meets what a recall or an edit left there before
+//!    it; then it is filled in.
+//! 2. The pairs touched are **settled**: their marks are read, and what is at or under its mark becomes
+//!    `state: 1`.
+//! 3. All of it is **confirmed**: on a majority, journaled.
+//!
+//! A message is inserted before its mark is read, and a mark is raised before messages are looked for,
+//! all on the primary. So whichever of the two comes last sees the other, over any batches and
+//! instances, and settling needs no lock.
+//!
+//! # One confirmation
+//! To wait for a majority and the journal costs MongoDB far more than to write, so a batch waits once, at
+//! its last write. That covers the others as long as one primary took them all: a term has one primary,
+//! whose log is one sequence, and a majority that has its end has all before it. Every reply tells the
+//! term; where two differ, the primary changed in between, an early write may have been rolled back,
+//! and the attempt is void. Where replies tell no term (`mongos`, a server without a replica set), every
+//! write waits for itself.
+
+use std::collections::HashMap;
+use std::sync::OnceLock;
+use std::sync::atomic::Ordering;
+
+use futures_util::TryStreamExt;
+use mongodb::bson::{Bson, Document, doc};
+
+use super::commit::Submission;
+use super::documents::{
+    Change, MarkWrite, MessageWrite, Pair, PresenceWrite, Write, confirmation, settle,
+};
+use super::error::{DUPLICATE_KEY, StoreError, is_of_state};
+use super::{Store, collection};
+
+/// A write that MongoDB refuses for good, by the position of its callback in the batch.
+pub struct Refusal {
+    /// The callback's position.
+    pub callback: usize,
+    /// MongoDB's error code.
+    pub code: i32,
+}
+
+/// What a write command waits for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    /// That the primary has done it.
+    Done,
+    /// That a majority has it and all before it, journaled.
+    Confirmed,
+}
+
+/// A statement of a write command that failed.
+struct WriteError {
+    index: usize,
+    code: i32,
+}
+
+/// A write and the position of its callback in the batch.
+type Of<'b, T> = (usize, &'b T);
+
+#[derive(Default)]
+struct Batch<'b> {
+    messages: Vec<Of<'b, MessageWrite>>,
+    changes: Vec<Of<'b, Change>>,
+    marks: Vec<Of<'b, MarkWrite>>,
+    presence: Vec<Of<'b, PresenceWrite>>,
+    events: Vec<Of<'b, Document>>,
+    dead_letters: Vec<Of<'b, Document>>,
+}
+
+impl<'b> Batch<'b> {
+    fn of(submissions: &'b [Submission]) -> Self {
+        let mut batch = Self::default();
+        for (i, submission) in submissions.iter().enumerate() {
+            for write in &submission.writes {
+                match write {
+                    Write::Message(message) => batch.messages.push((i, message)),
+                    Write::Change(change) => batch.changes.push((i, change)),
+                    Write::Mark(mark) => batch.marks.push((i, mark)),
+                    Write::Presence(presence) => batch.presence.push((i, presence)),
+                    Write::Event(event) => batch.events.push((i, event)),
+                    Write::DeadLetter(letter) => batch.dead_letters.push((i, letter)),
+                }
+            }
+        }
+        batch
+    }
+
+    /// The pairs whose messages or marks are in the batch, each with the time of its oldest message
+    /// here. For a mark that is the oldest there can be: any stored message may now be read.
+    fn pairs(&self) -> HashMap<&'b Pair, i64> {
+        let mut pairs = HashMap::new();
+        for (pair, sent_at) in self.messages.iter().filter_map(|(_, m)| m.counts.as_ref()) {
+            let oldest = pairs.entry(pair).or_insert(i64::MAX);
+            *oldest = sent_at.get().min(*oldest);
+        }
+        for pair in self.marks.iter().filter_map(|(_, m)| m.pair.as_ref()) {
+            pairs.insert(pair, i64::MIN);
+        }
+        pairs
+    }
+}
+
+/// One attempt to store a batch.
+pub struct Attempt<'s> {
+    store: &'s Store,
+    /// The term in which the first write was done; every other must be done in the same.
+    term: OnceLock<i64>,
+}
+
+impl<'s> Attempt<'s> {
+    /// A fresh attempt.
+    pub fn new(store: &'s Store) -> Self {
+        Self {
+            store,
+            term: OnceLock::new(),
+        }
+    }
+
+    /// Stores and confirms a batch; the result are the writes that MongoDB refuses.
+    pub async fn store(&self, submissions: &[Submission]) -> Result<Vec<Refusal>, StoreError> {
+        let batch = Batch::of(submissions);
+        let (messages, changes, marks, presence, events, letters) = tokio::try_join!(
+            self.insert_messages(&batch.messages),
+            self.update(collection::MESSAGES, &batch.changes, |c| c.statement()),
+            self.update(collection::READ_MARKS, &batch.marks, |m| m.statement()),
+            self.update(collection::PRESENCE, &batch.presence, |p| p.statement()),
+            self.insert(collection::EVENTS, &batch.events),
+            self.insert(collection::DEAD_LETTERS, &batch.dead_letters),
+        )?;
+        self.settle_and_confirm(&batch).await?;
+        let refusals = [messages, changes, marks, presence, events, letters];
+        Ok(refusals.into_iter().flatten().collect())
+    }
+
+    /// Stores and confirms a dead letter.
+    pub async fn store_dead_letter(&self, letter: &Document) -> Result<(), StoreError> {
+        let refused = self
+            .insert(collection::DEAD_LETTERS, &[(0, letter)])
+            .await?;
+        if let Some(Refusal { code, .. }) = refused.first() {
+            return Err(StoreError::Refused(code.to_string()));
+        }
+        self.confirm().await
+    }
+
+    async fn insert_messages(
+        &self,
+        messages: &[Of<'_, MessageWrite>],
+    ) -> Result<Vec<Refusal>, StoreError> {
+        let documents = messages.iter().map(|(_, m)| &m.document).collect();
+        let errors = self
+            .write("insert", collection::MESSAGES, documents, Wait::Done)
+            .await?;
+        let (taken, refused): (Vec<_>, Vec<_>) =
+            errors.into_iter().partition(|e| e.code == DUPLICATE_KEY);
+        let mut refusals = refusals(messages, refused);
+        let taken: Vec<_> = taken.iter().map(|e| messages[e.index]).collect();
+        refusals.extend(self.fill_in(&taken).await?);
+        Ok(refusals)
+    }
+
+    /// Of messages whose `_id` is taken, fills in those that were only spoken of. Most are
+    /// redeliveries, so one cheap read comes before any update.
+    async fn fill_in(&self, messages: &[Of<'_, MessageWrite>]) -> Result<Vec<Refusal>, StoreError> {
+        if messages.is_empty() {
+            return Ok(Vec::new());
+        }
+        let any_of: Vec<Document> = messages.iter().map(|(_, m)| m.key.filter()).collect();
+        let spoken_of: Vec<Document> = self
+            .store
+            .database
+            .collection::<Document>(collection::MESSAGES)
+            .find(doc! { "$or": any_of, "receivedAt": { "$exists": false } })
+            .projection(doc! { "_id": 1 })
+            .await?
+            .try_collect()
+            .await?;
+        let spoken_of: Vec<&str> = spoken_of
+            .iter()
+            .filter_map(|d| d.get_str("_id").ok())
+            .collect();
+        let to_fill: Vec<_> = messages
+            .iter()
+            .filter(|(_, m)| spoken_of.contains(&m.key.id.as_str()))
+            .copied()
+            .collect();
+        self.update(collection::MESSAGES, &to_fill, |m| m.fill_in())
+            .await
+    }
+
+    /// Inserts documents; one that is there already is a redelivery and no error.
+    async fn insert(
+        &self,
+        collection: &'static str,
+        documents: &[Of<'_, Document>],
+    ) -> Result<Vec<Refusal>, StoreError> {
+        let inserted = documents.iter().map(|(_, d)| *d).collect();
+        let mut errors = self
+            .write("insert", collection, inserted, Wait::Done)
+            .await?;
+        errors.retain(|e| e.code != DUPLICATE_KEY);
+        Ok(refusals(documents, errors))
+    }
+
+    /// Runs one update statement, mostly an upsert, for each write. Two upserts that race to insert one
+    /// `_id` leave a duplicate key behind; nothing deletes, so a second run finds the document. A key
+    /// that is taken even then belongs to a document that does not match: the event contradicts it.
+    async fn update<T>(
+        &self,
+        collection: &'static str,
+        writes: &[Of<'_, T>],
+        statement: impl Fn(&T) -> Document,
+    ) -> Result<Vec<Refusal>, StoreError> {
+        let statements: Vec<_> = writes.iter().map(|(_, w)| statement(w)).collect();
+        let all = statements.iter().collect();
+        let errors = self.write("update", collection, all, Wait::Done).await?;
+        let (raced, refused): (Vec<_>, Vec<_>) =
+            errors.into_iter().partition(|e| e.code == DUPLICATE_KEY);
+        let mut all = refusals(writes, refused);
+        if !raced.is_empty() {
+            let again = raced.iter().map(|e| &statements[e.index]).collect();
+            let errors = self.write("update", collection, again, Wait::Done).await?;
+            let raced: Vec<_> = raced.iter().map(|e| writes[e.index]).collect();
+            all.extend(refusals(&raced, errors));
+        }
+        Ok(all)
+    }
+
+    /// Makes `state` agree with the read marks for every pair that the batch touches, and waits until
+    /// all that the attempt wrote is durable.
+    async fn settle_and_confirm(&self, batch: &Batch<'_>) -> Result<(), StoreError> {
+        let pairs = batch.pairs();
+        let marks = self.marks(pairs.keys().copied());
+        // Without a mark in the batch there is seldom anything to settle, so the reading of marks and
+        // the confirmation go side by side; with one, settling confirms.
+        let (marks, confirmed) = if batch.marks.is_empty() {
+            (tokio::try_join!(marks, self.confirm())?.0, true)
+        } else {
+            (marks.await?, false)
+        };
+        let statements: Vec<_> = pairs
+            .iter()
+            .filter_map(|(pair, oldest)| {
+                let mark = *marks.get(*pair)?;
+                (*oldest <= mark).then(|| settle(pair, mark))
+            })
+            .collect();
+        if statements.is_empty() {
+            return if confirmed {
+                Ok(())
+            } else {
+                self.confirm().await
+            };
+        }
+        let all = statements.iter().collect();
+        let errors = self
+            .write("update", collection::MESSAGES, all, Wait::Confirmed)
+            .await?;
+        match errors.first() {
+            None => Ok(()),
+            Some(e) => Err(StoreError::Refused(format!("settling a pair: {}", e.code))),
+        }
+    }
+
+    async fn marks(
+        &self,
+        pairs: impl ExactSizeIterator<Item = &Pair>,
+    ) -> Result<HashMap<Pair, i64>, StoreError> {
+        let mut marks = HashMap::new();
+        if pairs.len() == 0 {
+            return Ok(marks);
+        }
+        let ids: Vec<_> = pairs.map(Pair::mark_id).collect();
+        let mut found = self
+            .store
+            .database
+            .collection::<Document>(collection::READ_MARKS)
+            .find(doc! { "_id": { "$in": ids } })
+            .projection(doc! { "readUpTo": 1 })
+            .await?;
+        while let Some(mark) = found.try_next().await? {
+            let part = |name: &str| {
+                mark.get_document("_id")
+                    .and_then(|id| id.get_str(name))
+                    .map(str::to_owned)
+            };
+            if let (Ok(app), Ok(reader), Ok(peer), Ok(read_up_to)) = (
+                part("app"),
+                part("reader"),
+                part("peer"),
+                mark.get_i64("readUpTo"),
+            ) {
+                marks.insert(Pair { app, reader, peer }, read_up_to);
+            }
+        }
+        Ok(marks)
+    }
+
+    /// Waits until everything the primary has done so far is durable.
+    async fn confirm(&self) -> Result<(), StoreError> {
+        if self.confirms_each() {
+            return Ok(());
+        }
+        let nothing = confirmation();
+        self.write(
+            "update",
+            collection::READ_MARKS,
+            vec![&nothing],
+            Wait::Confirmed,
+        )
+        .await
+        .map(drop)
+    }
+
+    fn confirms_each(&self) -> bool {
+        self.store.confirms_each.load(Ordering::Relaxed)
+    }
+
+    /// Runs an unordered write command and reports the statements that failed. Not through the
+    /// driver's bulk helpers: MongoDB before 8.0 has no bulk write for updates, and one path serves
+    /// both. What the helpers add, retrying, the idempotence of every statement makes simple here.
+    async fn write(
+        &self,
+        command: &'static str,
+        collection: &'static str,
+        statements: Vec<&Document>,
+        wait: Wait,
+    ) -> Result<Vec<WriteError>, StoreError> {
+        if statements.is_empty() {
+            return Ok(Vec::new());
+        }
+        let field = if command == "insert" {
+            "documents"
+        } else {
+            "updates"
+        };
+        let statements: Vec<Bson> = statements.into_iter().cloned().map(Bson::from).collect();
+        let confirms_each = self.confirms_each();
+        let concern = if wait == Wait::Confirmed || confirms_each {
+            let patience = self.store.settings.commit_timeout.as_millis();
+            let patience = i64::try_from(patience).unwrap_or(i64::MAX);
+            doc! { "w": "majority", "j": true, "wtimeout": patience }
+        } else {
+            doc! { "w": 1, "j": false }
+        };
+        let reply = self
+            .store
+            .database
+            .run_command(doc! {
+                command: collection,
+                field: statements,
+                "ordered": false,
+                "writeConcern": concern,
+            })
+            .await?;
+        if !confirms_each {
+            self.check_term(&reply)?;
+        }
+        write_errors(&reply)
+    }
+
+    /// Voids the attempt when its writes were not all done by one primary.
+    fn check_term(&self, reply: &Document) -> Result<(), StoreError> {
+        let term = reply
+            .get_document("opTime")
+            .and_then(|time| time.get_i64("t"));
+        match term {
+            Ok(term) if *self.term.get_or_init(|| term) == term => Ok(()),
+            Ok(_) => Err(StoreError::Unavailable("the primary changed".to_owned())),
+            Err(_) => {
+                self.store.confirms_each.store(true, Ordering::Relaxed);
+                let why = "replies tell no term, so every write is confirmed from now on";
+                Err(StoreError::Unavailable(why.to_owned()))
+            }
+        }
+    }
+}
+
+/// Reads the reply of a write command.
+fn write_errors(reply: &Document) -> Result<Vec<WriteError>, StoreError> {
+    if let Ok(concern) = reply.get_document("writeConcernError") {
+        let code = concern.get_i32("code").unwrap_or_default();
+        return Err(StoreError::Unavailable(format!(
+            "write not confirmed ({code})"
+        )));
+    }
+    let mut errors = Vec::new();
+    for error in reply.get_array("writeErrors").into_iter().flatten() {
+        let error = error.as_document();
+        let number = |name: &str| error.and_then(|e| e.get_i32(name).ok());
+        let (Some(index), Some(code)) = (number("index"), number("code")) else {
+            return Err(StoreError::Unavailable("unreadable reply".to_owned()));
+        };
+        if is_of_state(code) {
+            return Err(StoreError::Unavailable(format!("write error {code}")));
+        }
+        let index = usize::try_from(index).unwrap_or(usize::MAX);
+        errors.push(WriteError { index, code });
+    }
+    Ok(errors)
+}
+
+fn refusals<T>(writes: &[Of<'_, T>], errors: Vec<WriteError>) -> Vec<Refusal> {
+    let refusal = |e: WriteError| Refusal {
+        callback: writes[e.index].0,
+        code: e.code,
+    };
+    errors.into_iter().map(refusal).collect()
+}
