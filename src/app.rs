@@ -2,6 +2,7 @@
 //! works until it is told to stop.
 
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::{App as ActixApp, HttpServer, web};
@@ -15,8 +16,8 @@ use crate::config::{Config, Http};
 use crate::http;
 use crate::http::auth::Keys;
 use crate::ingest::GroupCommit;
-use crate::store::Store;
 use crate::store::indexes::Retention;
+use crate::store::{Store, Submission};
 
 /// A service with its socket bound, not yet serving.
 pub struct Service {
@@ -39,7 +40,12 @@ impl Service {
         let listener = TcpListener::bind(limits.listen)
             .with_context(|| format!("cannot listen on {} (http.listen)", limits.listen))?;
         let committers = TaskTracker::new();
-        let commits = GroupCommit::start(&store, config.ingest, &committers);
+        let committing = store.clone();
+        let commit = move |batch: Arc<[Submission]>| {
+            let store = committing.clone();
+            async move { store.commit(&batch).await }
+        };
+        let commits = GroupCommit::start(commit, config.ingest, &committers);
         committers.close();
         let mut callback_paths = Vec::new();
         let mut apps = Vec::new();
@@ -106,8 +112,9 @@ impl Service {
         let handle = server.handle();
         tokio::spawn(async move {
             shutdown.await;
+            let stopped = handle.stop(true);
             tracing::info!("stopping");
-            handle.stop(true).await;
+            stopped.await;
         });
         server.await.context("the HTTP server failed")?;
         // The workers held the last ways into the queue, so the committers finish what is in it.

@@ -177,7 +177,7 @@ fn errors_name_key_and_source_and_never_a_secret() {
         ),
         (
             "http.max_ids = 0\n".to_owned() + APP,
-            &["`http.max_ids`", "at least 1", "im.toml"],
+            &["`http.max_ids`", "between 1 and", "im.toml"],
         ),
         (
             "mongodb.commit_timeout = \"0s\"\n".to_owned() + APP,
@@ -186,6 +186,30 @@ fn errors_name_key_and_source_and_never_a_secret() {
         (
             "mongodb.uri = \"postgres://u:hunter2@h\"\n".to_owned() + APP,
             &["`mongodb.uri`", "mongodb://", "im.toml"],
+        ),
+        (
+            "mongodb.commit_timeout = \"10s\"\n".to_owned() + APP,
+            &["`mongodb.commit_timeout`", "3s"],
+        ),
+        (
+            "ingest.queue = 9223372036854775807\n".to_owned() + APP,
+            &["`ingest.queue`", "between 1 and"],
+        ),
+        (
+            "http.max_body = \"40MiB\"\n".to_owned() + APP,
+            &["`http.max_body`", "between 1 and"],
+        ),
+        (
+            "retention.events = \"500ms\"\n".to_owned() + APP,
+            &["`retention.events`", "1h"],
+        ),
+        (
+            "retention.events = \"100000d\"\n".to_owned() + APP,
+            &["`retention.events`", "24855d"],
+        ),
+        (
+            APP.replace("\"hunter2\"", "{ file = \"im.toml\", typo = 1 }"),
+            &["`apps.0.app_secrets.0`", "expected a secret"],
         ),
         (
             "mongodb.database = \"a.b\"\n".to_owned() + APP,

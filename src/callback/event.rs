@@ -75,16 +75,25 @@ pub struct MessageRef {
 pub struct Message<'a> {
     /// Its identity.
     pub message: MessageRef,
-    /// Who sent it.
-    pub from: Account,
-    /// When the provider's server took it (`msgTimestamp`).
-    pub sent_at: Millis,
-    /// Whether it counts as unread until it is read or recalled (DESIGN, section 6).
-    pub counts: bool,
+    /// Who sent it, where the provider says so.
+    pub from: Option<Account>,
+    /// When the provider's server took it (`msgTimestamp`), where it says so.
+    pub sent_at: Option<Millis>,
+    /// Set when it counts as unread for its receiver until it is read or recalled; never changes.
+    pub counts: Option<Counts>,
     /// The order it belongs to, where the app's setting finds one.
     pub order_id: Option<String>,
     /// All that was sent.
     pub fields: Fields<'a>,
+}
+
+/// What a message that counts is counted by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Counts {
+    /// Who sent it.
+    pub peer: Account,
+    /// When; it is read once the read mark is there.
+    pub sent_at: Millis,
 }
 
 /// An event other than a message, as it came.
@@ -194,7 +203,6 @@ pub struct Recall {
 }
 
 /// A message changed after it was sent.
-#[derive(Debug)]
 pub struct Edit {
     /// Which.
     pub message: MessageRef,
@@ -204,6 +212,23 @@ pub struct Edit {
     pub by: Option<Account>,
     /// The new text, where the edit changes it.
     pub text: Option<String>,
+}
+
+/// Hides the text.
+impl std::fmt::Debug for Edit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            message,
+            at,
+            by,
+            text: _,
+        } = self;
+        f.debug_struct("Edit")
+            .field("message", message)
+            .field("at", at)
+            .field("by", by)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A device that came or went.

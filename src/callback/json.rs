@@ -78,6 +78,11 @@ impl<'a> Fields<'a> {
         self.0.shift_remove(name);
     }
 
+    /// Takes a member out as an object of its own, empty where there is none of this name.
+    pub fn take(&mut self, name: &str) -> Fields<'a> {
+        Fields(self.0.shift_remove_entry(name).into_iter().collect())
+    }
+
     /// Adds the members of `other` that this object does not have.
     pub fn add_missing(&mut self, other: &Fields<'a>) {
         for (name, value) in &other.0 {
@@ -157,8 +162,7 @@ impl<'de> Visitor<'de> for Text {
     }
 }
 
-/// One level of a JSON value; what is inside stays text.
-#[derive(Debug)]
+/// One level of a JSON value; what is inside stays text. Not `Debug`: it may be a message's text.
 pub enum Json<'a> {
     /// `null`
     Null,

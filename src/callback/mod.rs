@@ -26,7 +26,7 @@ pub struct RawCallback<'r> {
 /// Only a provider's verifier makes one (the field is private and there is no other constructor), so
 /// a body that nobody signed cannot be decoded.
 ///
-/// ```compile_fail
+/// ```compile_fail,E0451
 /// let forged = im_callback::callback::VerifiedCallback { body: b"{}", product: None };
 /// ```
 pub struct VerifiedCallback<'r> {

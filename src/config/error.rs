@@ -109,10 +109,15 @@ fn source(metadata: Option<&Metadata>, key: &str) -> String {
     let Some(metadata) = metadata else {
         return "the defaults, a file or the environment".to_owned();
     };
+    // A list can only come whole, as one variable or file.
+    let variable = key
+        .split('.')
+        .take_while(|part| part.parse::<usize>().is_err());
     match &metadata.source {
         Some(Source::File(path)) => path.display().to_string(),
         _ if metadata.name.contains("environment") => {
-            format!("{ENV_PREFIX}{}", key.to_uppercase().replace('.', "__"))
+            let parts: Vec<_> = variable.map(str::to_uppercase).collect();
+            format!("{ENV_PREFIX}{}", parts.join("__"))
         }
         _ if metadata.name.contains("TOML") => "the defaults".to_owned(),
         _ => "the command line".to_owned(),
@@ -122,6 +127,9 @@ fn source(metadata: Option<&Metadata>, key: &str) -> String {
 /// A message without the value, which may be a secret that stands under a wrong key.
 fn message(kind: &Kind) -> String {
     match kind {
+        Kind::Message(text) if text.contains("socket address") => {
+            "is no socket address; write one such as 127.0.0.1:8080".to_owned()
+        }
         Kind::Message(text) => without_excerpt(text),
         Kind::InvalidType(found, expected) => {
             let expected = expected.to_string().replace("a sequence", "a list");
@@ -131,8 +139,8 @@ fn message(kind: &Kind) -> String {
         Kind::InvalidLength(length, expected) => {
             format!("has {length} elements; expected {expected}")
         }
-        Kind::UnknownVariant(found, expected) => {
-            format!("is `{found}`; expected one of {}", quoted(expected))
+        Kind::UnknownVariant(_, expected) => {
+            format!("has an unknown value; expected one of {}", quoted(expected))
         }
         Kind::UnknownField(_, expected) => {
             format!("is no known key; expected one of {}", quoted(expected))

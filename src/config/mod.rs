@@ -30,6 +30,8 @@ pub use written::LogFormat;
 /// The prefix of environment variables that set configuration keys.
 pub const ENV_PREFIX: &str = "IM_CALLBACK__";
 
+const MIB: u64 = 1024 * 1024;
+
 const DEFAULTS: &str = include_str!("../../config/default.toml");
 
 /// Paths that apps cannot have as their `callback_path`, because they are or will be the service's own.
@@ -156,15 +158,21 @@ impl<'l> Validation<'l> {
         } = written;
         let uri = self.mongodb_uri(mongodb.uri);
         self.database(&mongodb.database);
+        // Half a second more may go in waiting, and the provider gives up after 5 s.
+        let in_time = Duration::from_millis(100)..=Duration::from_secs(3);
+        if !in_time.contains(&mongodb.commit_timeout.0) {
+            self.problem("mongodb.commit_timeout", "must be between 100ms and 3s");
+        }
         if let Err(e) = tracing_subscriber::EnvFilter::builder().parse(&log.filter) {
             self.problem("log.filter", format!("is no log filter: {e}"));
         }
         let config = Config {
             http: Http {
                 listen: http.listen,
-                max_body: self.at_least_one("http.max_body", http.max_body.as_u64()),
-                max_ids: self.at_least_one("http.max_ids", http.max_ids),
-                max_id_length: self.at_least_one("http.max_id_length", http.max_id_length),
+                // A document holds 16 MiB, and a body grows on its way into one.
+                max_body: self.up_to(8 * MIB, "http.max_body", http.max_body.as_u64()),
+                max_ids: self.up_to(10_000, "http.max_ids", http.max_ids),
+                max_id_length: self.up_to(4096, "http.max_id_length", http.max_id_length),
                 shutdown_timeout: http.shutdown_timeout.0,
             },
             mongodb_uri: uri,
@@ -174,19 +182,34 @@ impl<'l> Validation<'l> {
                 query_timeout: mongodb.query_timeout.0,
             },
             ingest: group::Limits {
-                commits_in_flight: self
-                    .at_least_one("ingest.commits_in_flight", ingest.commits_in_flight),
-                batch_callbacks: self
-                    .at_least_one("ingest.batch_callbacks", ingest.batch_callbacks),
-                batch_bytes: self.at_least_one("ingest.batch_bytes", ingest.batch_bytes.as_u64()),
-                queue: self.at_least_one("ingest.queue", ingest.queue),
+                commits_in_flight: self.up_to(
+                    64,
+                    "ingest.commits_in_flight",
+                    ingest.commits_in_flight,
+                ),
+                batch_callbacks: self.up_to(
+                    10_000,
+                    "ingest.batch_callbacks",
+                    ingest.batch_callbacks,
+                ),
+                batch_bytes: self.up_to(
+                    64 * MIB,
+                    "ingest.batch_bytes",
+                    ingest.batch_bytes.as_u64(),
+                ),
+                queue: self.up_to(1_000_000, "ingest.queue", ingest.queue),
+                bytes_in_flight: self.up_to(
+                    1024 * MIB,
+                    "ingest.bytes_in_flight",
+                    ingest.bytes_in_flight.as_u64(),
+                ),
                 // Waiting for a commit under way may take part of it.
                 patience: mongodb.commit_timeout.0 + Duration::from_millis(500),
             },
             retention: Retention {
-                messages: retention.messages.map(|t| t.0),
-                events: retention.events.map(|t| t.0),
-                dead_letters: retention.dead_letters.map(|t| t.0),
+                messages: self.retention("retention.messages", retention.messages),
+                events: self.retention("retention.events", retention.events),
+                dead_letters: self.retention("retention.dead_letters", retention.dead_letters),
             },
             log: Log {
                 filter: log.filter,
@@ -205,11 +228,20 @@ impl<'l> Validation<'l> {
         }
     }
 
-    fn at_least_one(&mut self, key: &str, value: u64) -> usize {
-        if value == 0 {
-            self.problem(key, "must be at least 1");
+    fn up_to(&mut self, most: u64, key: &str, value: u64) -> usize {
+        if !(1..=most).contains(&value) {
+            self.problem(key, format!("must be between 1 and {most}"));
         }
         usize::try_from(value).unwrap_or(usize::MAX)
+    }
+
+    /// MongoDB counts in whole seconds, in 32 bits; zero would delete everything.
+    fn retention(&mut self, key: &str, written: Option<written::Time>) -> Option<Duration> {
+        let keep = written?.0;
+        if !(3600..=i32::MAX as u64).contains(&keep.as_secs()) {
+            self.problem(key, "must be between 1h and 24855d");
+        }
+        Some(keep)
     }
 
     fn mongodb_uri(&mut self, written: written::Secret) -> SecretString {
@@ -241,10 +273,10 @@ impl<'l> Validation<'l> {
     fn secret(&mut self, key: &str, written: written::Secret) -> SecretString {
         let found = match written {
             written::Secret::Value(secret) => Ok(secret),
-            written::Secret::File { file } => std::fs::read_to_string(&file)
+            written::Secret::File(written::SecretFile { file }) => std::fs::read_to_string(&file)
                 .map(|text| SecretString::from(text.trim_end_matches(['\r', '\n'])))
                 .map_err(|e| format!("cannot read {}: {e}", file.display())),
-            written::Secret::Env { env } => std::env::var(&env)
+            written::Secret::Env(written::SecretEnv { env }) => std::env::var(&env)
                 .map(SecretString::from)
                 .map_err(|_| format!("the environment has no variable {env}")),
         };
@@ -364,7 +396,8 @@ impl<'l> Validation<'l> {
             }
             let at = format!("auth.keys.{i}.secret");
             let secret = self.secret(&at, key.secret);
-            if !secrets.insert(secret.expose_secret().to_owned()) {
+            let known = !secret.expose_secret().is_empty();
+            if known && !secrets.insert(secret.expose_secret().to_owned()) {
                 self.problem(&at, "is another key's secret too");
             }
             keys.push(Key::new(key.name, secret, key.scopes));

@@ -55,6 +55,7 @@ pub struct Ingest {
     pub batch_callbacks: u64,
     pub batch_bytes: ByteSize,
     pub queue: u64,
+    pub bytes_in_flight: ByteSize,
 }
 
 #[derive(Deserialize)]
@@ -161,8 +162,20 @@ pub struct Key {
 )]
 pub enum Secret {
     Value(SecretString),
-    File { file: PathBuf },
-    Env { env: String },
+    File(SecretFile),
+    Env(SecretEnv),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SecretFile {
+    pub file: PathBuf,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SecretEnv {
+    pub env: String,
 }
 
 /// A length of time above zero, such as `30s`.

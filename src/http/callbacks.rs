@@ -46,8 +46,15 @@ async fn take(
     service: &Service,
     app: &App,
 ) -> Result<HttpResponse, Problem> {
-    let body = body(payload, service.limits.max_body).await?;
-    let header = |name: &str| request.headers().get(name)?.to_str().ok();
+    let body = body(request, payload, service.limits.max_body).await?;
+    let header = |name: &str| {
+        let mut values = request.headers().get_all(name);
+        let value = values.next()?;
+        // A header that is no text, or is sent twice, is there all the same, and equals nothing that is
+        // expected.
+        let readable = value.to_str().ok().filter(|_| values.next().is_none());
+        Some(readable.unwrap_or("\u{fffd}"))
+    };
     let taken = ingest(app, &service.commits, &body, &header, DateTime::now());
     // A panic must be no 500 and no cut connection: only 503 makes the provider keep the event.
     let taken = AssertUnwindSafe(taken).catch_unwind().await;

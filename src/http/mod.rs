@@ -6,8 +6,9 @@ pub mod error;
 mod health;
 mod unread;
 
+use actix_web::http::header::CONTENT_LENGTH;
 use actix_web::web::{self, ServiceConfig};
-use actix_web::{HttpResponse, Route};
+use actix_web::{HttpRequest, HttpResponse, Route};
 
 use crate::config::Http;
 use crate::ingest::{App, GroupCommit};
@@ -51,18 +52,21 @@ pub fn routes(service: &web::Data<Service>, config: &mut ServiceConfig) {
     config.service(
         web::resource("/v1/unread")
             .route(web::get().to(unread::get))
+            .route(web::head().to(unread::get))
             .route(web::post().to(unread::post))
-            .default_service(only("GET, POST")),
+            .default_service(only("GET, HEAD, POST")),
     );
     config.service(
         web::resource("/livez")
             .route(web::get().to(health::livez))
-            .default_service(only("GET")),
+            .route(web::head().to(health::livez))
+            .default_service(only("GET, HEAD")),
     );
     config.service(
         web::resource("/readyz")
             .route(web::get().to(health::readyz))
-            .default_service(only("GET")),
+            .route(web::head().to(health::readyz))
+            .default_service(only("GET, HEAD")),
     );
     config.default_service(web::to(not_found));
 }
@@ -82,16 +86,27 @@ async fn not_found() -> Result<HttpResponse, Problem> {
 }
 
 /// Reads a body up to the limit.
-async fn body(payload: web::Payload, limit: usize) -> Result<web::Bytes, Problem> {
+async fn body(
+    request: &HttpRequest,
+    payload: web::Payload,
+    limit: usize,
+) -> Result<web::Bytes, Problem> {
+    let too_large = || {
+        let detail = format!("the limit is {limit} bytes (http.max_body)");
+        Problem::new(Code::BodyTooLarge, detail)
+    };
+    // Who announces too much need not send it.
+    let announced = request.headers().get(CONTENT_LENGTH);
+    let announced = announced.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if announced.is_some_and(|length| length > limit as u64) {
+        return Err(too_large());
+    }
     match payload.to_bytes_limited(limit).await {
         Ok(Ok(body)) => Ok(body),
         Ok(Err(_)) => Err(Problem::new(
             Code::IncompleteBody,
             "the connection ended, or the transfer encoding broke, before the body did",
         )),
-        Err(_) => Err(Problem::new(
-            Code::BodyTooLarge,
-            format!("the limit is {limit} bytes (http.max_body)"),
-        )),
+        Err(_) => Err(too_large()),
     }
 }

@@ -40,7 +40,7 @@ pub async fn post(
     service: web::Data<Service>,
 ) -> Result<HttpResponse, Problem> {
     service.keys.authorize(&request, Scope::Read)?;
-    let body = body(payload, service.limits.max_body).await?;
+    let body = body(&request, payload, service.limits.max_body).await?;
     answer(&service, &from_json(&body)?).await
 }
 
@@ -197,16 +197,29 @@ fn problem_of(path: String, error: &serde_json::Error) -> Problem {
     // the value, expected …», of which the value is left out.
     let text = error.to_string();
     let text = text.split(" at line ").next().unwrap_or_default();
-    let named = text.split('`').nth(1).unwrap_or_default();
+    // What a caller sends is shown only as far as a field name goes.
+    let named = text
+        .split_once('`')
+        .and_then(|(_, rest)| rest.rsplit_once('`'));
+    let named = named.map_or("", |(name, _)| {
+        name.split("`, expected").next().unwrap_or_default()
+    });
+    let named: String = named.chars().take(64).collect();
     let join = |field: &str| match path.as_str() {
         "" => field.to_owned(),
         path if path.ends_with(field) => path.to_owned(),
         path => format!("{path}.{field}"),
     };
     if text.starts_with("unknown field") {
-        Problem::at(Code::UnknownField, join(named), "this field is not known")
+        Problem::at(Code::UnknownField, join(&named), "this field is not known")
+    } else if text.starts_with("duplicate field") {
+        Problem::at(
+            Code::InvalidField,
+            join(&named),
+            "this field is given twice",
+        )
     } else if text.starts_with("missing field") {
-        Problem::at(Code::MissingField, join(named), "this field is needed")
+        Problem::at(Code::MissingField, join(&named), "this field is needed")
     } else {
         let expected = text
             .rsplit_once("expected ")
@@ -224,6 +237,10 @@ fn from_query(query: &str) -> Result<Asked, Problem> {
         let ids = || value.split(',').map(str::to_owned);
         match name.as_ref() {
             "app" => asked.app = Some(value.into_owned()),
+            "user" if has_user => {
+                let detail = "this field is given twice";
+                return Err(Problem::at(Code::InvalidField, "user", detail));
+            }
             "user" => {
                 asked.user = value.into_owned();
                 has_user = true;

@@ -4,18 +4,18 @@
 //! and tells each callback its verdict. A lone callback meets an idle committer and goes at once: there
 //! is no timer. Under load, what arrives while commits are under way forms the next batch by itself.
 //!
-//! Limits: the queue holds a fixed number of callbacks, and beyond that a callback is refused at once;
-//! a batch ends at a number of callbacks or of bytes, since MongoDB takes 48 MB in one command.
+//! Limits: callbacks and bytes of bodies that wait or are being committed, beyond which a callback is
+//! refused at once; callbacks and bytes in one batch; and the time a callback may take.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
-use crate::store::{Store, Submission, Unavailable};
+use crate::store::{Submission, Unavailable};
 
 /// The limits of group commit.
 #[derive(Debug, Clone, Copy)]
@@ -28,13 +28,18 @@ pub struct Limits {
     pub batch_bytes: usize,
     /// Callbacks that may wait.
     pub queue: usize,
+    /// Bytes of bodies that may wait or be in commits under way.
+    pub bytes_in_flight: usize,
     /// How long a callback may take, waiting included.
     pub patience: Duration,
 }
 
+/// What a callback is told.
+type Verdict = Result<(), Unavailable>;
+
 struct Waiting {
     submission: Submission,
-    verdict: oneshot::Sender<Result<(), Unavailable>>,
+    verdict: oneshot::Sender<Verdict>,
 }
 
 /// The way into the running batch. Cheap to clone; when the last clone is gone and the queue is empty,
@@ -42,19 +47,26 @@ struct Waiting {
 #[derive(Clone)]
 pub struct GroupCommit {
     queue: mpsc::Sender<Waiting>,
+    bytes: Arc<Semaphore>,
     patience: Duration,
 }
 
 impl GroupCommit {
-    /// Starts the committers on the current runtime; `tracker` sees them end.
-    pub fn start(store: &Store, limits: Limits, tracker: &TaskTracker) -> Self {
+    /// Starts the committers on the current runtime; `tracker` sees them end. `commit` commits a batch and
+    /// gives the verdicts in its order.
+    pub fn start<C, V>(commit: C, limits: Limits, tracker: &TaskTracker) -> Self
+    where
+        C: Fn(Arc<[Submission]>) -> V + Clone + Send + Sync + 'static,
+        V: Future<Output = Vec<Verdict>> + Send + 'static,
+    {
         let (queue, waiting) = mpsc::channel(limits.queue);
         let waiting = Arc::new(Mutex::new(waiting));
         for _ in 0..limits.commits_in_flight {
-            tracker.spawn(committer(store.clone(), waiting.clone(), limits));
+            tracker.spawn(committer(commit.clone(), waiting.clone(), limits));
         }
         Self {
             queue,
+            bytes: Arc::new(Semaphore::new(limits.bytes_in_flight)),
             patience: limits.patience,
         }
     }
@@ -62,9 +74,14 @@ impl GroupCommit {
     /// Joins the next batch and waits for the verdict.
     ///
     /// # Errors
-    /// [`Unavailable`] when the queue is full, the commit fails, or it takes too long; the callback may
-    /// then be stored all the same.
-    pub async fn commit(&self, submission: Submission) -> Result<(), Unavailable> {
+    /// [`Unavailable`] when a limit is met, the commit fails, or it takes too long; the callback may then
+    /// be stored all the same.
+    pub async fn commit(&self, submission: Submission) -> Verdict {
+        let bytes = u32::try_from(submission.body.len()).unwrap_or(u32::MAX);
+        let _held = self
+            .bytes
+            .try_acquire_many(bytes)
+            .map_err(|_| Unavailable)?;
         let (verdict, told) = oneshot::channel();
         let waiting = Waiting {
             submission,
@@ -73,13 +90,17 @@ impl GroupCommit {
         self.queue.try_send(waiting).map_err(|_| Unavailable)?;
         match tokio::time::timeout(self.patience, told).await {
             Ok(Ok(verdict)) => verdict,
-            // Too late, or the committer is gone.
+            // Too late, or the commit panicked.
             Ok(Err(_)) | Err(_) => Err(Unavailable),
         }
     }
 }
 
-async fn committer(store: Store, queue: Arc<Mutex<mpsc::Receiver<Waiting>>>, limits: Limits) {
+async fn committer<C, V>(commit: C, queue: Arc<Mutex<mpsc::Receiver<Waiting>>>, limits: Limits)
+where
+    C: Fn(Arc<[Submission]>) -> V,
+    V: Future<Output = Vec<Verdict>>,
+{
     while let Some(batch) = next_batch(&queue, limits).await {
         let (submissions, verdicts): (Vec<_>, Vec<_>) = batch
             .into_iter()
@@ -87,8 +108,11 @@ async fn committer(store: Store, queue: Arc<Mutex<mpsc::Receiver<Waiting>>>, lim
             .filter(|waiting| !waiting.verdict.is_closed())
             .map(|waiting| (waiting.submission, waiting.verdict))
             .unzip();
-        let commit = AssertUnwindSafe(store.commit(&submissions)).catch_unwind();
-        let Ok(results) = commit.await else {
+        if submissions.is_empty() {
+            continue;
+        }
+        let commit = AssertUnwindSafe(async { commit(submissions.into()).await });
+        let Ok(results) = commit.catch_unwind().await else {
             // The verdicts are dropped, which refuses the batch; the committer must live on.
             tracing::error!("a commit panicked");
             continue;
@@ -115,4 +139,159 @@ async fn next_batch(
         batch.push(next);
     }
     Some(batch)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+mod tests {
+    use std::sync::Mutex as StdMutex;
+
+    use futures_util::future::join_all;
+    use mongodb::bson::DateTime;
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+    use crate::callback::ids::AppName;
+    use crate::store::documents::Origin;
+
+    const LIMITS: Limits = Limits {
+        commits_in_flight: 2,
+        batch_callbacks: 10,
+        batch_bytes: 1000,
+        queue: 20,
+        bytes_in_flight: 5000,
+        patience: Duration::from_secs(3),
+    };
+
+    fn submission(body: &'static str) -> Submission {
+        Submission {
+            origin: Origin {
+                app: AppName::new("a").unwrap(),
+                provider: "netease",
+                received_at: DateTime::from_millis(0),
+            },
+            body: body.into(),
+            writes: Vec::new(),
+        }
+    }
+
+    /// A group whose commits take a second, refuse bodies that say `no` and panic at `panic`; with the
+    /// sizes of its batches.
+    fn group(limits: Limits) -> (GroupCommit, Arc<StdMutex<Vec<usize>>>) {
+        let sizes = Arc::new(StdMutex::new(Vec::new()));
+        let seen = sizes.clone();
+        let commit = move |batch: Arc<[Submission]>| {
+            seen.lock().unwrap().push(batch.len());
+            async move {
+                sleep(Duration::from_secs(1)).await;
+                assert!(batch.iter().all(|s| &s.body[..] != b"panic"));
+                let verdict = |s: &Submission| {
+                    if &s.body[..] == b"no" {
+                        Err(Unavailable)
+                    } else {
+                        Ok(())
+                    }
+                };
+                batch.iter().map(verdict).collect()
+            }
+        };
+        (
+            GroupCommit::start(commit, limits, &TaskTracker::new()),
+            sizes,
+        )
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lone_callback_waits_for_its_own_commit_only() {
+        let (group, _) = group(LIMITS);
+        let started = Instant::now();
+        assert_eq!(group.commit(submission("x")).await, Ok(()));
+        assert_eq!(started.elapsed(), Duration::from_secs(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_during_commits_shares_the_next_and_each_has_its_verdict() {
+        let (group, sizes) = group(Limits {
+            commits_in_flight: 1,
+            ..LIMITS
+        });
+        let started = Instant::now();
+        let first = join_all([group.commit(submission("a")), group.commit(submission("b"))]);
+        let later = async {
+            sleep(Duration::from_millis(500)).await;
+            let bodies = ["x", "no", "x", "no", "x", "x"];
+            join_all(bodies.map(|body| group.commit(submission(body)))).await
+        };
+        let (first, later) = tokio::join!(first, later);
+        assert!(first.iter().all(Result::is_ok));
+        let no = Err(Unavailable);
+        assert_eq!(later, [Ok(()), no, Ok(()), no, Ok(()), Ok(())]);
+        assert_eq!(*sizes.lock().unwrap(), [2, 6]);
+        assert_eq!(started.elapsed(), Duration::from_secs(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn batches_end_at_their_limits() {
+        let (by_number, sizes) = group(Limits {
+            commits_in_flight: 1,
+            ..LIMITS
+        });
+        join_all((0..20).map(|_| by_number.commit(submission("x")))).await;
+        assert!(sizes.lock().unwrap().iter().all(|n| *n <= 10), "{sizes:?}");
+        let (by_bytes, sizes) = group(Limits {
+            commits_in_flight: 1,
+            batch_bytes: 6,
+            ..LIMITS
+        });
+        join_all((0..8).map(|_| by_bytes.commit(submission("four")))).await;
+        assert!(sizes.lock().unwrap().iter().all(|n| *n <= 2), "{sizes:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn beyond_the_limits_callbacks_are_refused_at_once() {
+        for limits in [
+            Limits { queue: 3, ..LIMITS },
+            Limits {
+                bytes_in_flight: 3,
+                ..LIMITS
+            },
+        ] {
+            let (group, _) = group(Limits {
+                commits_in_flight: 1,
+                ..limits
+            });
+            let started = Instant::now();
+            let timed = (0..9).map(|_| async {
+                let verdict = group.commit(submission("x")).await;
+                (verdict, started.elapsed())
+            });
+            let answers = join_all(timed).await;
+            let refused: Vec<_> = answers.iter().filter(|(v, _)| v.is_err()).collect();
+            assert_eq!(refused.len(), 6);
+            assert!(refused.iter().all(|(_, took)| took.is_zero()));
+            // What was held is free again.
+            assert_eq!(group.commit(submission("x")).await, Ok(()));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_callback_waits_no_longer_than_its_patience() {
+        let (group, _) = group(Limits {
+            patience: Duration::from_millis(900),
+            ..LIMITS
+        });
+        let started = Instant::now();
+        assert_eq!(group.commit(submission("x")).await, Err(Unavailable));
+        assert_eq!(started.elapsed(), Duration::from_millis(900));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_panic_refuses_its_batch_and_the_committer_lives_on() {
+        let (group, _) = group(Limits {
+            commits_in_flight: 1,
+            ..LIMITS
+        });
+        assert_eq!(group.commit(submission("panic")).await, Err(Unavailable));
+        assert_eq!(group.commit(submission("x")).await, Ok(()));
+    }
 }

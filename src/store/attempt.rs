@@ -25,13 +25,12 @@ use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 
 use futures_util::TryStreamExt;
-use mongodb::bson::{Bson, Document, doc};
+use mongodb::bson::{Document, RawArrayBuf, RawDocument, RawDocumentBuf, cstr, doc};
 
 use super::commit::Submission;
-use super::documents::{
-    Change, MarkWrite, MessageWrite, Pair, PresenceWrite, Write, confirmation, settle,
-};
-use super::error::{DUPLICATE_KEY, StoreError, is_of_state};
+use super::documents::{MessageWrite, Pair, Write, raw};
+use super::error::{DUPLICATE_KEY, StoreError, blames_the_document};
+use super::statements::{confirmation, fill_in, settle};
 use super::{Store, collection};
 
 /// A write that MongoDB refuses for good, by the position of its callback in the batch.
@@ -51,6 +50,13 @@ enum Wait {
     Confirmed,
 }
 
+/// The write commands.
+#[derive(Clone, Copy)]
+enum Command {
+    Insert,
+    Update,
+}
+
 /// A statement of a write command that failed.
 struct WriteError {
     index: usize,
@@ -60,14 +66,19 @@ struct WriteError {
 /// A write and the position of its callback in the batch.
 type Of<'b, T> = (usize, &'b T);
 
+/// The most bytes of statements in one command. MongoDB takes 16 MiB and a little in one document, which a
+/// command is.
+const MAX_COMMAND: usize = 12 * 1024 * 1024;
+
 #[derive(Default)]
 struct Batch<'b> {
     messages: Vec<Of<'b, MessageWrite>>,
-    changes: Vec<Of<'b, Change>>,
-    marks: Vec<Of<'b, MarkWrite>>,
-    presence: Vec<Of<'b, PresenceWrite>>,
-    events: Vec<Of<'b, Document>>,
-    dead_letters: Vec<Of<'b, Document>>,
+    changes: Vec<Of<'b, RawDocument>>,
+    marks: Vec<Of<'b, RawDocument>>,
+    marked_pairs: Vec<&'b Pair>,
+    presence: Vec<Of<'b, RawDocument>>,
+    events: Vec<Of<'b, RawDocument>>,
+    dead_letters: Vec<Of<'b, RawDocument>>,
 }
 
 impl<'b> Batch<'b> {
@@ -78,7 +89,10 @@ impl<'b> Batch<'b> {
                 match write {
                     Write::Message(message) => batch.messages.push((i, message)),
                     Write::Change(change) => batch.changes.push((i, change)),
-                    Write::Mark(mark) => batch.marks.push((i, mark)),
+                    Write::Mark(mark) => {
+                        batch.marks.push((i, &mark.statement));
+                        batch.marked_pairs.extend(&mark.pair);
+                    }
                     Write::Presence(presence) => batch.presence.push((i, presence)),
                     Write::Event(event) => batch.events.push((i, event)),
                     Write::DeadLetter(letter) => batch.dead_letters.push((i, letter)),
@@ -96,9 +110,7 @@ impl<'b> Batch<'b> {
             let oldest = pairs.entry(pair).or_insert(i64::MAX);
             *oldest = sent_at.get().min(*oldest);
         }
-        for pair in self.marks.iter().filter_map(|(_, m)| m.pair.as_ref()) {
-            pairs.insert(pair, i64::MIN);
-        }
+        pairs.extend(self.marked_pairs.iter().map(|pair| (*pair, i64::MIN)));
         pairs
     }
 }
@@ -124,9 +136,9 @@ impl<'s> Attempt<'s> {
         let batch = Batch::of(submissions);
         let (messages, changes, marks, presence, events, letters) = tokio::try_join!(
             self.insert_messages(&batch.messages),
-            self.update(collection::MESSAGES, &batch.changes, |c| c.statement()),
-            self.update(collection::READ_MARKS, &batch.marks, |m| m.statement()),
-            self.update(collection::PRESENCE, &batch.presence, |p| p.statement()),
+            self.update(collection::MESSAGES, &batch.changes),
+            self.update(collection::READ_MARKS, &batch.marks),
+            self.update(collection::PRESENCE, &batch.presence),
             self.insert(collection::EVENTS, &batch.events),
             self.insert(collection::DEAD_LETTERS, &batch.dead_letters),
         )?;
@@ -136,7 +148,7 @@ impl<'s> Attempt<'s> {
     }
 
     /// Stores and confirms a dead letter.
-    pub async fn store_dead_letter(&self, letter: &Document) -> Result<(), StoreError> {
+    pub async fn store_dead_letter(&self, letter: &RawDocument) -> Result<(), StoreError> {
         let refused = self
             .insert(collection::DEAD_LETTERS, &[(0, letter)])
             .await?;
@@ -150,81 +162,99 @@ impl<'s> Attempt<'s> {
         &self,
         messages: &[Of<'_, MessageWrite>],
     ) -> Result<Vec<Refusal>, StoreError> {
-        let documents = messages.iter().map(|(_, m)| &m.document).collect();
+        let documents: Vec<&RawDocument> = messages.iter().map(|(_, m)| &*m.document).collect();
         let errors = self
-            .write("insert", collection::MESSAGES, documents, Wait::Done)
+            .write(
+                Command::Insert,
+                collection::MESSAGES,
+                &documents,
+                Wait::Done,
+            )
             .await?;
         let (taken, refused): (Vec<_>, Vec<_>) =
             errors.into_iter().partition(|e| e.code == DUPLICATE_KEY);
-        let mut refusals = refusals(messages, refused);
+        let mut refusals = refusals(messages, &refused);
         let taken: Vec<_> = taken.iter().map(|e| messages[e.index]).collect();
-        refusals.extend(self.fill_in(&taken).await?);
+        refusals.extend(self.meet(&taken).await?);
         Ok(refusals)
     }
 
-    /// Of messages whose `_id` is taken, fills in those that were only spoken of. Most are
-    /// redeliveries, so one cheap read comes before any update.
-    async fn fill_in(&self, messages: &[Of<'_, MessageWrite>]) -> Result<Vec<Refusal>, StoreError> {
+    /// Looks at what is there under the `_id`s of messages that could not be inserted. A message: this is
+    /// a redelivery. Words about a message: they are filled in. Either of them for another `to`: the
+    /// message contradicts what is stored, and is refused.
+    async fn meet(&self, messages: &[Of<'_, MessageWrite>]) -> Result<Vec<Refusal>, StoreError> {
         if messages.is_empty() {
             return Ok(Vec::new());
         }
-        let any_of: Vec<Document> = messages.iter().map(|(_, m)| m.key.filter()).collect();
-        let spoken_of: Vec<Document> = self
+        let ids: Vec<&str> = messages.iter().map(|(_, m)| m.key.id.as_str()).collect();
+        let found = self
             .store
             .database
-            .collection::<Document>(collection::MESSAGES)
-            .find(doc! { "$or": any_of, "receivedAt": { "$exists": false } })
-            .projection(doc! { "_id": 1 })
-            .await?
-            .try_collect()
-            .await?;
-        let spoken_of: Vec<&str> = spoken_of
-            .iter()
-            .filter_map(|d| d.get_str("_id").ok())
-            .collect();
-        let to_fill: Vec<_> = messages
-            .iter()
-            .filter(|(_, m)| spoken_of.contains(&m.key.id.as_str()))
-            .copied()
-            .collect();
-        self.update(collection::MESSAGES, &to_fill, |m| m.fill_in())
+            .collection::<Document>(collection::MESSAGES);
+        let found = found
+            .find(doc! { "_id": { "$in": ids } })
+            .projection(doc! { "to": 1, "receivedAt": 1 })
             .await
+            .map_err(of_state)?;
+        let found: Vec<Document> = found.try_collect().await.map_err(of_state)?;
+        let there: HashMap<(&str, &str), bool> = found
+            .iter()
+            .filter_map(|d| Some(((d.get_str("_id").ok()?, d.get_str("to").ok()?), d)))
+            .map(|(key, d)| (key, d.contains_key("receivedAt")))
+            .collect();
+        let mut refusals = Vec::new();
+        let mut to_fill = Vec::new();
+        for (callback, message) in messages {
+            match there.get(&(message.key.id.as_str(), message.key.to.as_str())) {
+                Some(true) => {}
+                Some(false) => to_fill.push((*callback, fill_in(message))),
+                None => refusals.push(Refusal {
+                    callback: *callback,
+                    code: DUPLICATE_KEY,
+                }),
+            }
+        }
+        let to_fill: Vec<_> = to_fill.iter().map(|(i, s)| (*i, &**s)).collect();
+        refusals.extend(self.update(collection::MESSAGES, &to_fill).await?);
+        Ok(refusals)
     }
 
     /// Inserts documents; one that is there already is a redelivery and no error.
     async fn insert(
         &self,
         collection: &'static str,
-        documents: &[Of<'_, Document>],
+        documents: &[Of<'_, RawDocument>],
     ) -> Result<Vec<Refusal>, StoreError> {
-        let inserted = documents.iter().map(|(_, d)| *d).collect();
+        let all: Vec<_> = documents.iter().map(|(_, d)| *d).collect();
         let mut errors = self
-            .write("insert", collection, inserted, Wait::Done)
+            .write(Command::Insert, collection, &all, Wait::Done)
             .await?;
         errors.retain(|e| e.code != DUPLICATE_KEY);
-        Ok(refusals(documents, errors))
+        Ok(refusals(documents, &errors))
     }
 
-    /// Runs one update statement, mostly an upsert, for each write. Two upserts that race to insert one
-    /// `_id` leave a duplicate key behind; nothing deletes, so a second run finds the document. A key
-    /// that is taken even then belongs to a document that does not match: the event contradicts it.
-    async fn update<T>(
+    /// Runs update statements, mostly upserts. Two upserts that race to insert one `_id` leave a duplicate
+    /// key behind; nothing deletes, so a second run finds the document. A key that is taken even then
+    /// belongs to a document that does not match: the event contradicts it.
+    async fn update(
         &self,
         collection: &'static str,
-        writes: &[Of<'_, T>],
-        statement: impl Fn(&T) -> Document,
+        statements: &[Of<'_, RawDocument>],
     ) -> Result<Vec<Refusal>, StoreError> {
-        let statements: Vec<_> = writes.iter().map(|(_, w)| statement(w)).collect();
-        let all = statements.iter().collect();
-        let errors = self.write("update", collection, all, Wait::Done).await?;
+        let all: Vec<_> = statements.iter().map(|(_, s)| *s).collect();
+        let errors = self
+            .write(Command::Update, collection, &all, Wait::Done)
+            .await?;
         let (raced, refused): (Vec<_>, Vec<_>) =
             errors.into_iter().partition(|e| e.code == DUPLICATE_KEY);
-        let mut all = refusals(writes, refused);
+        let mut all = refusals(statements, &refused);
         if !raced.is_empty() {
-            let again = raced.iter().map(|e| &statements[e.index]).collect();
-            let errors = self.write("update", collection, again, Wait::Done).await?;
-            let raced: Vec<_> = raced.iter().map(|e| writes[e.index]).collect();
-            all.extend(refusals(&raced, errors));
+            let raced: Vec<_> = raced.iter().map(|e| statements[e.index]).collect();
+            let again: Vec<_> = raced.iter().map(|(_, s)| *s).collect();
+            let errors = self
+                .write(Command::Update, collection, &again, Wait::Done)
+                .await?;
+            all.extend(refusals(&raced, &errors));
         }
         Ok(all)
     }
@@ -255,13 +285,14 @@ impl<'s> Attempt<'s> {
                 self.confirm().await
             };
         }
-        let all = statements.iter().collect();
-        let errors = self
-            .write("update", collection::MESSAGES, all, Wait::Confirmed)
-            .await?;
-        match errors.first() {
+        let all: Vec<&RawDocument> = statements.iter().map(|s| &**s).collect();
+        let settled = self
+            .write(Command::Update, collection::MESSAGES, &all, Wait::Confirmed)
+            .await;
+        // No document of the batch is in these statements, so none can be at fault.
+        match settled.map_err(StoreError::as_of_state)?.first() {
             None => Ok(()),
-            Some(e) => Err(StoreError::Refused(format!("settling a pair: {}", e.code))),
+            Some(e) => Err(StoreError::Unavailable(format!("settling: {}", e.code))),
         }
     }
 
@@ -280,20 +311,28 @@ impl<'s> Attempt<'s> {
             .collection::<Document>(collection::READ_MARKS)
             .find(doc! { "_id": { "$in": ids } })
             .projection(doc! { "readUpTo": 1 })
-            .await?;
-        while let Some(mark) = found.try_next().await? {
+            .await
+            .map_err(of_state)?;
+        while let Some(mark) = found.try_next().await.map_err(of_state)? {
             let part = |name: &str| {
                 mark.get_document("_id")
                     .and_then(|id| id.get_str(name))
                     .map(str::to_owned)
             };
-            if let (Ok(app), Ok(reader), Ok(peer), Ok(read_up_to)) = (
+            match (
                 part("app"),
                 part("reader"),
                 part("peer"),
                 mark.get_i64("readUpTo"),
             ) {
-                marks.insert(Pair { app, reader, peer }, read_up_to);
+                (Ok(app), Ok(reader), Ok(peer), Ok(read_up_to)) => {
+                    marks.insert(Pair { app, reader, peer }, read_up_to);
+                }
+                _ => {
+                    return Err(StoreError::Unavailable(
+                        "a read mark is unreadable".to_owned(),
+                    ));
+                }
             }
         }
         Ok(marks)
@@ -306,38 +345,56 @@ impl<'s> Attempt<'s> {
         }
         let nothing = confirmation();
         self.write(
-            "update",
+            Command::Update,
             collection::READ_MARKS,
-            vec![&nothing],
+            &[&nothing],
             Wait::Confirmed,
         )
         .await
         .map(drop)
+        .map_err(StoreError::as_of_state)
     }
 
     fn confirms_each(&self) -> bool {
         self.store.confirms_each.load(Ordering::Relaxed)
     }
 
-    /// Runs an unordered write command and reports the statements that failed. Not through the
-    /// driver's bulk helpers: MongoDB before 8.0 has no bulk write for updates, and one path serves
-    /// both. What the helpers add, retrying, the idempotence of every statement makes simple here.
+    /// Runs unordered write commands and reports the statements that failed. Not through the driver's
+    /// bulk helpers: MongoDB before 8.0 has no bulk write for updates, and one path serves both. What the
+    /// helpers add, retrying, the idempotence of every statement makes simple here.
     async fn write(
         &self,
-        command: &'static str,
+        command: Command,
         collection: &'static str,
-        statements: Vec<&Document>,
+        statements: &[&RawDocument],
         wait: Wait,
     ) -> Result<Vec<WriteError>, StoreError> {
-        if statements.is_empty() {
-            return Ok(Vec::new());
+        let mut errors = Vec::new();
+        let mut from = 0;
+        while from < statements.len() {
+            let mut bytes = 0;
+            let fit = statements[from..].iter().take_while(|statement| {
+                bytes += statement.as_bytes().len();
+                bytes <= MAX_COMMAND
+            });
+            let to = from + fit.count().max(1);
+            let some = &statements[from..to];
+            for e in self.write_some(command, collection, some, wait).await? {
+                let index = from + e.index;
+                errors.push(WriteError { index, ..e });
+            }
+            from = to;
         }
-        let field = if command == "insert" {
-            "documents"
-        } else {
-            "updates"
-        };
-        let statements: Vec<Bson> = statements.into_iter().cloned().map(Bson::from).collect();
+        Ok(errors)
+    }
+
+    async fn write_some(
+        &self,
+        command: Command,
+        collection: &'static str,
+        statements: &[&RawDocument],
+        wait: Wait,
+    ) -> Result<Vec<WriteError>, StoreError> {
         let confirms_each = self.confirms_each();
         let concern = if wait == Wait::Confirmed || confirms_each {
             let patience = self.store.settings.commit_timeout.as_millis();
@@ -346,16 +403,24 @@ impl<'s> Attempt<'s> {
         } else {
             doc! { "w": 1, "j": false }
         };
-        let reply = self
-            .store
-            .database
-            .run_command(doc! {
-                command: collection,
-                field: statements,
-                "ordered": false,
-                "writeConcern": concern,
-            })
-            .await?;
+        let mut all = RawArrayBuf::new();
+        for statement in statements {
+            all.push(*statement);
+        }
+        let mut bytes = RawDocumentBuf::new();
+        match command {
+            Command::Insert => {
+                bytes.append(cstr!("insert"), collection);
+                bytes.append(cstr!("documents"), all);
+            }
+            Command::Update => {
+                bytes.append(cstr!("update"), collection);
+                bytes.append(cstr!("updates"), all);
+            }
+        }
+        bytes.append(cstr!("ordered"), false);
+        bytes.append(cstr!("writeConcern"), raw(&concern));
+        let reply = self.store.database.run_raw_command(bytes).await?;
         if !confirms_each {
             self.check_term(&reply)?;
         }
@@ -394,7 +459,7 @@ fn write_errors(reply: &Document) -> Result<Vec<WriteError>, StoreError> {
         let (Some(index), Some(code)) = (number("index"), number("code")) else {
             return Err(StoreError::Unavailable("unreadable reply".to_owned()));
         };
-        if is_of_state(code) {
+        if code != DUPLICATE_KEY && !blames_the_document(code) {
             return Err(StoreError::Unavailable(format!("write error {code}")));
         }
         let index = usize::try_from(index).unwrap_or(usize::MAX);
@@ -403,10 +468,15 @@ fn write_errors(reply: &Document) -> Result<Vec<WriteError>, StoreError> {
     Ok(errors)
 }
 
-fn refusals<T>(writes: &[Of<'_, T>], errors: Vec<WriteError>) -> Vec<Refusal> {
-    let refusal = |e: WriteError| Refusal {
+fn refusals<T: ?Sized>(writes: &[Of<'_, T>], errors: &[WriteError]) -> Vec<Refusal> {
+    let refusal = |e: &WriteError| Refusal {
         callback: writes[e.index].0,
         code: e.code,
     };
-    errors.into_iter().map(refusal).collect()
+    errors.iter().map(refusal).collect()
+}
+
+/// An error of a read: nothing in it is a document's fault.
+fn of_state(error: mongodb::error::Error) -> StoreError {
+    StoreError::from(error).as_of_state()
 }

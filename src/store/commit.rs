@@ -14,6 +14,7 @@
 //! alone, and its body is kept as a dead letter; its neighbours are stored. A crash between the steps
 //! leaves callbacks that were not acknowledged, and a redelivery runs all steps again.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,8 +25,7 @@ use super::attempt::{Attempt, Refusal};
 use super::documents::{Origin, Write, dead_letter};
 use super::error::StoreError;
 
-/// One callback's part of a batch.
-#[derive(Debug)]
+/// One callback's part of a batch. Not `Debug`: it holds a message's text.
 pub struct Submission {
     /// Where it came from.
     pub origin: Origin,
@@ -55,9 +55,11 @@ impl Store {
         match self.attempt_until(batch, deadline).await {
             Ok(refusals) => {
                 let mut verdicts = vec![Ok(()); batch.len()];
-                for Refusal { callback, code } in refusals {
-                    let code = code.to_string();
-                    verdicts[callback] = self.bury(&batch[callback], &code, deadline).await;
+                let refused: BTreeMap<usize, i32> =
+                    refusals.iter().map(|r| (r.callback, r.code)).collect();
+                for (callback, code) in refused {
+                    let why = format!("error {code}");
+                    verdicts[callback] = self.bury(&batch[callback], &why, deadline).await;
                 }
                 verdicts
             }
@@ -65,6 +67,7 @@ impl Store {
                 [] => Vec::new(),
                 [alone] => vec![self.bury(alone, &reason, deadline).await],
                 _ => {
+                    tracing::warn!(callbacks = batch.len(), reason, "a refused batch is halved");
                     let (first, second) = batch.split_at(batch.len() / 2);
                     let mut verdicts = Box::pin(self.commit_until(first, deadline)).await;
                     verdicts.extend(Box::pin(self.commit_until(second, deadline)).await);
@@ -110,7 +113,7 @@ impl Store {
         deadline: Instant,
     ) -> Result<(), Unavailable> {
         let Submission { origin, body, .. } = submission;
-        tracing::error!(app = %origin.app, why, "MongoDB refuses a document; its callback becomes a dead letter");
+        tracing::error!(app = %origin.app, why, "a refused callback becomes a dead letter");
         let reason = format!("MongoDB refused the document: {why}");
         let letter = dead_letter(origin, body, "store_refused", &reason, "$");
         let attempt = Attempt::new(self);

@@ -1,20 +1,16 @@
 //! Events become documents: the analysts' interface, described for them in `docs/data-model.md`.
 //!
-//! A [`Write`] is one idempotent change. Facts about a message that come apart from it (a recall, an
-//! edit) are merged onto the message's own `_id` by update pipelines that give the same document in
-//! any order: what was sent is kept as a fact (`recall`, `edits`, `originalBody`), and what follows
-//! from the facts (`state`, `body`) is derived anew each time by one stage, [`derive`].
+//! A [`Write`] is one idempotent change; the update statements are in [`super::statements`].
 
-use mongodb::bson::{Bson, DateTime, Document, doc};
+use mongodb::bson::{Bson, DateTime, Document, RawDocumentBuf, doc};
 use sha2::{Digest, Sha256};
 
-use super::bson;
+use super::{bson, statements};
 use crate::callback::event::{
-    Class, Conversation, Decoded, Edit, Effect, Event, EventType, Message, MessageRef, Presence,
-    ReadMark, Recall, Record,
+    Conversation, Decoded, Effect, Event, EventType, Message, MessageRef, ReadMark, Record,
 };
-use crate::callback::ids::{AppName, Millis, natural_key};
-use crate::callback::json::{Fields, Json, RawValue, nested, scalar, view};
+use crate::callback::ids::{AppName, Millis};
+use crate::callback::json::{Json, RawValue, nested, scalar, view};
 
 /// Where and when a callback came in.
 #[derive(Debug, Clone)]
@@ -45,32 +41,39 @@ impl Pair {
     }
 }
 
-/// One idempotent change of the store.
-#[derive(Debug)]
+/// One idempotent change of the store: documents to insert and update statements to run, already in the
+/// bytes that are sent. They may hold a message's text, so none of these types is `Debug`.
 pub enum Write {
     /// Inserts a message.
     Message(MessageWrite),
     /// Merges a recall or an edit onto its message, which may not be there yet.
-    Change(Change),
+    Change(RawDocumentBuf),
     /// Raises a read mark.
     Mark(MarkWrite),
     /// Replaces what is known of a device, if this is newer.
-    Presence(PresenceWrite),
+    Presence(RawDocumentBuf),
     /// Inserts the record of an event.
-    Event(Document),
+    Event(RawDocumentBuf),
     /// Keeps a body that could not be decoded.
-    DeadLetter(Document),
+    DeadLetter(RawDocumentBuf),
 }
 
 /// A message to insert.
-#[derive(Debug)]
 pub struct MessageWrite {
     /// Its place.
     pub key: MessageKey,
     /// The whole document.
-    pub document: Document,
+    pub document: RawDocumentBuf,
     /// The pair for which it counts as unread, and its time; `None` when it never counts.
     pub counts: Option<(Pair, Millis)>,
+}
+
+/// A read mark to raise.
+pub struct MarkWrite {
+    /// The upsert that raises it, and touches nothing when it is as high already.
+    pub statement: RawDocumentBuf,
+    /// The pair whose messages become read; `None` for a team, whose messages carry no `state`.
+    pub pair: Option<Pair>,
 }
 
 /// A message's place. Every write to a message names all three, so that it can be routed when the
@@ -86,7 +89,8 @@ pub struct MessageKey {
 }
 
 impl MessageKey {
-    fn new(app: &AppName, message: &MessageRef) -> Self {
+    /// The place of a message that something speaks of.
+    pub fn new(app: &AppName, message: &MessageRef) -> Self {
         Self {
             id: format!("{app}/{}/{}", message.class.as_str(), message.id),
             app: app.to_string(),
@@ -98,34 +102,6 @@ impl MessageKey {
     pub fn filter(&self) -> Document {
         doc! { "_id": &self.id, "app": &self.app, "to": &self.to }
     }
-}
-
-/// A fact about a message that came apart from it.
-#[derive(Debug)]
-pub struct Change {
-    key: MessageKey,
-    facts: Document,
-}
-
-/// A read mark to raise.
-#[derive(Debug)]
-pub struct MarkWrite {
-    /// The mark's `_id`.
-    pub id: Document,
-    /// Up to when everything is read.
-    pub up_to: Millis,
-    /// The pair whose messages become read; `None` for a team, whose messages carry no `state`.
-    pub pair: Option<Pair>,
-    now: DateTime,
-}
-
-/// A device's newest event, perhaps.
-#[derive(Debug)]
-pub struct PresenceWrite {
-    id: String,
-    document: Document,
-    online: bool,
-    at: Millis,
 }
 
 /// The writes that make one decoded callback part of the store.
@@ -155,7 +131,13 @@ pub fn writes(origin: &Origin, body: &[u8], decoded: &Decoded<'_>) -> Vec<Write>
 }
 
 /// The document of a dead letter. Its `_id` is the body's digest, so a redelivery is no second letter.
-pub fn dead_letter(origin: &Origin, body: &[u8], code: &str, reason: &str, path: &str) -> Document {
+pub fn dead_letter(
+    origin: &Origin,
+    body: &[u8],
+    code: &str,
+    reason: &str,
+    path: &str,
+) -> RawDocumentBuf {
     let kept = match std::str::from_utf8(body) {
         Ok(text) => Bson::from(text),
         Err(_) => Bson::Binary(mongodb::bson::Binary {
@@ -163,7 +145,7 @@ pub fn dead_letter(origin: &Origin, body: &[u8], code: &str, reason: &str, path:
             bytes: body.to_vec(),
         }),
     };
-    doc! {
+    raw(&doc! {
         "_id": format!("{}/{}", origin.app, hex::encode(Sha256::digest(body))),
         "app": origin.app.as_str(),
         "provider": origin.provider,
@@ -172,10 +154,15 @@ pub fn dead_letter(origin: &Origin, body: &[u8], code: &str, reason: &str, path:
         "path": path,
         "body": kept,
         "receivedAt": origin.received_at,
-    }
+    })
 }
 
-fn date(at: Millis) -> DateTime {
+/// The bytes of a document.
+pub(super) fn raw(document: &Document) -> RawDocumentBuf {
+    RawDocumentBuf::try_from(document).expect("a document whose keys went through `bson::key`")
+}
+
+pub(super) fn date(at: Millis) -> DateTime {
     DateTime::from_millis(at.get())
 }
 
@@ -203,7 +190,8 @@ fn column(name: &str) -> Column {
     }
 }
 
-fn typed(name: &str, raw: &RawValue) -> Bson {
+/// A field's value in the type of its column.
+pub(super) fn typed(name: &str, raw: &RawValue) -> Bson {
     match column(name) {
         Column::Text => match scalar(raw) {
             Some(text) => Bson::String(text.into_owned()),
@@ -268,42 +256,46 @@ fn message_write(origin: &Origin, message: &Message<'_>) -> MessageWrite {
         "eventType": 1,
     };
     let mut extra = Document::new();
-    for (name, raw) in message.fields.iter() {
-        match name {
-            "eventType" => continue,
-            "to" => document.insert("to", &key.to),
-            "fromAccount" => document.insert("fromAccount", message.from.as_str()),
-            name if OUR_FIELDS.contains(&name) => extra.insert(bson::key(name), bson::value(raw)),
-            name => document.insert(bson::key(name), typed(name, raw)),
+    for (name, value) in message.fields.iter() {
+        match (name, &message.from) {
+            ("eventType", _) => continue,
+            ("to", _) => document.insert("to", &key.to),
+            ("fromAccount", Some(from)) => document.insert("fromAccount", from.as_str()),
+            (name, _) if OUR_FIELDS.contains(&name) => {
+                extra.insert(bson::key(name), bson::value(value))
+            }
+            (name, _) => document.insert(bson::key(name), typed(name, value)),
         };
     }
-    if message.counts {
+    if message.counts.is_some() {
         document.insert("state", 0);
     }
     if let Some(order_id) = &message.order_id {
         document.insert("orderId", order_id);
     }
-    document.insert("sentAt", date(message.sent_at));
+    if let Some(sent_at) = message.sent_at {
+        document.insert("sentAt", date(sent_at));
+    }
     document.insert("receivedAt", origin.received_at);
     if !extra.is_empty() {
         document.insert("extra", extra);
     }
-    let counts = message.counts.then(|| {
+    let counts = message.counts.as_ref().map(|counts| {
         let pair = Pair {
             app: key.app.clone(),
             reader: key.to.clone(),
-            peer: message.from.as_str().to_owned(),
+            peer: counts.peer.as_str().to_owned(),
         };
-        (pair, message.sent_at)
+        (pair, counts.sent_at)
     });
     MessageWrite {
         key,
-        document,
+        document: raw(&document),
         counts,
     }
 }
 
-fn event_document(origin: &Origin, record: &Record<'_>) -> Document {
+fn event_document(origin: &Origin, record: &Record<'_>) -> RawDocumentBuf {
     let mut document = doc! {
         "_id": format!("{}/{}", origin.app, record.key),
         "app": origin.app.as_str(),
@@ -324,16 +316,17 @@ fn event_document(origin: &Origin, record: &Record<'_>) -> Document {
     }
     document.insert("receivedAt", origin.received_at);
     document.insert("payload", bson::document(&record.payload));
-    document
+    raw(&document)
 }
 
 fn effect_write(origin: &Origin, record: &Record<'_>) -> Option<Write> {
+    let payload = &record.payload;
     Some(match &record.effect {
         Effect::None => return None,
         Effect::Read(mark) => Write::Mark(mark_write(origin, mark)),
-        Effect::Recall(recall) => Write::Change(recall_change(origin, recall, &record.payload)),
-        Effect::Edit(edit) => Write::Change(edit_change(origin, edit, &record.payload)),
-        Effect::Presence(presence) => Write::Presence(presence_write(origin, presence)),
+        Effect::Recall(recall) => Write::Change(statements::recall(origin, recall, payload)),
+        Effect::Edit(edit) => Write::Change(statements::edit(origin, edit, payload)),
+        Effect::Presence(presence) => Write::Presence(statements::presence(origin, presence)),
     })
 }
 
@@ -351,240 +344,7 @@ fn mark_write(origin: &Origin, mark: &ReadMark) -> MarkWrite {
         Conversation::Team(team) => (doc! { "app": app, "reader": reader, "team": team }, None),
     };
     MarkWrite {
-        id,
-        up_to: mark.up_to,
+        statement: statements::raise_mark(&id, mark.up_to, origin.received_at),
         pair,
-        now: origin.received_at,
     }
-}
-
-fn recall_change(origin: &Origin, recall: &Recall, payload: &Fields<'_>) -> Change {
-    let mut fact = Document::new();
-    // The time comes first because of two recalls of one message the lesser document is kept.
-    if let Some(at) = recall.at {
-        fact.insert("deleteTime", at.get());
-        fact.insert("at", date(at));
-    }
-    if let Some(by) = &recall.by {
-        fact.insert("by", by.as_str());
-    }
-    add_rest(&mut fact, payload, &["eventType", "msgId", "to"]);
-    let mut facts = stub(origin, &recall.message);
-    facts.insert("recall", doc! { "$min": ["$recall", { "$literal": fact }] });
-    Change {
-        key: MessageKey::new(&origin.app, &recall.message),
-        facts,
-    }
-}
-
-fn edit_change(origin: &Origin, edit: &Edit, payload: &Fields<'_>) -> Change {
-    // The time comes first because of several edits the greatest document is the latest.
-    let mut fact = doc! { "modifyTime": edit.at.get(), "at": date(edit.at) };
-    if let Some(by) = &edit.by {
-        fact.insert("by", by.as_str());
-    }
-    if let Some(text) = &edit.text {
-        fact.insert("text", text);
-    }
-    add_rest(
-        &mut fact,
-        payload,
-        &["eventType", "msgId", "to", "modifyAccountId"],
-    );
-    let mut facts = stub(origin, &edit.message);
-    facts.insert(
-        "edits",
-        doc! { "$sortArray": {
-            "input": { "$setUnion": [{ "$ifNull": ["$edits", []] }, [{ "$literal": fact }]] },
-            "sortBy": { "modifyTime": 1, "text": 1 },
-        } },
-    );
-    // The first edit to meet the message keeps the text it replaces.
-    facts.insert(
-        "originalBody",
-        doc! { "$cond": [
-            { "$and": [is_there("$receivedAt"), { "$not": [is_there("$edits")] }] },
-            "$body",
-            "$originalBody",
-        ] },
-    );
-    Change {
-        key: MessageKey::new(&origin.app, &edit.message),
-        facts,
-    }
-}
-
-/// What a message's document says before the message itself has come. `_id`, `app` and `to` come from
-/// the filter.
-fn stub(origin: &Origin, message: &MessageRef) -> Document {
-    let conv_type = match message.class {
-        Class::P2p => "PERSON",
-        Class::Team => "TEAM",
-        Class::SuperTeam => "SUPER_TEAM",
-        Class::CustomPerson => "CUSTOM_PERSON",
-        Class::CustomTeam => "CUSTOM_TEAM",
-    };
-    let if_absent = |field: &str, value: &str| {
-        doc! { "$ifNull": [format!("${field}"), { "$literal": value }] }
-    };
-    doc! {
-        "provider": if_absent("provider", origin.provider),
-        "convType": if_absent("convType", conv_type),
-        "msgidServer": if_absent("msgidServer", &message.id),
-    }
-}
-
-fn add_rest(fact: &mut Document, payload: &Fields<'_>, taken: &[&str]) {
-    for (name, raw) in payload.iter() {
-        if !taken.contains(&name) && !fact.contains_key(name) {
-            let value = match name {
-                "from" => scalar(raw).map_or(Bson::Null, |from| Bson::String(from.to_lowercase())),
-                name => typed(name, raw),
-            };
-            fact.insert(bson::key(name), value);
-        }
-    }
-}
-
-fn presence_write(origin: &Origin, presence: &Presence) -> PresenceWrite {
-    let device = if presence.device_id.is_empty() {
-        &presence.client_type
-    } else {
-        &presence.device_id
-    };
-    let app = origin.app.as_str();
-    let id = natural_key([app, presence.account.as_str(), device]);
-    let mut document = doc! {
-        "_id": &id,
-        "app": app,
-        "provider": origin.provider,
-        "account": presence.account.as_str(),
-        "device": device,
-        "clientType": &presence.client_type,
-        "state": if presence.online { "online" } else { "offline" },
-        "since": date(presence.at),
-        "lastEventTime": presence.at.get(),
-        "lastEventAt": date(presence.at),
-    };
-    if presence.device_id.is_empty() {
-        // Whether a device or only a kind of client is meant must be seen without guessing.
-        document.insert("deviceId", Bson::Null);
-    } else {
-        document.insert("deviceId", &presence.device_id);
-    }
-    PresenceWrite {
-        id,
-        document,
-        online: presence.online,
-        at: presence.at,
-    }
-}
-
-fn is_there(field: &str) -> Document {
-    doc! { "$ne": [{ "$type": field }, "missing"] }
-}
-
-impl MessageWrite {
-    /// Fills a message into the document that a recall or an edit made before it came. Touches no
-    /// document that already holds a message.
-    pub fn fill_in(&self) -> Document {
-        let mut filter = self.key.filter();
-        filter.insert("receivedAt", doc! { "$exists": false });
-        doc! {
-            "q": filter,
-            "u": [
-                { "$replaceWith": { "$mergeObjects": ["$$ROOT", { "$literal": &self.document }] } },
-                { "$set": { "originalBody": { "$cond": [is_there("$edits"), "$body", "$originalBody"] } } },
-                derive(),
-            ],
-        }
-    }
-}
-
-impl Change {
-    /// The upsert that merges the fact.
-    pub fn statement(&self) -> Document {
-        doc! { "q": self.key.filter(), "u": [{ "$set": &self.facts }, derive()], "upsert": true }
-    }
-}
-
-/// What follows from the facts on a message: a recalled message is not unread, and the body of an
-/// edited one is its latest edit's text.
-fn derive() -> Document {
-    let with_text = doc! { "$filter": {
-        "input": { "$ifNull": ["$edits", []] },
-        "cond": is_there("$$this.text"),
-    } };
-    doc! { "$set": {
-        "state": { "$cond": [
-            { "$and": [{ "$eq": ["$state", 0] }, is_there("$recall")] },
-            1,
-            "$state",
-        ] },
-        "body": { "$let": {
-            "vars": { "latest": { "$max": with_text } },
-            "in": { "$cond": [
-                { "$and": [is_there("$receivedAt"), is_there("$$latest.text")] },
-                "$$latest.text",
-                "$body",
-            ] },
-        } },
-    } }
-}
-
-impl MarkWrite {
-    /// The upsert that raises the mark, and touches nothing when it is as high already.
-    pub fn statement(&self) -> Document {
-        let up_to = self.up_to.get();
-        let rises = doc! { "$gt": [up_to, { "$ifNull": ["$readUpTo", -1_i64] }] };
-        doc! {
-            "q": { "_id": &self.id },
-            "u": [{ "$set": {
-                "readUpTo": { "$max": ["$readUpTo", up_to] },
-                "updatedAt": { "$cond": [rises, self.now, "$updatedAt"] },
-            } }],
-            "upsert": true,
-        }
-    }
-}
-
-impl PresenceWrite {
-    /// The upsert that replaces the device's document if this event is newer. At the same time a
-    /// logout wins: who logs in and out within one millisecond is gone.
-    pub fn statement(&self) -> Document {
-        let at = self.at.get();
-        let known = doc! { "$ifNull": ["$lastEventTime", -1_i64] };
-        let logged_out_at_once = doc! { "$and": [
-            !self.online,
-            { "$eq": [known.clone(), at] },
-            { "$eq": ["$state", "online"] },
-        ] };
-        let newer = doc! { "$or": [{ "$gt": [at, known] }, logged_out_at_once] };
-        doc! {
-            "q": { "_id": &self.id },
-            "u": [{ "$replaceWith": { "$cond": [newer, { "$literal": &self.document }, "$$ROOT"] } }],
-            "upsert": true,
-        }
-    }
-}
-
-/// Marks a pair's messages as read up to its mark.
-pub fn settle(pair: &Pair, read_up_to: i64) -> Document {
-    doc! {
-        "q": {
-            "app": &pair.app,
-            "to": &pair.reader,
-            "state": 0,
-            "fromAccount": &pair.peer,
-            "msgTimestamp": { "$lte": read_up_to },
-        },
-        "u": { "$set": { "state": 1, "readAt": DateTime::from_millis(read_up_to) } },
-        "multi": true,
-    }
-}
-
-/// An update of `read_marks` that finds nothing and changes nothing: to confirm it is to confirm all
-/// that was written before it, since MongoDB makes a write without effect wait for its whole log.
-pub fn confirmation() -> Document {
-    doc! { "q": { "_id": "confirmation" }, "u": { "$set": { "readUpTo": 0_i64 } } }
 }

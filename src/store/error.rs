@@ -20,47 +20,46 @@ pub enum StoreError {
 /// The code of a duplicate `_id`.
 pub const DUPLICATE_KEY: i32 = 11000;
 
-/// Server error codes that speak of the server's state and not of the document: the retryable ones of
-/// the driver specifications (`retryable-writes`), and those of an account, a licence to write or a
-/// disk that is missing.
-const STATE_CODES: &[i32] = &[
-    6,     // HostUnreachable
-    7,     // HostNotFound
-    13,    // Unauthorized
-    18,    // AuthenticationFailed
-    24,    // LockTimeout
-    50,    // MaxTimeMSExpired
-    64,    // WriteConcernTimeout
-    79,    // UnknownReplWriteConcern
-    89,    // NetworkTimeout
-    91,    // ShutdownInProgress
-    100,   // UnsatisfiableWriteConcern
-    112,   // WriteConflict
-    134,   // ReadConcernMajorityNotAvailableYet
-    189,   // PrimarySteppedDown
-    262,   // ExceededTimeLimit
-    317,   // ConnectionPoolExpired
-    8000,  // Atlas: too many requests, or no right
-    9001,  // SocketException
-    10107, // NotWritablePrimary
-    11600, // InterruptedAtShutdown
-    11601, // Interrupted
-    11602, // InterruptedDueToReplStateChange
-    13388, // StaleConfig
-    13435, // NotPrimaryNoSecondaryOk
-    13436, // NotPrimaryOrSecondary
-    14031, // OutOfDiskSpace
+/// Server error codes that blame what was sent: a document or a statement that MongoDB would refuse again.
+/// Every other code, known today or not, speaks of the server, and then trying again is right: to call a
+/// good message bad would lose it from a badge for good.
+const DOCUMENT_CODES: &[i32] = &[
+    2,     // BadValue
+    9,     // FailedToParse
+    14,    // TypeMismatch
+    15,    // Overflow, such as too many levels of nesting
+    16,    // InvalidLength
+    22,    // InvalidBSON
+    52,    // DollarPrefixedFieldName
+    56,    // EmptyFieldName
+    57,    // DottedFieldName
+    66,    // ImmutableField
+    121,   // DocumentValidationFailure
+    10334, // BSONObjectTooLarge
+    17280, // KeyTooLong
+    17419, // the document would become too large
+    17420, // the same, by an update
 ];
 
-/// Whether an error of this code may pass by itself.
-pub fn is_of_state(code: i32) -> bool {
-    STATE_CODES.contains(&code)
+/// Whether an error of this code is the document's fault.
+pub fn blames_the_document(code: i32) -> bool {
+    DOCUMENT_CODES.contains(&code)
+}
+
+impl StoreError {
+    /// The same error where no document can be at fault.
+    pub fn as_of_state(self) -> Self {
+        match self {
+            Self::Refused(why) => Self::Unavailable(why),
+            Self::Unavailable(_) | Self::TimedOut => self,
+        }
+    }
 }
 
 impl From<Error> for StoreError {
     fn from(error: Error) -> Self {
         match error.kind.as_ref() {
-            ErrorKind::Command(command) if !is_of_state(command.code) => {
+            ErrorKind::Command(command) if blames_the_document(command.code) => {
                 Self::Refused(format!("{} ({})", command.code_name, command.code))
             }
             ErrorKind::BsonSerialization { .. } | ErrorKind::InvalidArgument { .. } => {

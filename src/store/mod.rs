@@ -1,7 +1,7 @@
 //! MongoDB: what is stored, and how.
 //!
-//! - [`documents`] shapes events into documents, the analysts' interface; [`bson`] turns the
-//!   provider's JSON into BSON.
+//! - [`documents`] shapes events into documents, the analysts' interface; `statements` are the updates
+//!   that merge what comes apart; [`bson`] turns the provider's JSON into BSON.
 //! - `commit` makes a batch of them durable, exactly once, by the steps of `attempt`.
 //! - `unread` counts, from the index alone.
 //! - [`indexes`] makes the indexes; [`error`] says whose fault a failure is.
@@ -12,6 +12,7 @@ mod commit;
 pub mod documents;
 pub mod error;
 pub mod indexes;
+mod statements;
 mod unread;
 
 use std::sync::Arc;
@@ -71,10 +72,14 @@ impl Store {
         let patience = settings.commit_timeout / 2;
         options.server_selection_timeout = Some(patience);
         options.connect_timeout.get_or_insert(patience);
+        // After an error the driver waits for the next heartbeat; the default of 10 s is beyond any commit.
+        options.heartbeat_freq.get_or_insert(Duration::from_secs(1));
         // A count must see every acknowledged write, whatever the connection string prefers.
         options.read_concern = Some(ReadConcern::local());
         options.selection_criteria =
             Some(SelectionCriteria::ReadPreference(ReadPreference::Primary));
+        // Several commits are under way at once, each with several commands side by side, and queries.
+        options.max_pool_size.get_or_insert(64);
         let database = Client::with_options(options)?.database(&settings.database);
         Ok(Self {
             database,

@@ -71,7 +71,8 @@ impl Store {
         let messages = self.database.collection::<Document>(collection::MESSAGES);
         let query = messages
             .aggregate(by.pipeline(app, reader, ids))
-            .hint(by.hint());
+            .hint(by.hint())
+            .max_time(self.settings.query_timeout);
         let counts: Vec<Document> = self
             .within_query_timeout(async move { query.await?.try_collect().await })
             .await?;

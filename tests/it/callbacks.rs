@@ -159,6 +159,16 @@ async fn what_is_not_the_providers_is_refused_and_leaves_nothing() {
         let told = format!("{answer:?}");
         assert!(!told.contains(SECRET) && !told.contains("hi\""), "{told}");
     }
+    for path in ["/receiveMsg.action", "/v1/unread"] {
+        let key = format!("Bearer {}", crate::support::READ_KEY);
+        let answer = app
+            .post(path, &[("Authorization", &key)], too_large.clone())
+            .await;
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (413, "body_too_large")
+        );
+    }
     for path in ["/callbacks/otc", "/receiveMsg.action"] {
         let answer = app.get(path, &[]).await;
         assert_eq!(
@@ -269,14 +279,14 @@ async fn what_cannot_be_decoded_is_kept_as_a_dead_letter() {
             "$.modifyTime",
         ),
         (
-            r#"{"eventType":1,"fromAccount":"a","to":"b","msgType":"TEXT","body":"x"}"#,
+            r#"{"eventType":1,"fromAccount":"a","to":"b","msgType":"TEXT","msgTimestamp":"1541560157286"}"#,
             "synchronous_callback",
-            "$.eventType",
+            "$.convType",
         ),
         (
             r#"{"eventType":7,"fromClientIp":"1.2.3.4","tname":"x"}"#,
             "synchronous_callback",
-            "$.eventType",
+            "$.to",
         ),
     ];
     for (body, code, path) in cases {
@@ -428,6 +438,23 @@ async fn the_type_header_labels_and_never_hides() {
             .ok(),
         Some(0)
     );
+    // Neither does it hide what acts on messages, marks and presence.
+    let acting = [
+        r#"{"eventType":30,"fromAccount":"bob","toAccount":"ann","timestamp":1700000000000}"#,
+        r#"{"eventType":7,"msgId":"1","from":"ann","to":"bob","deleteTime":1}"#,
+        r#"{"eventType":2,"accid":"bob","clientType":"IOS","timestamp":1}"#,
+    ];
+    for body in acting {
+        let mut headers = signed(body.as_bytes(), SECRET).to_vec();
+        headers.push(("type", "RTC2".to_owned()));
+        deliver_to(&app, "/callbacks/otc", &headers, body)
+            .await
+            .expect_ok();
+    }
+    let message = app.document("messages", "otc/p2p/1").await;
+    assert!(message.get_i32("state").ok() == Some(1) && message.contains_key("recall"));
+    assert_eq!(app.dump().await["presence"].len(), 1);
+    app.empty().await;
     let room = r#"{"eventType":4,"uid":5}"#;
     let mut headers = signed(room.as_bytes(), SECRET).to_vec();
     headers.push(("type", "RTC2".to_owned()));
@@ -439,6 +466,47 @@ async fn the_type_header_labels_and_never_hides() {
         (event.get_str("product").ok(), event.get_str("kind").ok()),
         (Some("rtc"), Some("rtc"))
     );
+    app.end().await;
+}
+
+/// A body in chunks has no length to announce: it is taken, and cut at the limit.
+#[tokio::test(flavor = "multi_thread")]
+async fn chunked_bodies_are_taken_up_to_the_limit() {
+    let app = TestApp::start().await;
+    let address = app.instance.address;
+    let send = |body: &str| {
+        let mut request =
+            "POST /callbacks/otc HTTP/1.1\r\nHost: x\r\nConnection: close\r\n".to_owned();
+        for (name, value) in signed(body.as_bytes(), SECRET) {
+            request.push_str(&format!("{name}: {value}\r\n"));
+        }
+        request.push_str("Transfer-Encoding: chunked\r\n\r\n");
+        let mut socket = TcpStream::connect(address).unwrap();
+        socket.write_all(request.as_bytes()).unwrap();
+        for chunk in body.as_bytes().chunks(60_000) {
+            let sent = socket
+                .write_all(format!("{:x}\r\n", chunk.len()).as_bytes())
+                .and_then(|()| socket.write_all(chunk))
+                .and_then(|()| socket.write_all(b"\r\n"));
+            if sent.is_err() {
+                break; // refused before the end
+            }
+        }
+        let _ = socket.write_all(b"0\r\n\r\n");
+        let mut answer = Vec::new();
+        let _ = socket.read_to_end(&mut answer);
+        String::from_utf8_lossy(&answer).into_owned()
+    };
+    let taken = tokio::task::block_in_place(|| send(MESSAGE));
+    assert!(taken.starts_with("HTTP/1.1 200"), "{taken}");
+    let too_large = MESSAGE.replace("hi", &"x".repeat(2 * 1024 * 1024));
+    let refused = tokio::task::block_in_place(|| send(&too_large));
+    // The client may still be writing when the answer comes, and then not see it.
+    assert!(
+        refused.is_empty() || refused.starts_with("HTTP/1.1 413"),
+        "{refused}"
+    );
+    assert_eq!(app.dump().await["messages"].len(), 1);
     app.end().await;
 }
 
@@ -455,15 +523,150 @@ async fn broken_http_is_refused_and_the_next_request_is_served() {
         let _ = socket.read_to_string(&mut answer);
         answer
     };
-    for broken in [
-        &b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc"[..],
-        b"POST /callbacks/otc HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nMD5: \xff\xff\r\n\r\nhello",
-        b"POST /callbacks/otc HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n{}",
-        b"POST /callbacks/otc HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-    ] {
-        let answer = tokio::task::block_in_place(|| say(broken));
-        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 40"), "{answer}");
+    let broken: [(&[u8], &str); 5] = [
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc", "HTTP/1.1 400"),
+        (b"POST /callbacks/otc HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nMD5: x\r\nCheckSum: x\r\nCurTime: 1\r\nAppKey: \xff\xff\r\n\r\nhello", "HTTP/1.1 403"),
+        (b"POST /callbacks/otc HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000000\r\n\r\n", "HTTP/1.1 413"),
+        // The client is gone before the body is whole: there may be nobody to answer.
+        (b"POST /callbacks/otc HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n{}", ""),
+        (b"POST /callbacks/otc HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "HTTP/1.1 400"),
+    ];
+    for (bytes, expected) in broken {
+        let answer = tokio::task::block_in_place(|| say(bytes));
+        assert!(answer.starts_with(expected), "{answer}");
     }
+    assert!(app.dump().await.is_empty());
     app.deliver(MESSAGE).await.expect_ok();
     app.end().await;
+}
+
+/// New fields may come at any time, also such as the synchronous callback has.
+#[tokio::test]
+async fn a_field_of_the_synchronous_callback_does_not_make_a_copy_one() {
+    let app = TestApp::start().await;
+    let body = MESSAGE.replacen('{', r#"{"fromClientIp":"1.2.3.4","fromClientPort":5,"#, 1);
+    app.deliver(&body).await.expect_ok();
+    assert_eq!(
+        app.document("messages", "otc/p2p/1")
+            .await
+            .get_i32("state")
+            .ok(),
+        Some(0)
+    );
+    app.end().await;
+}
+
+#[tokio::test]
+async fn conversation_read_goes_by_its_msg_type() {
+    let app = TestApp::start().await;
+    let cases = [
+        (
+            r#""msgType":"0","ackAccid":"ann","ackTeamId":0"#,
+            doc! { "app": "otc", "reader": "bob", "peer": "ann" },
+        ),
+        (
+            r#""msgType":1,"ackAccid":"ann","ackTeamId":77"#,
+            doc! { "app": "otc", "reader": "bob", "team": "77" },
+        ),
+        (
+            r#""ackAccid":"ann""#,
+            doc! { "app": "otc", "reader": "bob", "peer": "ann" },
+        ),
+        (
+            r#""ackTeamId":"77""#,
+            doc! { "app": "otc", "reader": "bob", "team": "77" },
+        ),
+    ];
+    for (fields, id) in cases {
+        let body =
+            format!(r#"{{"eventType":85,"accid":"Bob","ackMsgTime":1700000000000,{fields}}}"#);
+        app.deliver(&body).await.expect_ok();
+        let marks = app.documents("read_marks", doc! {}).await;
+        assert_eq!(marks.len(), 1, "{body}");
+        assert_eq!(marks[0].get_document("_id").unwrap(), &id, "{body}");
+        app.empty().await;
+    }
+    app.end().await;
+}
+
+/// A list may hold its elements as text, and a body of thousands of them is stored whole: it grows on its
+/// way beyond what MongoDB takes in one command.
+#[tokio::test]
+async fn every_receipt_of_a_long_list_takes_effect() {
+    const RECEIPTS: usize = 8000;
+    let app = TestApp::start().await;
+    let receipts: Vec<_> = (0..RECEIPTS)
+        .map(|n| format!(r#"{{"fromAccount":"r{n}","toAccount":"ann","timestamp":1700000000000}}"#))
+        .collect();
+    let as_text: Vec<_> = receipts[..2].iter().map(|r| json!(r)).collect();
+    let body = json!({ "eventType": 30, "objects": as_text });
+    app.deliver(body.to_string()).await.expect_ok();
+    let marks = app.database.collection::<bson::Document>("read_marks");
+    assert_eq!(marks.count_documents(doc! {}).await.unwrap(), 2);
+
+    app.empty().await;
+    let pad = "x".repeat(300 * 1024);
+    let body = format!(
+        r#"{{"eventType":30,"pad":"{pad}","objects":[{}]}}"#,
+        receipts.join(",")
+    );
+    app.deliver(&body).await.expect_ok();
+    assert_eq!(
+        marks.count_documents(doc! {}).await.unwrap(),
+        RECEIPTS as u64
+    );
+    assert!(app.documents("dead_letters", doc! {}).await.is_empty());
+    let events = app.database.collection::<bson::Document>("events");
+    let padded = events
+        .count_documents(doc! { "payload.pad": { "$exists": true } })
+        .await
+        .unwrap();
+    assert_eq!(padded, 1, "what stands beside the list is kept once");
+    app.end().await;
+}
+
+/// Only a badge needs to know sender and time.
+#[tokio::test]
+async fn a_notice_without_sender_or_time_is_stored() {
+    let app = TestApp::start().await;
+    let body = r#"{"eventType":1,"convType":"CUSTOM_TEAM","to":"77","msgType":"TEAM_APPLY","msgidServer":"5"}"#;
+    app.deliver(body).await.expect_ok();
+    assert!(
+        !app.document("messages", "otc/custom_team/5")
+            .await
+            .contains_key("state")
+    );
+    app.end().await;
+}
+
+/// What may be a message's text is in no `Debug` output.
+#[test]
+fn debug_shows_no_text() {
+    use im_callback::callback::RawCallback;
+    use im_callback::callback::netease::{Rules, Verifier, decode};
+    let edit = r#"{"eventType":89,"msgId":1,"to":"bob","modifyTime":1,"text":"secret text"}"#;
+    for body in [MESSAGE.replace("hi", "secret text"), edit.to_owned()] {
+        let headers = signed(body.as_bytes(), SECRET);
+        let header = |name: &str| {
+            headers
+                .iter()
+                .find(|(n, _)| *n == name)
+                .map(|(_, v)| v.as_str())
+        };
+        let raw = RawCallback {
+            body: body.as_bytes(),
+            header: &header,
+        };
+        let verifier = Verifier {
+            app_key: APP_KEY.to_owned(),
+            secrets: vec![SECRET.into()],
+            freshness: None,
+        };
+        let verified = verifier.verify(&raw, 0).unwrap();
+        let shown = format!("{:?}", decode(&verified, &Rules::default()));
+        assert!(
+            shown.contains("bob") && !shown.contains("secret text"),
+            "{shown}"
+        );
+    }
 }

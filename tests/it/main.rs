@@ -9,6 +9,7 @@
 
 mod callbacks;
 mod errors;
+mod failpoints;
 mod load;
 mod oracle;
 mod outage;

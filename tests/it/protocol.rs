@@ -1,4 +1,5 @@
-//! The order of steps that `store::commit` promises, checked on a model in thousands of schedules.
+//! The order of steps that `store::attempt` describes, checked on a model in thousands of schedules: not
+//! that the code takes these steps (`oracle.rs` looks at that), but that these steps suffice.
 //!
 //! Every delivery is decoded by the real code and becomes the steps that a commit takes. A random
 //! schedule interleaves the steps of deliveries under way at once, lets some crash half-way (those are
@@ -113,13 +114,16 @@ fn steps(body: &Value) -> Vec<Step> {
     for event in decoded.events {
         match event {
             Event::Message(message) => {
-                let pair = (message.message.to.clone(), message.from.to_string());
-                let pair = message.counts.then_some(pair);
+                let to = message.message.to.clone();
+                let (pair, at) = match message.counts {
+                    Some(counts) => (Some((to, counts.peer.to_string())), counts.sent_at.get()),
+                    None => (None, 0),
+                };
                 let id = format!("{}/{}", message.message.class.as_str(), message.message.id);
                 steps.push(Step::Insert {
                     id,
                     pair: pair.clone(),
-                    at: message.sent_at.get(),
+                    at,
                 });
                 steps.extend(pair.map(|pair| Step::Settle { pair }));
             }

@@ -100,7 +100,8 @@ fn loosen(sample: &mut Value) {
 #[tokio::test]
 async fn other_samples_beside_the_project_are_taken_too() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/samples/netease");
-    let Ok(entries) = std::fs::read_dir(folder) else {
+    let Ok(entries) = std::fs::read_dir(&folder) else {
+        eprintln!("skipped: there is no {}", folder.display());
         return;
     };
     let app = TestApp::start().await;

@@ -12,8 +12,8 @@ use sha2::{Digest, Sha256};
 use super::wire::{self, Kind};
 use crate::callback::VerifiedCallback;
 use crate::callback::event::{
-    Class, Conversation, Decoded, Edit, Effect, Event, EventType, Message, MessageRef, Presence,
-    Product, ReadMark, Reason, Recall, Record, Undecodable,
+    Class, Conversation, Counts, Decoded, Edit, Effect, Event, EventType, Message, MessageRef,
+    Presence, Product, ReadMark, Reason, Recall, Record, Undecodable,
 };
 use crate::callback::ids::{Account, Millis, natural_key};
 use crate::callback::json::{Fields, Json, NotAnObject, RawValue, nested, scalar, scalar_at, view};
@@ -55,17 +55,20 @@ pub fn decode<'r>(callback: &VerifiedCallback<'r>, rules: &Rules) -> Decoded<'r>
         }
         Err(NotAnObject::OtherType) => return failed("$", Reason::NotAnObject),
     };
-    let decoder = Decoder {
-        body,
-        rules,
-        is_rtc: is_rtc(&fields, callback.product()),
-    };
-    decoder
-        .events(fields)
-        .unwrap_or_else(|undecodable| Decoded {
-            events: Vec::new(),
-            undecodable: Some(undecodable),
-        })
+    let decoder = Decoder { body, rules };
+    if has_room_data(&fields) {
+        return decoder.room(fields);
+    }
+    // The header is not signed, so it only names what chat can make nothing of.
+    let says_rtc = callback
+        .product()
+        .is_some_and(|product| product.to_ascii_lowercase().contains("rtc"));
+    let spare = says_rtc.then(|| fields.clone());
+    let decoded = decoder.chat(fields);
+    match spare {
+        Some(fields) if decoded.has_no_effect() => decoder.room(fields),
+        _ => decoded,
+    }
 }
 
 fn failed<'a>(path: &str, reason: Reason) -> Decoded<'a> {
@@ -78,38 +81,57 @@ fn failed<'a>(path: &str, reason: Reason) -> Decoded<'a> {
     }
 }
 
-/// RTC 2.0 sends `{"eventType":N,"data":{…}}`; a chat event has no `data` beside a `convType`. The
-/// unsigned `type` header can only confirm a body that has no `convType`.
-fn is_rtc(fields: &Fields<'_>, product: Option<&str>) -> bool {
-    if fields.contains("convType") {
-        return false;
+/// RTC 2.0 sends `{"eventType":N,"data":{…}}`; a chat event has no `data` beside a `convType`.
+fn has_room_data(fields: &Fields<'_>) -> bool {
+    !fields.contains("convType")
+        && fields
+            .get("data")
+            .is_some_and(|data| matches!(view(&nested(data)), Json::Object(_)))
+}
+
+impl Decoded<'_> {
+    fn has_no_effect(&self) -> bool {
+        self.events.iter().all(|event| match event {
+            Event::Message(_) => false,
+            Event::Record(record) => matches!(record.effect, Effect::None),
+        })
     }
-    let has_data = fields
-        .get("data")
-        .is_some_and(|data| matches!(view(&nested(data)), Json::Object(_)));
-    has_data || product.is_some_and(|p| p.to_ascii_lowercase().contains("rtc"))
 }
 
 struct Decoder<'r, 'd> {
     body: &'r [u8],
     rules: &'d Rules,
-    is_rtc: bool,
 }
 
 impl<'r> Decoder<'r, '_> {
+    /// An event of an audio or video room.
+    fn room(&self, fields: Fields<'r>) -> Decoded<'r> {
+        match event_type(&fields) {
+            Ok(event_type) => {
+                let key = natural_key(["rtc", &event_type.to_string(), &digest(self.body)]);
+                let record = record(&wire::RTC, event_type, key, fields, Effect::None);
+                one(Event::Record(Record {
+                    product: Product::Rtc,
+                    ..record
+                }))
+            }
+            Err(Undecodable { reason, path }) => failed(&path, reason),
+        }
+    }
+
+    fn chat(&self, fields: Fields<'r>) -> Decoded<'r> {
+        let is_question = looks_synchronous(&fields);
+        match self.events(fields) {
+            Ok(decoded) => decoded,
+            Err(Undecodable { path, .. }) if is_question => {
+                failed(&path, Reason::SynchronousCallback)
+            }
+            Err(Undecodable { reason, path }) => failed(&path, reason),
+        }
+    }
+
     fn events(&self, fields: Fields<'r>) -> Result<Decoded<'r>> {
         let event_type = event_type(&fields)?;
-        if self.is_rtc {
-            let key = natural_key(["rtc", &event_type.to_string(), &digest(self.body)]);
-            let record = record(&wire::RTC, event_type, key, fields, Effect::None);
-            return Ok(one(Event::Record(Record {
-                product: Product::Rtc,
-                ..record
-            })));
-        }
-        if is_synchronous(&event_type, &fields) {
-            return Err(undecodable("eventType", Reason::SynchronousCallback));
-        }
         let EventType::Number(number) = event_type else {
             return Ok(self.as_it_came(&wire::UNKNOWN, event_type, fields));
         };
@@ -121,7 +143,7 @@ impl<'r> Decoder<'r, '_> {
             8 => recall(kind, event_type, Class::Team, fields).map(one),
             25 => recall(kind, event_type, Class::SuperTeam, fields).map(one),
             11 | 12 | 20 => Ok(self.list(kind, event_type, fields)),
-            30 => Ok(self.receipts(kind, event_type, fields)),
+            30 => self.receipts(kind, event_type, fields),
             85 => conversation_read(kind, event_type, fields).map(one),
             89 => edit(kind, event_type, Class::P2p, fields).map(one),
             90 => edit(kind, event_type, Class::Team, fields).map(one),
@@ -154,27 +176,36 @@ impl<'r> Decoder<'r, '_> {
             _ => return Ok(self.as_it_came(&wire::UNKNOWN_CONVERSATION, event_type, fields)),
         };
         let message = message_ref(&fields, class, "msgidServer")?;
-        let from = Account::new(&required(&fields, "fromAccount")?);
-        let sent_at = millis(&fields, "msgTimestamp")?;
+        let from = optional(&fields, "fromAccount").map(|from| Account::new(&from));
+        let sent_at = optional_millis(&fields, "msgTimestamp");
+        // Only a badge needs the two, and it must not be guessed.
+        let counts = match class {
+            Class::P2p => {
+                let peer = Account::new(&required(&fields, "fromAccount")?);
+                let sent_at = millis(&fields, "msgTimestamp")?;
+                let counts = self.counts(&message, &peer, &fields);
+                counts.then_some(Counts { peer, sent_at })
+            }
+            Class::Team | Class::SuperTeam | Class::CustomPerson | Class::CustomTeam => None,
+        };
         Ok(one(Event::Message(Message {
-            counts: self.counts(&message, &from, &fields),
             order_id: self.order_id(&fields),
             message,
             from,
-            sent_at,
+            sent_at: sent_at.unwrap_or_default(),
+            counts,
             fields,
         })))
     }
 
-    /// Whether a message counts as unread until read or recalled: one that the provider delivers to
-    /// another person and that an app shows as a message.
+    /// Whether a person's message counts as unread until read or recalled: one that the provider delivers
+    /// to another person and that an app shows as a message.
     fn counts(&self, message: &MessageRef, from: &Account, fields: &Fields<'_>) -> bool {
         let flag = |name| {
             optional(fields, name).is_some_and(|v| v == "1" || v.eq_ignore_ascii_case("true"))
         };
         let msg_type = optional(fields, "msgType").unwrap_or_default();
-        message.class == Class::P2p
-            && message.to != from.as_str()
+        message.to != from.as_str()
             && !msg_type.eq_ignore_ascii_case("NOTIFICATION")
             && (self.rules.count_tips || !msg_type.eq_ignore_ascii_case("TIPS"))
             && !flag("blacklist")
@@ -188,7 +219,7 @@ impl<'r> Decoder<'r, '_> {
     }
 
     /// One event for each element of `objects`; the whole body as one where it is no list of objects.
-    fn list(&self, kind: &Kind, event_type: EventType, mut fields: Fields<'r>) -> Decoded<'r> {
+    fn list(&self, kind: &Kind, event_type: EventType, fields: Fields<'r>) -> Decoded<'r> {
         let Some(elements) = fields.get("objects").and_then(elements) else {
             return self.as_it_came(kind, event_type, fields);
         };
@@ -199,18 +230,12 @@ impl<'r> Decoder<'r, '_> {
         if parsed.is_empty() || parsed.iter().any(|(_, element)| element.is_none()) {
             return self.as_it_came(kind, event_type, fields);
         }
-        fields.remove("objects");
+        let mut envelope = Envelope::of(fields);
         let event = |(digest, element): (String, Option<Fields<'r>>)| {
             let key = natural_key([event_type.to_string().as_str(), &digest]);
-            let mut payload = element?;
-            payload.add_missing(&fields);
-            Some(Event::Record(record(
-                kind,
-                event_type.clone(),
-                key,
-                payload,
-                Effect::None,
-            )))
+            let payload = envelope.around(element?);
+            let record = record(kind, event_type.clone(), key, payload, Effect::None);
+            Some(Event::Record(record))
         };
         Decoded {
             events: parsed.into_iter().filter_map(event).collect(),
@@ -221,42 +246,60 @@ impl<'r> Decoder<'r, '_> {
     /// Read receipts of 30: mostly a list in `objects`, by the provider's table perhaps fields of the
     /// body itself. A bad element does not hold up its neighbours: they take effect, and the body is
     /// kept as a dead letter beside them.
-    fn receipts(&self, kind: &Kind, event_type: EventType, mut fields: Fields<'r>) -> Decoded<'r> {
+    fn receipts(
+        &self,
+        kind: &Kind,
+        event_type: EventType,
+        fields: Fields<'r>,
+    ) -> Result<Decoded<'r>> {
         let Some(objects) = fields.get("objects") else {
-            return match receipt(kind, event_type, fields) {
-                Ok(event) => one(event),
-                Err(undecodable) => Decoded {
-                    events: Vec::new(),
-                    undecodable: Some(undecodable),
-                },
-            };
+            return receipt(kind, event_type, fields).map(one);
         };
-        let Some(elements) = elements(objects) else {
-            return failed("$.objects", Reason::BadValue("a list of receipts"));
-        };
+        let elements = elements(objects)
+            .ok_or_else(|| undecodable("objects", Reason::BadValue("a list of receipts")))?;
         if elements.is_empty() {
-            return self.as_it_came(kind, event_type, fields);
+            return Ok(self.as_it_came(kind, event_type, fields));
         }
-        fields.remove("objects");
+        let mut envelope = Envelope::of(fields);
         let mut decoded = Decoded::default();
         for (i, element) in elements.iter().enumerate() {
             let event = own(element)
                 .ok_or_else(|| undecodable("", Reason::BadValue("an object")))
-                .and_then(|mut payload| {
-                    payload.add_missing(&fields);
-                    receipt(kind, event_type.clone(), payload)
-                });
+                .and_then(|element| receipt(kind, event_type.clone(), envelope.around(element)));
             match event {
                 Ok(event) => decoded.events.push(event),
                 Err(Undecodable { reason, path }) => {
                     let path = path.replacen('$', &format!("$.objects[{i}]"), 1);
-                    decoded
-                        .undecodable
-                        .get_or_insert(Undecodable { reason, path });
+                    let first = Undecodable { reason, path };
+                    decoded.undecodable.get_or_insert(first);
                 }
             }
         }
-        decoded
+        Ok(decoded)
+    }
+}
+
+/// What stands beside a list in a body. `eventType` goes with every element; whatever else there may be
+/// goes with the first one alone, so that a body does not grow by being taken apart.
+struct Envelope<'a> {
+    event_type: Fields<'a>,
+    rest: Fields<'a>,
+}
+
+impl<'a> Envelope<'a> {
+    fn of(mut fields: Fields<'a>) -> Self {
+        fields.remove("objects");
+        let event_type = fields.take("eventType");
+        Self {
+            event_type,
+            rest: fields,
+        }
+    }
+
+    fn around(&mut self, mut element: Fields<'a>) -> Fields<'a> {
+        element.add_missing(&self.event_type);
+        element.add_missing(&std::mem::take(&mut self.rest));
+        element
     }
 }
 
@@ -275,19 +318,20 @@ fn event_type(fields: &Fields<'_>) -> Result<EventType> {
             _ => Err(undecodable("eventType", Reason::MissingField)),
         };
     };
-    Ok(match sent.parse() {
+    Ok(match sent.trim().parse() {
         Ok(number) => EventType::Number(number),
         Err(_) => EventType::Word(sent.into_owned()),
     })
 }
 
-/// The provider's synchronous questions name the client's address otherwise than copies do, and their
-/// messages have neither `convType` nor a server id, the message not being sent yet.
-fn is_synchronous(event_type: &EventType, fields: &Fields<'_>) -> bool {
+/// Whether a body that cannot be decoded may be a question of the provider's synchronous callback: those
+/// name the client's address otherwise than copies do, and their messages have neither `convType` nor a
+/// server id, the message not being sent yet.
+fn looks_synchronous(fields: &Fields<'_>) -> bool {
     fields.contains("fromClientIp")
         || fields.contains("fromClientPort")
-        || (*event_type == EventType::Number(1)
-            && fields.contains("fromAccount")
+        || (fields.contains("fromAccount")
+            && fields.contains("msgTimestamp")
             && !fields.contains("convType")
             && !fields.contains("msgidServer"))
 }
@@ -399,6 +443,7 @@ fn receipt<'a>(kind: &Kind, event_type: EventType, fields: Fields<'a>) -> Result
         peer.as_str(),
         &up_to.get().to_string(),
         &optional(&fields, "msgidClient").unwrap_or_default(),
+        &optional(&fields, "clientType").unwrap_or_default(),
     ]);
     let effect = Effect::Read(ReadMark {
         reader,
@@ -415,9 +460,16 @@ fn conversation_read<'a>(
 ) -> Result<Event<'a>> {
     let reader = Account::new(&required(&fields, "accid")?);
     let up_to = millis(&fields, "ackMsgTime")?;
-    let of = match optional(&fields, "ackTeamId") {
-        Some(team) => Conversation::Team(team.into_owned()),
-        None => Conversation::Peer(Account::new(&required(&fields, "ackAccid")?)),
+    let team = optional(&fields, "ackTeamId").map(Cow::into_owned);
+    let is_team = match optional(&fields, "msgType").as_deref() {
+        Some("0") => false,
+        Some("1") => true,
+        _ => team.is_some(),
+    };
+    let of = match team {
+        Some(team) if is_team => Conversation::Team(team),
+        None if is_team => return Err(undecodable("ackTeamId", Reason::MissingField)),
+        _ => Conversation::Peer(Account::new(&required(&fields, "ackAccid")?)),
     };
     let (side, other) = match &of {
         Conversation::Peer(peer) => ("peer", peer.as_str()),
@@ -499,10 +551,13 @@ fn elements(raw: &RawValue) -> Option<Vec<String>> {
     }
 }
 
-fn own<'b>(object: &str) -> Option<Fields<'b>> {
-    Fields::parse(object.as_bytes())
-        .ok()
-        .map(Fields::into_owned)
+/// An element's fields, whether it was sent as an object or as JSON text.
+fn own<'b>(element: &str) -> Option<Fields<'b>> {
+    let element = RawValue::from_string(element.to_owned()).ok()?;
+    let fields = Fields::parse(nested(&element).get().as_bytes())
+        .ok()?
+        .into_owned();
+    Some(fields)
 }
 
 fn digest(bytes: &[u8]) -> String {

@@ -1,0 +1,135 @@
+//! MongoDB itself is made to fail, by its fail points: what is not confirmed is not acknowledged, and what
+//! is the server's state is never taken for a document's fault.
+
+use std::time::{Duration, Instant};
+
+use mongodb::Client;
+use mongodb::bson::{Document, doc};
+use serde_json::json;
+use tokio::sync::Mutex;
+
+use crate::support::{TestApp, mongodb_uri};
+
+/// There is one `failCommand` in a server, so tests take turns.
+static TURN: Mutex<()> = Mutex::const_new(());
+
+/// A service whose commands can be made to fail without touching other tests'.
+async fn service(name: &str) -> Option<(TestApp, Client)> {
+    let uri = mongodb_uri();
+    let uri = format!(
+        "{uri}{}appName={name}",
+        if uri.contains('?') { "&" } else { "/?" }
+    );
+    let client = Client::with_uri_str(mongodb_uri()).await.unwrap();
+    let asked = doc! { "getParameter": 1, "enableTestCommands": 1 };
+    let enabled = client.database("admin").run_command(asked).await;
+    if !enabled.is_ok_and(|reply| reply.get_bool("enableTestCommands").unwrap_or_default()) {
+        eprintln!("skipped: this server has no fail points (enableTestCommands)");
+        return None;
+    }
+    Some((TestApp::connected(&uri, "").await, client))
+}
+
+async fn fail(client: &Client, name: &str, mode: impl Into<bson::Bson>, how: Document) {
+    let mut data = doc! { "appName": name };
+    data.extend(how);
+    let point = doc! { "configureFailPoint": "failCommand", "mode": mode.into(), "data": data };
+    client.database("admin").run_command(point).await.unwrap();
+}
+
+async fn off(client: &Client) {
+    let point = doc! { "configureFailPoint": "failCommand", "mode": "off" };
+    client.database("admin").run_command(point).await.unwrap();
+}
+
+fn message(id: i32) -> String {
+    json!({
+        "eventType": 1, "convType": "PERSON", "to": "bob", "fromAccount": "ann", "msgType": "TEXT",
+        "body": "x", "msgTimestamp": 1_700_000_000_000_i64, "msgidServer": id,
+    })
+    .to_string()
+}
+
+fn receipt() -> String {
+    json!({ "eventType": 30, "fromAccount": "bob", "toAccount": "ann", "timestamp": 1_700_000_000_000_i64 })
+        .to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_majority_confirms_is_not_acknowledged() {
+    let _turn = TURN.lock().await;
+    let name = "unconfirmed";
+    let Some((app, client)) = service(name).await else {
+        return;
+    };
+    let unconfirmed = doc! {
+        "failCommands": ["update"],
+        "writeConcernError": { "code": 64, "errmsg": "waiting for replication timed out" },
+    };
+    fail(&client, name, "alwaysOn", unconfirmed).await;
+    for body in [message(1), receipt()] {
+        let since = Instant::now();
+        let answer = app.deliver(body).await;
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (503, "unavailable")
+        );
+        assert!(since.elapsed() < Duration::from_secs(4));
+    }
+    off(&client).await;
+    app.deliver(message(1)).await.expect_ok();
+    app.end().await;
+}
+
+/// Codes of every sort that speak of the server and not of a document, some of them in no list of ours.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_passing_error_of_the_server_is_tried_again_and_blames_no_document() {
+    let _turn = TURN.lock().await;
+    let name = "passing";
+    let Some((app, client)) = service(name).await else {
+        return;
+    };
+    let codes = [
+        1, 6, 8, 46, 91, 112, 133, 189, 202, 365, 10107, 11602, 13297, 14031,
+    ];
+    for (id, code) in (0..).zip(codes) {
+        for command in ["insert", "update", "find"] {
+            let once = doc! { "failCommands": [command], "errorCode": code };
+            fail(&client, name, doc! { "times": 1 }, once).await;
+            let answer = app.deliver(message(id)).await;
+            assert_eq!(
+                answer.status, 200,
+                "{command} failed with {code}: {answer:?}"
+            );
+        }
+    }
+    off(&client).await;
+    assert!(app.documents("dead_letters", doc! {}).await.is_empty());
+    let answer = app
+        .ask(&json!({ "user": "bob", "peers": ["ann"] }))
+        .await
+        .json();
+    assert_eq!(answer["total"], codes.len());
+    app.end().await;
+}
+
+/// A read mark that cannot be read is no reason to leave a read message unread.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mark_that_cannot_be_read_is_read_again() {
+    let _turn = TURN.lock().await;
+    let name = "marks";
+    let Some((app, client)) = service(name).await else {
+        return;
+    };
+    app.deliver(receipt()).await.expect_ok();
+    for (id, code) in (0..).zip([2, 9, 175]) {
+        let once = doc! { "failCommands": ["find"], "errorCode": code };
+        fail(&client, name, doc! { "times": 1 }, once).await;
+        app.deliver(message(id)).await.expect_ok();
+        let stored = app.document("messages", &format!("otc/p2p/{id}")).await;
+        assert_eq!(stored.get_i32("state").ok(), Some(1), "code {code}");
+    }
+    off(&client).await;
+    assert!(app.documents("dead_letters", doc! {}).await.is_empty());
+    app.end().await;
+}
