@@ -4,14 +4,13 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export IM_CALLBACK_CONFIG=config/demo.toml
-program=target/release/im-callback
-[ -x "$program" ] || { echo "error: run \`make run\` in another shell first" >&2; exit 1; }
-"$program" send scripts/demo/market-day.jsonl
+im_callback() { cargo run --release --locked --quiet -- "$@"; }
+im_callback send scripts/demo/market-day.jsonl
 echo
-"$program" unread --user seller1 --peer buyer1,buyer2,buyer3 --order A-1001,A-1002
+im_callback unread --user seller1 --peer buyer1,buyer2,buyer3 --order A-1001,A-1002
 echo
-"$program" unread --user seller2 --peer buyer3 --order B-2001
+im_callback unread --user seller2 --peer buyer3 --order B-2001
 echo
-"$program" unread --user buyer1 --peer seller1,seller2
+im_callback unread --user buyer1 --peer seller1,seller2
 echo
-"$program" unread --user buyer3 --peer seller2
+im_callback unread --user buyer3 --peer seller2

@@ -10,6 +10,7 @@ pinned by checksum, kept in the user's cache folder.
 """
 
 import argparse
+import ctypes
 import hashlib
 import os
 import shutil
@@ -40,14 +41,14 @@ def sha256(path):
 
 def cache_folder():
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    folder = Path(home) / "im-callback"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
-    except OSError:  # an account without a home
-        folder = Path(__file__).resolve().parent.parent / ".cache"
-        folder.mkdir(exist_ok=True)
-        return folder
+    for folder in (Path(home) / "im-callback", Path(__file__).resolve().parent.parent / ".cache"):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:  # an account without a home
+            continue
+        if os.access(folder, os.W_OK) or (folder / "mongod-6.0.5").exists():
+            return folder
+    sys.exit("error: no folder to keep mongod in; set XDG_CACHE_HOME, MONGOD or MONGODB_URI")
 
 
 def mongod_path():
@@ -118,26 +119,40 @@ def flag(reply, name):
     return b"\x08" + name.encode() + b"\0\x01" in reply
 
 
-def start(data):
-    binary = mongod_path()
-    port = free_port()
-    data.mkdir(parents=True, exist_ok=True)
-    log = data / "mongod.log"
-    process = subprocess.Popen(
+def end_with_parent():
+    """The server gets SIGTERM when this script dies, however it dies."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+def spawn(binary, data, port):
+    return subprocess.Popen(
         [
             binary, "--dbpath", str(data), "--port", str(port), "--bind_ip", "127.0.0.1",
-            "--replSet", REPLICA_SET, "--logpath", str(log), "--wiredTigerCacheSizeGB", "1",
-            "--setParameter", "enableTestCommands=1",
+            "--nounixsocket", "--replSet", REPLICA_SET, "--logpath", str(data / "mongod.log"),
+            "--wiredTigerCacheSizeGB", "1", "--setParameter", "enableTestCommands=1",
         ],
         stdout=subprocess.DEVNULL,
         # A session of its own: Ctrl-C is for the command; the server ends after it.
         start_new_session=True,
+        preexec_fn=end_with_parent,
     )
+
+
+def fail(data, what):
+    try:
+        last = (data / "mongod.log").read_text(errors="replace").splitlines()[-5:]
+    except OSError as error:
+        last = [str(error)]
+    sys.exit(f"error: {what}; the end of its log in {data}:\n" + "\n".join(last))
+
+
+def wait_for_primary(process, data, port):
     config = {"_id": REPLICA_SET, "members": [{"_id": 0, "host": f"127.0.0.1:{port}"}]}
     configured = False
     for _ in range(600):
         if process.poll() is not None:
-            sys.exit(f"error: mongod ended at once; see {log}")
+            fail(data, "mongod ended at once")
         try:
             if not configured:
                 command(port, {"replSetInitiate": config})
@@ -146,12 +161,11 @@ def start(data):
                 command(port, {"replSetReconfig": config, "force": True})
                 configured = True
             if flag(command(port, {"hello": 1}), "isWritablePrimary"):
-                return process, f"mongodb://127.0.0.1:{port}/?replicaSet={REPLICA_SET}"
+                return
         except OSError:
             pass
         time.sleep(0.1)
-    stop(process)
-    sys.exit(f"error: mongod is no primary after a minute; see {log}")
+    fail(data, "mongod is no primary after a minute")
 
 
 def stop(process):
@@ -166,23 +180,41 @@ def stop(process):
 def run(arguments):
     if os.environ.get("MONGODB_URI"):
         os.execvp(arguments.command[0], arguments.command)
-    # A signal must not keep this script from ending its server.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    binary = mongod_path()
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def leave(number, _frame):
+        sys.exit(128 + number)
+
+    for one in signals:
+        signal.signal(one, leave)
     with tempfile.TemporaryDirectory(prefix="im-callback-mongod-") as temporary:
         data = Path(arguments.data or temporary).resolve()
-        process, uri = start(data)
-        environment = {**os.environ, "MONGODB_URI": uri, "MONGOD": mongod_path()}
-        child = None
         try:
+            data.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            sys.exit(f"error: no folder for MongoDB's data: {error}")
+        processes = []
+        try:
+            port = free_port()
+            processes.append(spawn(binary, data, port))
+            wait_for_primary(processes[0], data, port)
+            uri = f"mongodb://127.0.0.1:{port}/?replicaSet={REPLICA_SET}"
+            environment = {**os.environ, "MONGODB_URI": uri, "MONGOD": binary}
             child = subprocess.Popen(arguments.command, env=environment)
+            processes.append(child)
+            # Ctrl-C reaches the command too, and it says when it is done.
+            signal.signal(signal.SIGINT, lambda *_: None)
             return child.wait()
-        except KeyboardInterrupt:
-            return child.wait() if child else 130  # the command got the same Ctrl-C
+        except OSError as error:
+            sys.exit(f"error: {error}")
         finally:
-            if child and child.poll() is None:
-                child.terminate()
-                child.wait()
-            stop(process)
+            # First the command, then its server; no impatience may come in between.
+            for one in signals:
+                signal.signal(one, signal.SIG_IGN)
+            for process in reversed(processes):
+                if process.poll() is None:
+                    stop(process)
 
 
 def main():

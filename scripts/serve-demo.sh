@@ -12,7 +12,7 @@ im-callback serves the demo app on http://$listen. In a second shell, try:
       plays a market day into it and shows the unread counts
 
   printf '{"eventType":"1","convType":"PERSON","to":"ann","fromAccount":"bob","msgType":"TEXT","body":"hi","msgTimestamp":"1789500000000","msgidServer":"1"}' \\
-    | target/release/im-callback sign --config config/demo.toml --curl --url http://$listen/callbacks/otc | bash
+    | cargo run --release -q -- sign --config config/demo.toml --curl --url http://$listen/callbacks/otc | bash
       posts one signed callback
 
   curl -s -H 'Authorization: Bearer demo-read-key' 'http://$listen/v1/unread?user=ann&peers=bob'
@@ -24,4 +24,4 @@ im-callback serves the demo app on http://$listen. In a second shell, try:
 Ctrl-C ends it.
 
 TEXT
-exec target/release/im-callback serve
+exec cargo run --release --locked --quiet -- serve

@@ -15,6 +15,8 @@ pub fn init(log: &Log) {
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // Whoever reads the log may go away. To complain about that on the same closed pipe would panic.
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none());
     let started = match log.format {
         LogFormat::Text => subscriber.try_init(),

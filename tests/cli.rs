@@ -18,6 +18,26 @@ struct Bench {
     database: String,
 }
 
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let Ok(uri) = std::env::var("MONGODB_URI") else {
+            return;
+        };
+        let name = self.database.clone();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let dropped = runtime.block_on(async {
+            mongodb::Client::with_uri_str(uri)
+                .await?
+                .database(&name)
+                .drop()
+                .await
+        });
+        if !std::thread::panicking() {
+            dropped.unwrap();
+        }
+    }
+}
+
 impl Bench {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -368,6 +388,107 @@ fn what_the_service_lacks_is_said_at_start() {
     assert_eq!(code, Some(0), "{log}");
     assert!(log.contains("[[auth.keys]]"), "{log}");
     assert!(log.contains("no spool"), "{log}");
+}
+
+/// Whoever reads the log may go away; callbacks are answered and the service ends all the same.
+#[test]
+fn a_log_that_nobody_reads_stops_nothing() {
+    let bench = Bench::new();
+    bench.config("127.0.0.1:0");
+    let mut child = bench
+        .command(&["serve", "--config", "im.toml"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("address=") {
+        line.clear();
+        assert_ne!(
+            log.read_line(&mut line).unwrap(),
+            0,
+            "the service ended at once"
+        );
+    }
+    bench.config(line.rsplit_once("address=").unwrap().1.trim());
+    drop(log);
+    for (body, outcome) in [("{\"eventType\":1}", "1 × 200"), ("nonsense", "1 × 200")] {
+        let sent = bench.run_with_input(&["send", "--config", "im.toml", "-"], body.as_bytes());
+        assert!(text(&sent.stdout).contains(outcome), "{sent:?}");
+    }
+    let pid = child.id().to_string();
+    assert!(
+        Command::new("kill")
+            .args(["-TERM", &pid])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let since = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if since.elapsed() > Duration::from_secs(30) {
+            child.kill().unwrap();
+            panic!("the service does not end");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+/// Lines are sent as they come, not when the input ends.
+#[test]
+fn a_pipe_that_waits_holds_up_nothing() {
+    let bench = Bench::new();
+    bench.config("127.0.0.1:0");
+    let served = Served::start(&bench);
+    bench.config(&served.address);
+    let mut sending = bench
+        .command(&["send", "--config", "im.toml", "-c", "8", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = sending.stdin.take().unwrap();
+    let body = r#"{"eventType":1,"convType":"PERSON","to":"b","fromAccount":"a","msgType":"TEXT","msgTimestamp":1,"msgidServer":1}"#;
+    writeln!(input, "{body}").unwrap();
+    let since = Instant::now();
+    let ask = [
+        "unread", "--config", "im.toml", "-u", "b", "-p", "a", "--json",
+    ];
+    while !succeeded(&bench.run(&ask)).contains("\"total\":1") {
+        assert!(
+            since.elapsed() < Duration::from_secs(30),
+            "the line is not sent while the pipe is open"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    drop(input);
+    assert!(succeeded(&sending.wait_with_output().unwrap()).contains("1 × 200"));
+    assert_eq!(served.stop("-TERM").0, Some(0));
+}
+
+#[test]
+fn wrong_calls_say_the_way_out() {
+    let bench = Bench::new();
+    bench.write("m.json", "{}");
+    let cases: &[(&[&str], &str)] = &[
+        (&["sign", "m.json"], "--config"),
+        (&["send", "m.json"], "--config"),
+        (&["unread", "-u", "a", "-p", "b"], "--config"),
+        (
+            &["send", "m.json", "--url", "localhost:1"],
+            "http://127.0.0.1:8080",
+        ),
+    ];
+    for (arguments, way_out) in cases {
+        let output = bench.run(arguments);
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert!(text(&output.stderr).contains(way_out), "{output:?}");
+    }
+    let config = bench.config("127.0.0.1:1");
+    let nobody = bench.run(&["send", "--config", config.to_str().unwrap(), "m.json"]);
+    assert_eq!(nobody.status.code(), Some(1));
+    assert!(text(&nobody.stdout).contains("refused"), "{nobody:?}");
 }
 
 #[test]

@@ -20,11 +20,11 @@ pub struct SignerArgs {
     /// App to sign for; needed when several are configured
     #[arg(long, value_name = "NAME")]
     app: Option<String>,
-    /// Sign with the secret in this file; without a configuration, the variable
-    /// IM_CALLBACK_APP_SECRET may hold it as well
+    /// Sign with the secret in this file instead of the app's first configured one; without a
+    /// configuration the variable IM_CALLBACK_APP_SECRET may hold it as well
     #[arg(long, value_name = "FILE")]
     secret_file: Option<PathBuf>,
-    /// AppKey header to send, where no configuration says it
+    /// AppKey header to send, instead of the configured one
     #[arg(long, value_name = "KEY")]
     app_key: Option<String>,
 }
@@ -42,11 +42,16 @@ pub struct Signer {
 }
 
 impl SignerArgs {
-    /// Finds the secret.
-    pub fn signer(&self, load: impl Load) -> Result<Signer, Failure> {
+    /// Finds the secret, and what the configuration says about the app.
+    pub fn signer(&self, load: impl Load, has_config: bool) -> Result<Signer, Failure> {
         let from_file = self.secret_file.as_deref().map(read_secret).transpose()?;
-        let from_environment = || std::env::var(SECRET_VARIABLE).ok().map(SecretString::from);
-        if let Some(secret) = from_file.or_else(from_environment) {
+        if !has_config {
+            let secret = from_file.or_else(|| secret_variable(SECRET_VARIABLE));
+            let secret = secret.ok_or_else(|| {
+                usage(
+                    "whose callback is it? give --config, --secret-file or IM_CALLBACK_APP_SECRET",
+                )
+            })?;
             return Ok(Signer {
                 app: self.app.clone(),
                 app_key: self.app_key.clone(),
@@ -56,23 +61,47 @@ impl SignerArgs {
         }
         let config = load(&[])?;
         let configured = match (&self.app, config.apps.as_slice()) {
-            (None, [only]) => Ok(only),
-            (None, _) => Err(anyhow!(
-                "several apps are configured; choose one with --app"
-            )),
+            (None, [only]) => only,
+            (None, _) => return Err(usage("several apps are configured; choose one with --app")),
             (Some(name), apps) => apps
                 .iter()
                 .find(|app| app.app.name.as_str() == name)
-                .ok_or_else(|| anyhow!("no app named `{name}` is configured")),
+                .ok_or_else(|| usage(&format!("no app named `{name}` is configured")))?,
         };
-        let configured = configured.map_err(Failure::Usage)?;
+        let secret = from_file.or_else(|| configured.app.verifier.secrets.first().cloned());
         Ok(Signer {
             app: Some(configured.app.name.to_string()),
             app_key: Some(self.app_key.clone().unwrap_or(configured.app_key.clone())),
-            secret: configured.app.verifier.secrets[0].clone(),
+            secret: secret.ok_or_else(|| usage("the app has no secret"))?,
             base_url: Some(base_url(&config)),
         })
     }
+}
+
+/// A secret from the environment; an empty variable is none.
+pub fn secret_variable(name: &str) -> Option<SecretString> {
+    let value = std::env::var(name).ok().filter(|value| !value.is_empty())?;
+    Some(SecretString::from(value))
+}
+
+/// A failure of whoever called the command.
+pub fn usage(message: &str) -> Failure {
+    Failure::Usage(anyhow!("{message}"))
+}
+
+/// An `http` or `https` address given on the command line.
+pub fn web_address(text: &str) -> Result<String, String> {
+    match url::Url::parse(text) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => {
+            Ok(text.to_owned())
+        }
+        _ => Err("write an address such as http://127.0.0.1:8080".to_owned()),
+    }
+}
+
+/// Why a request has no answer, with its causes.
+pub fn no_answer(error: reqwest::Error) -> String {
+    format!("no answer: {:#}", anyhow!(error.without_url()))
 }
 
 impl Signer {
@@ -81,9 +110,7 @@ impl Signer {
         match (given, &self.base_url, &self.app) {
             (Some(url), _, _) => Ok(url.to_owned()),
             (None, Some(base), Some(app)) => Ok(format!("{base}/callbacks/{app}")),
-            (None, _, _) => Err(Failure::Usage(anyhow!(
-                "without a configuration, give --url"
-            ))),
+            (None, _, _) => Err(usage("without a configuration, give --url")),
         }
     }
 
@@ -136,6 +163,8 @@ pub fn http() -> anyhow::Result<reqwest::Client> {
     reqwest::Client::builder()
         .user_agent(concat!("im-callback/", env!("CARGO_PKG_VERSION")))
         .timeout(Duration::from_secs(15))
+        // A query carries its key; it goes to the address that was given and nowhere else.
+        .no_proxy()
         .build()
         .context("cannot make an HTTP client")
 }

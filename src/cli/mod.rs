@@ -18,10 +18,20 @@ use clap::{Parser, Subcommand};
 
 use crate::config::{Config, ConfigError};
 
+const AFTER_HELP: &str = "\
+Any configuration key can be set in the environment: IM_CALLBACK__HTTP__LISTEN=127.0.0.1:9000
+
+Exit codes: 0 success; 1 the command failed; 2 it was called or configured wrongly
+
+Examples:
+  im-callback check-config --config im.toml
+  im-callback send --config im.toml samples/ day.jsonl
+  im-callback unread --config im.toml --user ann --peer bob,carl";
+
 /// Takes an IM provider's signed callbacks, stores every event in MongoDB exactly once, and answers
 /// unread counts.
 #[derive(Parser, Debug)]
-#[command(name = "im-callback", version, about, propagate_version = true)]
+#[command(name = "im-callback", version, about, propagate_version = true, after_help = AFTER_HELP)]
 pub struct Cli {
     /// Configuration file (TOML); its keys are described in config/default.toml
     #[arg(long, global = true, env = "IM_CALLBACK_CONFIG", value_name = "FILE")]
@@ -78,9 +88,9 @@ pub async fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args, load).await,
         Command::CheckConfig => check_config::run(load),
         Command::Indexes => indexes::run(load).await,
-        Command::Sign(args) => sign::run(&args, load),
-        Command::Send(args) => send::run(args, load).await,
-        Command::Unread(args) => unread::run(args, load).await,
+        Command::Sign(args) => sign::run(&args, load, config.is_some()),
+        Command::Send(args) => send::run(args, load, config.is_some()).await,
+        Command::Unread(args) => unread::run(args, load, config.is_some()).await,
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

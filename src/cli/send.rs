@@ -7,22 +7,23 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
-use futures_util::{StreamExt, stream};
+use futures_util::{Stream, StreamExt, stream};
 use indicatif::{ProgressBar, ProgressStyle};
+use tokio::sync::mpsc;
 
-use super::client::{Signer, SignerArgs, http, now};
+use super::client::{Signer, SignerArgs, http, no_answer, now, usage, web_address};
 use super::{Failure, Load};
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Files with a body each, .jsonl or .ndjson files with a body a line, folders of both, or `-` for
-    /// JSON lines on standard input
+    /// Files with a body each, .jsonl or .ndjson files with a body a line, folders that hold such files,
+    /// or `-` for JSON lines on standard input
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
     #[command(flatten)]
     signer: SignerArgs,
     /// Callback address; the configured app's without it
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = web_address)]
     url: Option<String>,
     /// Callbacks under way at once; 1 keeps their order
     #[arg(long, short, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -40,8 +41,8 @@ struct Answer {
     took: Duration,
 }
 
-pub async fn run(args: Args, load: impl Load) -> Result<(), Failure> {
-    let signer = args.signer.signer(load)?;
+pub async fn run(args: Args, load: impl Load, has_config: bool) -> Result<(), Failure> {
+    let signer = args.signer.signer(load, has_config)?;
     let url = signer.callback_url(args.url.as_deref())?;
     let client = http()?;
     let progress = ProgressBar::new_spinner();
@@ -53,17 +54,31 @@ pub async fn run(args: Args, load: impl Load) -> Result<(), Failure> {
     }
 
     let started = Instant::now();
-    let sent = stream::iter(bodies(&args.paths)?)
+    let sent = stream_of(bodies(&args.paths)?)
         .map(|body| send(&client, &signer, &url, body))
         .buffered(usize::from(args.connections));
     let mut sent = std::pin::pin!(sent);
     let mut summary = Summary::default();
+    let mut unreadable = None;
     while let Some(answer) = sent.next().await {
         progress.inc(1);
-        summary.add(answer?);
+        match answer {
+            Ok(answer) => summary.add(answer),
+            Err(error) => {
+                unreadable = Some(error);
+                break;
+            }
+        }
     }
     progress.finish_and_clear();
+    // What was sent was sent, also when a later file cannot be read.
     summary.print(started.elapsed()).context("cannot print")?;
+    if let Some(error) = unreadable {
+        return Err(error.into());
+    }
+    if summary.took.is_empty() {
+        return Err(usage("there is nothing to send in these paths"));
+    }
     if summary.failed > 0 {
         return Err(Failure::Failed(anyhow!(
             "{} callbacks were not delivered",
@@ -99,7 +114,7 @@ async fn send(
                 format!("{}{}", status.as_u16(), code.unwrap_or_default()),
             )
         }
-        Err(error) => (false, format!("no answer: {}", error.without_url())),
+        Err(error) => (false, no_answer(error)),
     };
     Ok(Answer {
         from,
@@ -162,8 +177,24 @@ impl Summary {
     }
 }
 
+/// Reads in a thread of its own, a little ahead: standard input may be a pipe that waits, and what is under
+/// way must not wait with it.
+fn stream_of(
+    bodies: impl Iterator<Item = anyhow::Result<Body>> + Send + 'static,
+) -> impl Stream<Item = anyhow::Result<Body>> {
+    let (ahead, mut read) = mpsc::channel(64);
+    std::thread::spawn(move || {
+        bodies
+            .take_while(|_| !ahead.is_closed())
+            .try_for_each(|body| ahead.blocking_send(body))
+    });
+    stream::poll_fn(move |context| read.poll_recv(context))
+}
+
 /// The bodies of all paths, read as they are needed.
-fn bodies(paths: &[PathBuf]) -> anyhow::Result<impl Iterator<Item = anyhow::Result<Body>>> {
+fn bodies(
+    paths: &[PathBuf],
+) -> anyhow::Result<impl Iterator<Item = anyhow::Result<Body>> + Send + use<>> {
     let mut files = Vec::new();
     for path in paths {
         if path.is_dir() {
@@ -193,7 +224,7 @@ fn is_lines(path: &Path) -> bool {
     has_extension(path, "jsonl") || has_extension(path, "ndjson")
 }
 
-fn read(path: PathBuf) -> Box<dyn Iterator<Item = anyhow::Result<Body>>> {
+fn read(path: PathBuf) -> Box<dyn Iterator<Item = anyhow::Result<Body>> + Send> {
     let name = path.display().to_string();
     if path.as_os_str() == "-" {
         return Box::new(lines(

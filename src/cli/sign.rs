@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, anyhow};
 
-use super::client::{SignerArgs, now};
+use super::client::{SignerArgs, now, web_address};
 use super::{Failure, Load};
 use crate::callback::ids::Millis;
 
@@ -23,12 +23,12 @@ pub struct Args {
     #[arg(long)]
     curl: bool,
     /// Address for the curl command; the configured app's without it
-    #[arg(long, value_name = "URL", requires = "curl")]
+    #[arg(long, value_name = "URL", requires = "curl", value_parser = web_address)]
     url: Option<String>,
 }
 
-pub fn run(args: &Args, load: impl Load) -> Result<(), Failure> {
-    let signer = args.signer.signer(load)?;
+pub fn run(args: &Args, load: impl Load, has_config: bool) -> Result<(), Failure> {
+    let signer = args.signer.signer(load, has_config)?;
     let file = args.body.as_deref().filter(|path| path.as_os_str() != "-");
     let body = match file {
         Some(path) => {

@@ -7,7 +7,7 @@ use anyhow::{Context, anyhow};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value, json};
 
-use super::client::{base_url, http, read_secret};
+use super::client::{base_url, http, no_answer, read_secret, secret_variable, usage, web_address};
 use super::{Failure, Load};
 use crate::http::auth::Scope;
 
@@ -35,7 +35,7 @@ pub struct Args {
     #[arg(long, value_name = "NAME")]
     app: Option<String>,
     /// Address of the service; the configured one without it
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = web_address)]
     url: Option<String>,
     /// File with the query key; otherwise it comes from the variable IM_CALLBACK_KEY, or is the first
     /// configured key with the scope `read`
@@ -46,8 +46,8 @@ pub struct Args {
     json: bool,
 }
 
-pub async fn run(args: Args, load: impl Load) -> Result<(), Failure> {
-    let (url, key) = address_and_key(&args, load)?;
+pub async fn run(args: Args, load: impl Load, has_config: bool) -> Result<(), Failure> {
+    let (url, key) = address_and_key(&args, load, has_config)?;
     let mut body = json!({ "user": args.user });
     for (field, ids) in [("peers", &args.peer), ("orders", &args.order)] {
         if !ids.is_empty() {
@@ -63,7 +63,7 @@ pub async fn run(args: Args, load: impl Load) -> Result<(), Failure> {
         .json(&body)
         .send()
         .await
-        .map_err(|e| anyhow!("no answer from {url}: {}", e.without_url()))?;
+        .map_err(|e| anyhow!("{} (from {url})", no_answer(e)))?;
     let status = response.status();
     let text = response
         .text()
@@ -91,13 +91,22 @@ pub async fn run(args: Args, load: impl Load) -> Result<(), Failure> {
     Ok(())
 }
 
-fn address_and_key(args: &Args, load: impl Load) -> Result<(String, SecretString), Failure> {
+fn address_and_key(
+    args: &Args,
+    load: impl Load,
+    has_config: bool,
+) -> Result<(String, SecretString), Failure> {
     let given = match &args.key_file {
         Some(path) => Some(read_secret(path)?),
-        None => std::env::var(KEY_VARIABLE).ok().map(SecretString::from),
+        None => secret_variable(KEY_VARIABLE),
     };
     if let (Some(url), Some(key)) = (&args.url, &given) {
         return Ok((url.clone(), key.clone()));
+    }
+    if !has_config {
+        return Err(usage(
+            "give --config, or --url and a key by --key-file or IM_CALLBACK_KEY",
+        ));
     }
     let config = load(&[])?;
     let configured = || {
