@@ -9,10 +9,13 @@
 //! The steps are those of [`Attempt`]; here is what happens when one fails.
 //!
 //! # What can go wrong
-//! MongoDB's fault (away, failing over, write not confirmed): the whole batch is tried again until the
-//! time is up. A document's fault (MongoDB refuses it): the batch is halved until that callback stands
-//! alone, and its body is kept as a dead letter; its neighbours are stored. A crash between the steps
-//! leaves callbacks that were not acknowledged, and a redelivery runs all steps again.
+//! - MongoDB's fault (away, failing over, write not confirmed): the whole batch is tried again until the
+//!   time is up.
+//! - A document's fault (MongoDB refuses it, or it contradicts what is stored): its body is kept as a dead
+//!   letter, its neighbours are stored. Where MongoDB refuses a whole command, the batch is halved until
+//!   the callback at fault stands alone.
+//! - A crash between the steps leaves callbacks that were not acknowledged, and a redelivery runs all steps
+//!   again.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

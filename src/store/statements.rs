@@ -3,7 +3,7 @@
 //! Facts about a message that come apart from it (a recall, an edit) are merged onto the message's own
 //! `_id` by update pipelines that give the same document in any order: what was sent is kept as a fact
 //! (`recall`, `edits`, `originalBody`), and what follows from the facts (`state`, `body`) is derived anew
-//! each time by one stage, [`derive`]. Whatever a provider sent stands in a `$literal`, so that a text
+//! each time by one stage, [`derive()`]. Whatever a provider sent stands in a `$literal`, so that a text
 //! such as `$body` stays a text.
 
 use mongodb::bson::{Bson, DateTime, Document, RawDocument, RawDocumentBuf, doc};
