@@ -1,7 +1,7 @@
 //! The configuration: read in layers, validated whole, before anything else happens.
 //!
 //! `config/default.toml` (compiled in, and the reference of all keys) < the user's file < environment
-//! < flags. [`written`] has the shapes as they are written, [`Config`] is what the program uses, and
+//! < flags. `written` has the shapes as they are written, [`Config`] is what the program uses, and
 //! every error names the key and where its value came from, never the value.
 
 mod error;

@@ -1,6 +1,6 @@
 //! Events become documents: the analysts' interface, described for them in `docs/data-model.md`.
 //!
-//! A [`Write`] is one idempotent change; the update statements are in [`super::statements`].
+//! A [`Write`] is one idempotent change; the update statements are in `statements`.
 
 use mongodb::bson::{Bson, DateTime, Document, RawDocumentBuf, doc};
 use sha2::{Digest, Sha256};
