@@ -7,16 +7,18 @@
 
 use std::borrow::Cow;
 
-use sha2::{Digest, Sha256};
-
+use super::fields::{
+    Result, digest, elements, message_ref, millis, optional, optional_millis, own, required,
+    undecodable,
+};
 use super::wire::{self, Kind};
 use crate::callback::VerifiedCallback;
 use crate::callback::event::{
     Class, Conversation, Counts, Decoded, Edit, Effect, Event, EventType, Message, MessageRef,
     Presence, Product, ReadMark, Reason, Recall, Record, Undecodable,
 };
-use crate::callback::ids::{Account, Millis, natural_key};
-use crate::callback::json::{Fields, Json, NotAnObject, RawValue, nested, scalar, scalar_at, view};
+use crate::callback::ids::{Account, natural_key};
+use crate::callback::json::{Fields, Json, NotAnObject, nested, scalar, scalar_at, view};
 
 /// What an app's settings say about decoding.
 #[derive(Debug, Clone, Default)]
@@ -38,8 +40,6 @@ pub struct OrderIdAt {
 
 /// The longest order id that is believed, in bytes. Whatever a pointer finds beyond it is no id.
 const MAX_ORDER_ID: usize = 256;
-
-type Result<T> = std::result::Result<T, Undecodable>;
 
 /// Decodes a body. Never fails: what cannot be decoded is part of the result.
 pub fn decode<'r>(callback: &VerifiedCallback<'r>, rules: &Rules) -> Decoded<'r> {
@@ -484,82 +484,4 @@ fn conversation_read<'a>(
     ]);
     let effect = Effect::Read(ReadMark { reader, of, up_to });
     Ok(Event::Record(record(kind, event_type, key, fields, effect)))
-}
-
-fn message_ref(fields: &Fields<'_>, class: Class, id: &'static str) -> Result<MessageRef> {
-    let to = required(fields, "to")?;
-    Ok(MessageRef {
-        class,
-        id: required(fields, id)?.into_owned(),
-        to: if class.is_to_account() {
-            Account::new(&to).as_str().to_owned()
-        } else {
-            to.into_owned()
-        },
-    })
-}
-
-/// A scalar that is there and not empty.
-fn optional<'f>(fields: &'f Fields<'_>, name: &str) -> Option<Cow<'f, str>> {
-    fields
-        .get(name)
-        .and_then(scalar)
-        .filter(|text| !text.is_empty())
-}
-
-fn required<'f>(fields: &'f Fields<'_>, name: &str) -> Result<Cow<'f, str>> {
-    match fields.get(name).map(scalar) {
-        Some(None) => Err(undecodable(name, Reason::BadValue("a string or a number"))),
-        Some(Some(text)) if !text.is_empty() => Ok(text),
-        Some(Some(_)) | None => Err(undecodable(name, Reason::MissingField)),
-    }
-}
-
-fn millis(fields: &Fields<'_>, name: &str) -> Result<Millis> {
-    required(fields, name)?
-        .trim()
-        .parse()
-        .ok()
-        .and_then(Millis::new)
-        .ok_or_else(|| undecodable(name, Reason::BadValue("milliseconds since 1970")))
-}
-
-fn optional_millis(fields: &Fields<'_>, name: &str) -> Result<Option<Millis>> {
-    match optional(fields, name) {
-        Some(_) => millis(fields, name).map(Some),
-        None => Ok(None),
-    }
-}
-
-fn undecodable(name: &str, reason: Reason) -> Undecodable {
-    let path = if name.is_empty() {
-        "$".to_owned()
-    } else {
-        format!("$.{name}")
-    };
-    Undecodable { reason, path }
-}
-
-/// The elements of a list as their JSON texts, whether it was sent as a value or as JSON text; a lone
-/// object is a list of one.
-fn elements(raw: &RawValue) -> Option<Vec<String>> {
-    let list = nested(raw);
-    match view(&list) {
-        Json::Array(items) => Some(items.iter().map(|item| item.get().to_owned()).collect()),
-        Json::Object(_) => Some(vec![list.get().to_owned()]),
-        Json::Null | Json::Bool(_) | Json::Number(_) | Json::Text(_) => None,
-    }
-}
-
-/// An element's fields, whether it was sent as an object or as JSON text.
-fn own<'b>(element: &str) -> Option<Fields<'b>> {
-    let element = RawValue::from_string(element.to_owned()).ok()?;
-    let fields = Fields::parse(nested(&element).get().as_bytes())
-        .ok()?
-        .into_owned();
-    Some(fields)
-}
-
-fn digest(bytes: &[u8]) -> String {
-    hex::encode(Sha256::digest(bytes))
 }
