@@ -118,6 +118,9 @@ impl<'b> Batch<'b> {
 /// One attempt to store a batch.
 pub struct Attempt<'s> {
     store: &'s Store,
+    /// Whether every write waits for itself. Fixed for the attempt: a write that did not wait must be
+    /// confirmed, whatever another attempt learns of the server meanwhile.
+    confirms_each: bool,
     /// The term in which the first write was done; every other must be done in the same.
     term: OnceLock<i64>,
 }
@@ -127,6 +130,7 @@ impl<'s> Attempt<'s> {
     pub fn new(store: &'s Store) -> Self {
         Self {
             store,
+            confirms_each: store.confirms_each.load(Ordering::Relaxed),
             term: OnceLock::new(),
         }
     }
@@ -340,7 +344,7 @@ impl<'s> Attempt<'s> {
 
     /// Waits until everything the primary has done so far is durable.
     async fn confirm(&self) -> Result<(), StoreError> {
-        if self.confirms_each() {
+        if self.confirms_each {
             return Ok(());
         }
         let nothing = confirmation();
@@ -353,10 +357,6 @@ impl<'s> Attempt<'s> {
         .await
         .map(drop)
         .map_err(StoreError::as_of_state)
-    }
-
-    fn confirms_each(&self) -> bool {
-        self.store.confirms_each.load(Ordering::Relaxed)
     }
 
     /// Runs unordered write commands and reports the statements that failed. Not through the driver's
@@ -395,8 +395,7 @@ impl<'s> Attempt<'s> {
         statements: &[&RawDocument],
         wait: Wait,
     ) -> Result<Vec<WriteError>, StoreError> {
-        let confirms_each = self.confirms_each();
-        let concern = if wait == Wait::Confirmed || confirms_each {
+        let concern = if wait == Wait::Confirmed || self.confirms_each {
             let patience = self.store.settings.commit_timeout.as_millis();
             let patience = i64::try_from(patience).unwrap_or(i64::MAX);
             doc! { "w": "majority", "j": true, "wtimeout": patience }
@@ -421,7 +420,7 @@ impl<'s> Attempt<'s> {
         bytes.append(cstr!("ordered"), false);
         bytes.append(cstr!("writeConcern"), raw(&concern));
         let reply = self.store.database.run_raw_command(bytes).await?;
-        if !confirms_each {
+        if !self.confirms_each {
             self.check_term(&reply)?;
         }
         write_errors(&reply)
