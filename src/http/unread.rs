@@ -225,7 +225,9 @@ fn problem_of(path: String, error: &serde_json::Error) -> Problem {
             .rsplit_once("expected ")
             .map_or("another type", |(_, e)| e);
         let expected = expected.replace("struct Asked", "an object");
-        Problem::at(Code::InvalidField, path, format!("expected {expected}"))
+        let problem = Problem::new(Code::InvalidField, format!("expected {expected}"));
+        let path = (!path.is_empty()).then_some(path);
+        Problem { path, ..problem }
     }
 }
 
