@@ -59,7 +59,7 @@ async fn take(
     // A panic must be no 500 and no cut connection: only 503 makes the provider keep the event.
     let taken = AssertUnwindSafe(taken).catch_unwind().await;
     match taken.unwrap_or(Err(IngestError::NotDurable(Unavailable))) {
-        Ok(()) => Ok(HttpResponse::Ok()
+        Ok(_) => Ok(HttpResponse::Ok()
             .content_type("application/json")
             .body(DELIVERED)),
         Err(error) => {

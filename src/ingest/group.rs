@@ -15,7 +15,7 @@ use futures_util::FutureExt;
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
-use crate::store::{Submission, Unavailable};
+use crate::store::{Submission, Unavailable, Verdict};
 
 /// The limits of group commit.
 #[derive(Debug, Clone, Copy)]
@@ -33,9 +33,6 @@ pub struct Limits {
     /// How long a callback may take, waiting included.
     pub patience: Duration,
 }
-
-/// What a callback is told.
-type Verdict = Result<(), Unavailable>;
 
 struct Waiting {
     submission: Submission,
@@ -77,7 +74,7 @@ impl GroupCommit {
     /// [`Unavailable`] when a limit is met, the commit fails, or it takes too long; the callback may then
     /// be stored all the same.
     pub async fn commit(&self, submission: Submission) -> Verdict {
-        let bytes = u32::try_from(submission.body.len()).unwrap_or(u32::MAX);
+        let bytes = u32::try_from(submission.received.body.len()).unwrap_or(u32::MAX);
         let _held = self
             .bytes
             .try_acquire_many(bytes)
@@ -131,11 +128,11 @@ async fn next_batch(
 ) -> Option<Vec<Waiting>> {
     let mut queue = queue.lock().await;
     let first = queue.recv().await?;
-    let mut bytes = first.submission.body.len();
+    let mut bytes = first.submission.received.body.len();
     let mut batch = vec![first];
     while batch.len() < limits.batch_callbacks && bytes < limits.batch_bytes {
         let Ok(next) = queue.try_recv() else { break };
-        bytes += next.submission.body.len();
+        bytes += next.submission.received.body.len();
         batch.push(next);
     }
     Some(batch)
@@ -152,7 +149,10 @@ mod tests {
 
     use super::*;
     use crate::callback::ids::AppName;
-    use crate::store::documents::Origin;
+    use crate::store::Durability;
+    use crate::store::documents::{Origin, Received};
+
+    const STORED: Verdict = Ok(Durability::Stored);
 
     const LIMITS: Limits = Limits {
         commits_in_flight: 2,
@@ -165,12 +165,15 @@ mod tests {
 
     fn submission(body: &'static str) -> Submission {
         Submission {
-            origin: Origin {
-                app: AppName::new("a").unwrap(),
-                provider: "netease",
-                received_at: DateTime::from_millis(0),
+            received: Received {
+                origin: Origin {
+                    app: AppName::new("a").unwrap(),
+                    provider: "netease",
+                    received_at: DateTime::from_millis(0),
+                },
+                product: None,
+                body: body.into(),
             },
-            body: body.into(),
             writes: Vec::new(),
         }
     }
@@ -184,12 +187,12 @@ mod tests {
             seen.lock().unwrap().push(batch.len());
             async move {
                 sleep(Duration::from_secs(1)).await;
-                assert!(batch.iter().all(|s| &s.body[..] != b"panic"));
+                assert!(batch.iter().all(|s| &s.received.body[..] != b"panic"));
                 let verdict = |s: &Submission| {
-                    if &s.body[..] == b"no" {
+                    if &s.received.body[..] == b"no" {
                         Err(Unavailable)
                     } else {
-                        Ok(())
+                        STORED
                     }
                 };
                 batch.iter().map(verdict).collect()
@@ -205,7 +208,7 @@ mod tests {
     async fn a_lone_callback_waits_for_its_own_commit_only() {
         let (group, _) = group(LIMITS);
         let started = Instant::now();
-        assert_eq!(group.commit(submission("x")).await, Ok(()));
+        assert_eq!(group.commit(submission("x")).await, STORED);
         assert_eq!(started.elapsed(), Duration::from_secs(1));
     }
 
@@ -225,7 +228,7 @@ mod tests {
         let (first, later) = tokio::join!(first, later);
         assert!(first.iter().all(Result::is_ok));
         let no = Err(Unavailable);
-        assert_eq!(later, [Ok(()), no, Ok(()), no, Ok(()), Ok(())]);
+        assert_eq!(later, [STORED, no, STORED, no, STORED, STORED]);
         assert_eq!(*sizes.lock().unwrap(), [2, 6]);
         assert_eq!(started.elapsed(), Duration::from_secs(2));
     }
@@ -270,7 +273,7 @@ mod tests {
             assert_eq!(refused.len(), 6);
             assert!(refused.iter().all(|(_, took)| took.is_zero()));
             // What was held is free again.
-            assert_eq!(group.commit(submission("x")).await, Ok(()));
+            assert_eq!(group.commit(submission("x")).await, STORED);
         }
     }
 
@@ -292,6 +295,6 @@ mod tests {
             ..LIMITS
         });
         assert_eq!(group.commit(submission("panic")).await, Err(Unavailable));
-        assert_eq!(group.commit(submission("x")).await, Ok(()));
+        assert_eq!(group.commit(submission("x")).await, STORED);
     }
 }

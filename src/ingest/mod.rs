@@ -12,11 +12,11 @@ pub mod group;
 use bytes::Bytes;
 use mongodb::bson::DateTime;
 
-use crate::callback::RawCallback;
 use crate::callback::ids::AppName;
 use crate::callback::netease::{self, VerifyError};
-use crate::store::documents::{self, Origin};
-use crate::store::{Submission, Unavailable};
+use crate::callback::{RawCallback, VerifiedCallback};
+use crate::store::documents::{self, Origin, Received};
+use crate::store::{Durability, Submission, Unavailable};
 
 pub use group::GroupCommit;
 
@@ -45,7 +45,8 @@ pub enum IngestError {
     NotDurable(#[from] Unavailable),
 }
 
-/// Takes one callback. `Ok` means that all it says is durable, and only then may it be acknowledged.
+/// Takes one callback. `Ok` means that all it says is durable, and only then may it be acknowledged;
+/// `None` that it says nothing, as the provider's address probe.
 ///
 /// # Errors
 /// [`IngestError::NotVerified`]: nothing was stored. [`IngestError::NotDurable`]: perhaps it was, and
@@ -56,29 +57,46 @@ pub async fn ingest<'h>(
     body: &'h Bytes,
     header: &'h dyn Fn(&str) -> Option<&'h str>,
     now: DateTime,
-) -> Result<(), IngestError> {
-    let origin = Origin {
-        app: app.name.clone(),
-        provider: PROVIDER,
-        received_at: now,
-    };
-    let writes = {
+) -> Result<Option<Durability>, IngestError> {
+    let submission = {
         let raw = RawCallback { body, header };
         let verified = app.verifier.verify(&raw, now.timestamp_millis())?;
-        let decoded = netease::decode(&verified, &app.rules);
-        if let Some(undecodable) = &decoded.undecodable {
-            let (reason, path) = (undecodable.reason.code(), &undecodable.path);
-            tracing::warn!(app = %app.name, reason, path, "a verified body becomes a dead letter");
-        }
-        documents::writes(&origin, body, &decoded)
+        let received = Received {
+            origin: origin(&app.name, now),
+            product: verified.product().map(Box::from),
+            body: body.clone(),
+        };
+        submission(app, &verified, received)
     };
-    if writes.is_empty() {
-        return Ok(()); // the provider's address probe says nothing
+    if submission.writes.is_empty() {
+        return Ok(None);
     }
-    let submission = Submission {
-        origin,
-        body: body.clone(),
-        writes,
-    };
-    Ok(commits.commit(submission).await?)
+    Ok(Some(commits.commit(submission).await?))
+}
+
+/// Where a callback of an app comes from, at this time.
+pub fn origin(app: &AppName, received_at: DateTime) -> Origin {
+    Origin {
+        app: app.clone(),
+        provider: PROVIDER,
+        received_at,
+    }
+}
+
+/// Decodes a callback that was verified when it came and has been kept since, in the spool or as a dead
+/// letter, by the decoder and the app's rules of today.
+pub fn replay(app: &App, received: Received) -> Submission {
+    let kept = received.clone();
+    let verified = VerifiedCallback::kept(&kept.body, kept.product.as_deref());
+    submission(app, &verified, received)
+}
+
+fn submission(app: &App, verified: &VerifiedCallback<'_>, received: Received) -> Submission {
+    let decoded = netease::decode(verified, &app.rules);
+    if let Some(undecodable) = &decoded.undecodable {
+        let (reason, path) = (undecodable.reason.code(), &undecodable.path);
+        tracing::warn!(app = %app.name, reason, path, "a verified body becomes a dead letter");
+    }
+    let writes = documents::writes(&received, &decoded);
+    Submission { received, writes }
 }

@@ -1,8 +1,8 @@
 //! A batch of callbacks becomes durable, exactly once.
 //!
 //! # Promise
-//! `Ok` for a callback means that all it says is on a majority of the replica set, journaled, and that
-//! every unread count asked from now on reflects it. Anything else is [`Unavailable`], and then the
+//! [`Durability::Stored`] for a callback means that all it says is on a majority of the replica set,
+//! journaled, and that every unread count asked from now on reflects it. Anything else is [`Unavailable`], and then the
 //! callback may be stored in part or in whole; committing it again is always right.
 //!
 //! # Operation
@@ -20,23 +20,34 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::Store;
 use super::attempt::{Attempt, Refusal};
-use super::documents::{Origin, Write, dead_letter};
+use super::documents::{Received, Write, dead_letter};
 use super::error::StoreError;
 
 /// One callback's part of a batch. Not `Debug`: it holds a message's text.
 pub struct Submission {
-    /// Where it came from.
-    pub origin: Origin,
-    /// Its body, for the case that MongoDB refuses what we made of it.
-    pub body: Bytes,
+    /// The callback itself, for the case that MongoDB is away, or refuses what we made of it.
+    pub received: Received,
     /// What it asks of the store.
     pub writes: Vec<Write>,
 }
+
+/// Where a callback is durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// All it says is on a majority of the replica set, journaled.
+    Stored,
+    /// MongoDB refused a document made of it, so its body is a dead letter there, as durably.
+    DeadLetter,
+    /// In the fsynced spool, on its way into MongoDB.
+    Spooled,
+}
+
+/// What is known of a callback after a commit.
+pub type Verdict = Result<Durability, Unavailable>;
 
 /// The callback is not known to be durable: MongoDB is away, or did not confirm in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -45,19 +56,15 @@ pub struct Unavailable;
 
 impl Store {
     /// Commits a batch; the verdicts are in its order.
-    pub async fn commit(&self, batch: &[Submission]) -> Vec<Result<(), Unavailable>> {
+    pub async fn commit(&self, batch: &[Submission]) -> Vec<Verdict> {
         let deadline = Instant::now() + self.settings.commit_timeout;
         self.commit_until(batch, deadline).await
     }
 
-    async fn commit_until(
-        &self,
-        batch: &[Submission],
-        deadline: Instant,
-    ) -> Vec<Result<(), Unavailable>> {
+    async fn commit_until(&self, batch: &[Submission], deadline: Instant) -> Vec<Verdict> {
         match self.attempt_until(batch, deadline).await {
             Ok(refusals) => {
-                let mut verdicts = vec![Ok(()); batch.len()];
+                let mut verdicts = vec![Ok(Durability::Stored); batch.len()];
                 let refused: BTreeMap<usize, i32> =
                     refusals.iter().map(|r| (r.callback, r.code)).collect();
                 for (callback, code) in refused {
@@ -109,19 +116,14 @@ impl Store {
 
     /// Keeps a callback that MongoDB refuses as a dead letter. That it can be kept shows that the
     /// fault is the document's.
-    async fn bury(
-        &self,
-        submission: &Submission,
-        why: &str,
-        deadline: Instant,
-    ) -> Result<(), Unavailable> {
-        let Submission { origin, body, .. } = submission;
-        tracing::error!(app = %origin.app, why, "a refused callback becomes a dead letter");
+    async fn bury(&self, submission: &Submission, why: &str, deadline: Instant) -> Verdict {
+        let received = &submission.received;
+        tracing::error!(app = %received.origin.app, why, "a refused callback becomes a dead letter");
         let reason = format!("MongoDB refused the document: {why}");
-        let letter = dead_letter(origin, body, "store_refused", &reason, "$");
+        let letter = dead_letter(received, "store_refused", &reason, "$");
         let attempt = Attempt::new(self);
         match tokio::time::timeout_at(deadline, attempt.store_dead_letter(&letter)).await {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(())) => Ok(Durability::DeadLetter),
             Ok(Err(_)) | Err(_) => Err(Unavailable),
         }
     }

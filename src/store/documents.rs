@@ -2,6 +2,7 @@
 //!
 //! A [`Write`] is one idempotent change; the update statements are in `statements`.
 
+use bytes::Bytes;
 use mongodb::bson::{Bson, DateTime, Document, RawDocumentBuf, doc};
 use sha2::{Digest, Sha256};
 
@@ -21,6 +22,18 @@ pub struct Origin {
     pub provider: &'static str,
     /// When it came, by this machine's clock.
     pub received_at: DateTime,
+}
+
+/// A verified callback, whole: what is kept of it until all that it says is stored. Not `Debug`: it holds
+/// a message's text.
+#[derive(Clone)]
+pub struct Received {
+    /// Where and when it came in.
+    pub origin: Origin,
+    /// The header by which products that share an address tell themselves apart.
+    pub product: Option<Box<str>>,
+    /// Its body, byte for byte as it was signed.
+    pub body: Bytes,
 }
 
 /// A reader and the peer whose messages are read or unread.
@@ -105,7 +118,8 @@ impl MessageKey {
 }
 
 /// The writes that make one decoded callback part of the store.
-pub fn writes(origin: &Origin, body: &[u8], decoded: &Decoded<'_>) -> Vec<Write> {
+pub fn writes(received: &Received, decoded: &Decoded<'_>) -> Vec<Write> {
+    let origin = &received.origin;
     let mut writes = Vec::with_capacity(decoded.events.len() * 2);
     for event in &decoded.events {
         match event {
@@ -118,26 +132,20 @@ pub fn writes(origin: &Origin, body: &[u8], decoded: &Decoded<'_>) -> Vec<Write>
     }
     if let Some(undecodable) = &decoded.undecodable {
         let reason = undecodable.reason.to_string();
-        let letter = dead_letter(
-            origin,
-            body,
-            undecodable.reason.code(),
-            &reason,
-            &undecodable.path,
-        );
+        let code = undecodable.reason.code();
+        let letter = dead_letter(received, code, &reason, &undecodable.path);
         writes.push(Write::DeadLetter(letter));
     }
     writes
 }
 
 /// The document of a dead letter. Its `_id` is the body's digest, so a redelivery is no second letter.
-pub fn dead_letter(
-    origin: &Origin,
-    body: &[u8],
-    code: &str,
-    reason: &str,
-    path: &str,
-) -> RawDocumentBuf {
+pub fn dead_letter(received: &Received, code: &str, reason: &str, path: &str) -> RawDocumentBuf {
+    let Received {
+        origin,
+        product,
+        body,
+    } = received;
     let kept = match std::str::from_utf8(body) {
         Ok(text) => Bson::from(text),
         Err(_) => Bson::Binary(mongodb::bson::Binary {
@@ -145,7 +153,7 @@ pub fn dead_letter(
             bytes: body.to_vec(),
         }),
     };
-    raw(&doc! {
+    let mut letter = doc! {
         "_id": format!("{}/{}", origin.app, hex::encode(Sha256::digest(body))),
         "app": origin.app.as_str(),
         "provider": origin.provider,
@@ -154,7 +162,11 @@ pub fn dead_letter(
         "path": path,
         "body": kept,
         "receivedAt": origin.received_at,
-    })
+    };
+    if let Some(product) = product {
+        letter.insert("product", &**product);
+    }
+    raw(&letter)
 }
 
 /// The bytes of a document.

@@ -23,7 +23,7 @@ use mongodb::bson::doc;
 use mongodb::options::{ClientOptions, ReadConcern, ReadPreference, SelectionCriteria};
 use mongodb::{Client, Database};
 
-pub use commit::{Submission, Unavailable};
+pub use commit::{Durability, Submission, Unavailable, Verdict};
 pub use error::StoreError;
 pub use unread::UnreadBy;
 
