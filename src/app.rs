@@ -9,13 +9,15 @@ use actix_web::{App as ActixApp, HttpServer, web};
 use anyhow::Context;
 use mongodb::options::ClientOptions;
 use secrecy::ExposeSecret;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, Http};
 use crate::http;
-use crate::http::auth::Keys;
-use crate::ingest::GroupCommit;
+use crate::ingest::{Durable, GroupCommit};
+use crate::live::{Current, Live};
+use crate::spool::{Drain, Outage, Spool};
 use crate::store::indexes::Retention;
 use crate::store::{Store, Submission};
 
@@ -23,51 +25,57 @@ use crate::store::{Store, Submission};
 pub struct Service {
     listener: TcpListener,
     shared: web::Data<http::Service>,
-    store: Store,
     retention: Retention,
     limits: Http,
     committers: TaskTracker,
+    drain: Drain,
 }
 
 impl Service {
-    /// Makes the parts and binds the socket. MongoDB need not be there yet.
+    /// Makes the parts, opens the spool and binds the socket. MongoDB need not be there yet.
     ///
     /// # Errors
-    /// When the address is taken, or the MongoDB options cannot be used.
+    /// When the address or the spool is taken, or the MongoDB options cannot be used.
     pub async fn build(config: Config) -> anyhow::Result<Self> {
         let store = connect(&config).await?;
+        let spool = Spool::open(config.spool)?;
         let limits = config.http;
         let listener = TcpListener::bind(limits.listen)
             .with_context(|| format!("cannot listen on {} (http.listen)", limits.listen))?;
-        let committers = TaskTracker::new();
-        let committing = store.clone();
-        let commit = move |batch: Arc<[Submission]>| {
-            let store = committing.clone();
-            async move { store.commit(&batch).await }
+        let outage = Outage::default();
+        let live = Live::new(Current::new(config.apps, config.keys));
+        let durable = Durable {
+            store: store.clone(),
+            spool: spool.clone(),
+            outage: outage.clone(),
         };
+        let committing = durable.clone();
+        let commit = move |batch: Arc<[Submission]>| {
+            let durable = committing.clone();
+            async move { durable.commit(batch).await }
+        };
+        let committers = TaskTracker::new();
         let commits = GroupCommit::start(commit, config.ingest, &committers);
         committers.close();
-        let mut callback_paths = Vec::new();
-        let mut apps = Vec::new();
-        for (i, configured) in config.apps.into_iter().enumerate() {
-            callback_paths.extend(configured.callback_path.map(|path| (path, i)));
-            apps.push(configured.app);
-        }
+        let drain = Drain {
+            durable: durable.clone(),
+            live: live.clone(),
+            limits: config.ingest,
+        };
         let shared = web::Data::new(http::Service {
-            apps,
-            callback_paths,
-            keys: Keys::new(config.keys),
+            live,
             commits,
-            store: store.clone(),
+            durable,
+            stopping: CancellationToken::new(),
             limits: limits.clone(),
         });
         Ok(Self {
             listener,
             shared,
-            store,
             retention: config.retention,
             limits,
             committers,
+            drain,
         })
     }
 
@@ -79,7 +87,13 @@ impl Service {
         self.listener.local_addr()
     }
 
-    /// Serves until `shutdown` is done, then finishes what is under way.
+    /// The part of the configuration that can be replaced while the service runs.
+    pub fn live(&self) -> Live {
+        self.shared.live.clone()
+    }
+
+    /// Serves until `shutdown` is done, then finishes what is under way, within
+    /// `http.shutdown_timeout`. What the spool holds stays there for the next start.
     ///
     /// # Errors
     /// When the socket cannot be served.
@@ -90,17 +104,21 @@ impl Service {
         let Self {
             listener,
             shared,
-            store,
             retention,
             limits,
             committers,
+            drain,
         } = self;
-        let stopping = CancellationToken::new();
-        let indexes = tokio::spawn(keep_ensuring_indexes(
+        let store = shared.durable.store.clone();
+        let stopping = shared.stopping.clone();
+        let background = TaskTracker::new();
+        background.spawn(keep_ensuring_indexes(
             store.clone(),
             retention,
             stopping.clone(),
         ));
+        background.spawn(drain.run(stopping.clone()));
+        background.close();
         let server = HttpServer::new(move || {
             let shared = shared.clone();
             ActixApp::new().configure(move |config| http::routes(&shared, config))
@@ -110,23 +128,29 @@ impl Service {
         .listen(listener)?
         .run();
         let handle = server.handle();
-        tokio::spawn(async move {
+        let stopped = tokio::spawn(async move {
             shutdown.await;
-            let stopped = handle.stop(true);
+            let deadline = Instant::now() + limits.shutdown_timeout;
+            // From here on `/readyz` says so, and the background tasks end.
+            stopping.cancel();
             tracing::info!("stopping");
-            stopped.await;
+            handle.stop(true).await;
+            deadline
         });
         server.await.context("the HTTP server failed")?;
+        let deadline = stopped.await.context("the shutdown task failed")?;
         // The workers held the last ways into the queue, so the committers finish what is in it.
-        stopping.cancel();
-        if tokio::time::timeout(limits.shutdown_timeout, committers.wait())
+        let finish = async {
+            committers.wait().await;
+            background.wait().await;
+            store.close().await;
+        };
+        if tokio::time::timeout_at(deadline + Duration::from_millis(500), finish)
             .await
             .is_err()
         {
-            tracing::warn!("some commits did not end in time");
+            tracing::warn!("not everything under way ended in time");
         }
-        indexes.await.context("the index task failed")?;
-        store.close().await;
         Ok(())
     }
 }

@@ -5,7 +5,8 @@
 //! 1. [`ingest`]: a callback's way from bytes to durable, in one page.
 //! 2. [`callback`]: what a callback means. Pure: no I/O, no clock, no HTTP, no MongoDB.
 //! 3. [`store`]: documents, the commit and its guarantees, the unread query.
-//! 4. [`http`]: routes and errors. [`app`] puts the parts together, [`cli`] is the program's surface.
+//! 4. [`spool`]: the local queue for times without MongoDB, and its drain.
+//! 5. [`http`]: routes and errors. [`app`] puts the parts together, [`cli`] is the program's surface.
 //!
 //! `ARCHITECTURE.md` has the map, the invariants and a walkthrough of a callback and of a query.
 
@@ -15,6 +16,8 @@ pub mod cli;
 pub mod config;
 pub mod http;
 pub mod ingest;
+pub mod live;
 pub mod shutdown;
+pub mod spool;
 pub mod store;
 pub mod telemetry;

@@ -6,6 +6,8 @@
     reason = "a test that panics has failed, which is what it is for"
 )]
 
+use std::path::Path;
+
 use figment::Jail;
 use im_callback::config::{Config, LogFormat};
 use secrecy::ExposeSecret;
@@ -47,7 +49,9 @@ fn the_defaults_need_only_an_app() {
             "mongodb://127.0.0.1:27017/?replicaSet=rs0"
         );
         assert_eq!(config.retention, Default::default());
-        assert!(config.keys.is_empty() && !config.asks_for_spool);
+        assert!(config.keys.is_empty());
+        assert_eq!(config.spool.path, Path::new("data/spool"));
+        assert_eq!(config.spool.max_bytes, 1024 * 1024 * 1024);
     });
 }
 
@@ -84,7 +88,7 @@ fn the_documented_keys_are_taken() {
             "#,
         )
         .unwrap();
-        assert!(config.asks_for_spool);
+        assert_eq!(config.spool.path, Path::new("data/spool"));
         assert_eq!(
             config.apps[0].callback_path.as_deref(),
             Some("/receiveMsg.action")
@@ -192,8 +196,16 @@ fn errors_name_key_and_source_and_never_a_secret() {
             &["`mongodb.commit_timeout`", "3s"],
         ),
         (
-            "ingest.queue = 9223372036854775807\n".to_owned() + APP,
-            &["`ingest.queue`", "between 1 and"],
+            "ingest.callbacks_in_flight = 9223372036854775807\n".to_owned() + APP,
+            &["`ingest.callbacks_in_flight`", "between 1 and"],
+        ),
+        (
+            "spool.max_bytes = \"1MiB\"\n".to_owned() + APP,
+            &["`spool.max_bytes`", "at least 4194304"],
+        ),
+        (
+            "spool.path = \"\"\n".to_owned() + APP,
+            &["`spool.path`", "is empty"],
         ),
         (
             "http.max_body = \"40MiB\"\n".to_owned() + APP,
@@ -356,7 +368,7 @@ fn the_example_and_the_reference_are_valid() {
             })
             .collect();
         let config = load(jail, &uncommented.join("\n")).unwrap();
-        assert!(config.asks_for_spool && config.retention.messages.is_some());
+        assert!(config.retention.messages.is_some());
         assert_eq!((config.apps.len(), config.keys.len()), (1, 1));
     });
 }

@@ -13,6 +13,13 @@ pub fn run(load: impl Load) -> Result<(), Failure> {
         writeln!(out, "configuration is valid")?;
         writeln!(out, "listen: {}", config.http.listen)?;
         writeln!(out, "database: {}", config.store.database)?;
+        let spool = &config.spool;
+        writeln!(
+            out,
+            "spool: {}, up to {} bytes",
+            spool.path.display(),
+            spool.max_bytes
+        )?;
         for app in &config.apps {
             let also = app
                 .callback_path
@@ -32,9 +39,6 @@ pub fn run(load: impl Load) -> Result<(), Failure> {
         }
         if config.keys.is_empty() {
             writeln!(out, "no key: queries are answered 403")?;
-        }
-        if config.asks_for_spool {
-            writeln!(out, "[spool] is set, but this version has no spool")?;
         }
         Ok(())
     };

@@ -6,6 +6,8 @@ use anyhow::Context;
 
 use super::{Failure, Load};
 use crate::app::Service;
+use crate::config::{Config, ConfigError};
+use crate::live::{Current, Live};
 use crate::{shutdown, telemetry};
 
 #[derive(clap::Args, Debug)]
@@ -38,17 +40,40 @@ pub async fn run(args: Args, load: impl Load) -> Result<(), Failure> {
              name, secret and scopes = [\"read\"]"
         );
     }
-    if config.asks_for_spool {
-        tracing::warn!(
-            "[spool] is set, but this version has no spool: while MongoDB is away callbacks are \
-             answered 503"
-        );
-    }
     let stop = shutdown::signalled().context("cannot wait for signals")?;
+    let mut hangups = shutdown::hangups().context("cannot wait for signals")?;
+    let fixed = config.fixed();
     let service = Service::build(config).await?;
     let address = service.address().context("the socket has no address")?;
     tracing::info!(%address, "listening");
-    service.run(stop).await?;
+    let live = service.live();
+    let reloads = async {
+        while hangups.recv().await.is_some() {
+            reload(load(&flags), &fixed, &live);
+        }
+    };
+    tokio::select! {
+        stopped = service.run(stop) => stopped?,
+        // Without further signals there is nothing more to reload, and the service goes on.
+        never = async { reloads.await; std::future::pending().await } => never,
+    }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Puts a configuration that was read anew in force, as far as that can be done while the service runs.
+fn reload(read: Result<Config, ConfigError>, fixed: &[(&str, String)], live: &Live) {
+    let config = match read {
+        Ok(config) => config,
+        Err(error) => {
+            tracing::error!(%error, "the new configuration is refused, the old one stays");
+            return;
+        }
+    };
+    for (section, _) in config.fixed().iter().filter(|s| !fixed.contains(s)) {
+        tracing::warn!(section, "this section has changed, which needs a restart");
+    }
+    let (apps, keys) = (config.apps.len(), config.keys.len());
+    live.replace(Current::new(config.apps, config.keys));
+    tracing::info!(apps, keys, "apps and keys were read anew");
 }

@@ -16,11 +16,13 @@ use figment::Figment;
 use figment::providers::{Env, Format, Toml};
 use mongodb::options::ConnectionString;
 use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
 
 use crate::callback::netease::{OrderIdAt, Rules, Verifier};
 use crate::http::auth::Key;
 use crate::ingest::App;
 use crate::ingest::group;
+use crate::spool;
 use crate::store;
 use crate::store::indexes::Retention;
 
@@ -65,8 +67,8 @@ pub struct Config {
     pub apps: Vec<ConfiguredApp>,
     /// Who may query.
     pub keys: Vec<Key>,
-    /// Whether the reserved `[spool]` section is set, which this version cannot honour.
-    pub asks_for_spool: bool,
+    /// The local queue for times without MongoDB.
+    pub spool: spool::Settings,
 }
 
 /// An app and its addresses.
@@ -126,6 +128,21 @@ impl Config {
     }
 }
 
+impl Config {
+    /// What cannot change while the service runs: each section and its values, as text to compare.
+    pub fn fixed(&self) -> Vec<(&'static str, String)> {
+        let uri = hex::encode(Sha256::digest(self.mongodb_uri.expose_secret()));
+        vec![
+            ("http", format!("{:?}", self.http)),
+            ("mongodb", format!("{uri} {:?}", self.store)),
+            ("ingest", format!("{:?}", self.ingest)),
+            ("spool", format!("{:?}", self.spool)),
+            ("retention", format!("{:?}", self.retention)),
+            ("log", format!("{:?}", self.log)),
+        ]
+    }
+}
+
 /// Collects problems while it turns what is written into what is used.
 struct Validation<'l> {
     layers: &'l Figment,
@@ -158,7 +175,6 @@ impl<'l> Validation<'l> {
         } = written;
         let uri = self.mongodb_uri(mongodb.uri);
         self.database(&mongodb.database);
-        // Half a second more may go in waiting, and the provider gives up after 5 s.
         let in_time = Duration::from_millis(100)..=Duration::from_secs(3);
         if !in_time.contains(&mongodb.commit_timeout.0) {
             self.problem("mongodb.commit_timeout", "must be between 100ms and 3s");
@@ -197,14 +213,19 @@ impl<'l> Validation<'l> {
                     "ingest.batch_bytes",
                     ingest.batch_bytes.as_u64(),
                 ),
-                queue: self.up_to(1_000_000, "ingest.queue", ingest.queue),
+                callbacks_in_flight: self.up_to(
+                    1_000_000,
+                    "ingest.callbacks_in_flight",
+                    ingest.callbacks_in_flight,
+                ),
                 bytes_in_flight: self.up_to(
                     1024 * MIB,
                     "ingest.bytes_in_flight",
                     ingest.bytes_in_flight.as_u64(),
                 ),
-                // Waiting for a commit under way may take part of it.
-                patience: mongodb.commit_timeout.0 + Duration::from_millis(500),
+                // Waiting for a commit under way may take part of it, and the spool the rest. The
+                // provider gives up after 5 s.
+                patience: mongodb.commit_timeout.0 + Duration::from_millis(1500),
             },
             retention: Retention {
                 messages: self.retention("retention.messages", retention.messages),
@@ -217,7 +238,7 @@ impl<'l> Validation<'l> {
             },
             apps: self.apps(apps),
             keys: self.keys(auth.keys),
-            asks_for_spool: spool.is_some(),
+            spool: self.spool(spool),
         };
         if self.problems.is_empty() {
             Ok(config)
@@ -233,6 +254,21 @@ impl<'l> Validation<'l> {
             self.problem(key, format!("must be between 1 and {most}"));
         }
         usize::try_from(value).unwrap_or(usize::MAX)
+    }
+
+    fn spool(&mut self, written: written::Spool) -> spool::Settings {
+        if written.path.as_os_str().is_empty() {
+            self.problem("spool.path", "is empty; name a folder");
+        }
+        let max_bytes = written.max_bytes.as_u64();
+        if max_bytes < spool::SEGMENT_BYTES {
+            let least = spool::SEGMENT_BYTES;
+            self.problem("spool.max_bytes", format!("must be at least {least}"));
+        }
+        spool::Settings {
+            path: written.path,
+            max_bytes,
+        }
     }
 
     /// MongoDB counts in whole seconds, in 32 bits; zero would delete everything.

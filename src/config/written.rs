@@ -22,7 +22,7 @@ pub struct Config {
     pub log: Log,
     #[serde(default)]
     pub retention: Retention,
-    pub spool: Option<Spool>,
+    pub spool: Spool,
     #[serde(default)]
     pub apps: Vec<App>,
     #[serde(default)]
@@ -54,7 +54,7 @@ pub struct Ingest {
     pub commits_in_flight: u64,
     pub batch_callbacks: u64,
     pub batch_bytes: ByteSize,
-    pub queue: u64,
+    pub callbacks_in_flight: u64,
     pub bytes_in_flight: ByteSize,
 }
 
@@ -83,14 +83,11 @@ pub struct Retention {
     pub dead_letters: Option<Time>,
 }
 
-/// Reserved: see the note in `config/default.toml`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Spool {
-    #[serde(rename = "path")]
-    _path: Option<PathBuf>,
-    #[serde(rename = "max_bytes")]
-    _max_bytes: Option<ByteSize>,
+    pub path: PathBuf,
+    pub max_bytes: ByteSize,
 }
 
 #[derive(Deserialize)]

@@ -2,18 +2,15 @@
 
 use std::panic::AssertUnwindSafe;
 
+use actix_web::http::Method;
 use actix_web::{HttpRequest, HttpResponse, web};
 use futures_util::FutureExt;
 use mongodb::bson::DateTime;
 
 use super::error::{Code, Problem};
-use super::{Service, body};
-use crate::ingest::{App, IngestError, ingest};
+use super::{Service, body, use_instead};
+use crate::ingest::{App, IngestError, Refused, ingest};
 use crate::store::Unavailable;
-
-/// The position of the app whose second path was asked for.
-#[derive(Clone, Copy)]
-pub struct AppAt(pub usize);
 
 /// What the provider takes as delivered.
 const DELIVERED: &str = r#"{"code":200}"#;
@@ -24,19 +21,26 @@ pub async fn by_name(
     payload: web::Payload,
     service: web::Data<Service>,
 ) -> Result<HttpResponse, Problem> {
-    let app = service.apps.iter().find(|app| app.name.as_str() == *name);
-    let app =
-        app.ok_or_else(|| Problem::new(Code::UnknownApp, "no app of this name is configured"))?;
+    let current = service.live.current();
+    let app = current
+        .app(&name)
+        .ok_or_else(|| Problem::new(Code::UnknownApp, "no app of this name is configured"))?;
     take(&request, payload, &service, app).await
 }
 
+/// Any path that is no route: perhaps it is an app's second one.
 pub async fn by_path(
     request: HttpRequest,
     payload: web::Payload,
     service: web::Data<Service>,
 ) -> Result<HttpResponse, Problem> {
-    let app = request.app_data().and_then(|AppAt(i)| service.apps.get(*i));
-    let app = app.ok_or_else(|| Problem::new(Code::UnknownApp, "no app has this path"))?;
+    let current = service.live.current();
+    let app = current
+        .app_at(request.path())
+        .ok_or_else(|| Problem::new(Code::NotFound, "no route has this path"))?;
+    if request.method() != Method::POST {
+        return Err(use_instead("POST"));
+    }
     take(&request, payload, &service, app).await
 }
 
@@ -58,7 +62,7 @@ async fn take(
     let taken = ingest(app, &service.commits, &body, &header, DateTime::now());
     // A panic must be no 500 and no cut connection: only 503 makes the provider keep the event.
     let taken = AssertUnwindSafe(taken).catch_unwind().await;
-    match taken.unwrap_or(Err(IngestError::NotDurable(Unavailable))) {
+    match taken.unwrap_or(Err(IngestError::Refused(Refused::NotDurable(Unavailable)))) {
         Ok(_) => Ok(HttpResponse::Ok()
             .content_type("application/json")
             .body(DELIVERED)),

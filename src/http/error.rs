@@ -10,7 +10,7 @@ use actix_web::{HttpResponse, ResponseError};
 use serde_json::json;
 
 use crate::callback::netease::{VerifyError, signature};
-use crate::ingest::IngestError;
+use crate::ingest::{IngestError, Refused};
 use crate::store::{StoreError, Unavailable};
 
 macro_rules! codes {
@@ -92,6 +92,8 @@ codes! {
     IdTooLong = "id_too_long", UNPROCESSABLE_ENTITY, "An id is too long";
     /// More ids than one query may have.
     TooManyIds = "too_many_ids", UNPROCESSABLE_ENTITY, "Too many ids were asked for";
+    /// As much is in flight as may be.
+    Overloaded = "overloaded", SERVICE_UNAVAILABLE, "Too much is in flight";
     /// Nothing durable to put the event in, or no count that could be trusted.
     Unavailable = "unavailable", SERVICE_UNAVAILABLE, "The service cannot do this now";
 }
@@ -159,6 +161,9 @@ impl ResponseError for Problem {
             Code::Unavailable => {
                 response.insert_header((RETRY_AFTER, RETRY_AFTER_SECONDS.to_string()));
             }
+            Code::Overloaded => {
+                response.insert_header((RETRY_AFTER, "1"));
+            }
             Code::MissingKey => {
                 response.insert_header((WWW_AUTHENTICATE, "Bearer"));
             }
@@ -172,7 +177,7 @@ impl From<IngestError> for Problem {
     fn from(error: IngestError) -> Self {
         match error {
             IngestError::NotVerified(error) => error.into(),
-            IngestError::NotDurable(error) => error.into(),
+            IngestError::Refused(error) => error.into(),
         }
     }
 }
@@ -192,9 +197,13 @@ impl From<VerifyError> for Problem {
     }
 }
 
-impl From<Unavailable> for Problem {
-    fn from(error: Unavailable) -> Self {
-        Self::new(Code::Unavailable, format!("{error}; send it again"))
+impl From<Refused> for Problem {
+    fn from(error: Refused) -> Self {
+        let code = match error {
+            Refused::Overloaded => Code::Overloaded,
+            Refused::NotDurable(Unavailable) => Code::Unavailable,
+        };
+        Self::new(code, format!("{error}; send it again"))
     }
 }
 

@@ -9,26 +9,24 @@ mod unread;
 use actix_web::http::header::CONTENT_LENGTH;
 use actix_web::web::{self, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse, Route};
+use tokio_util::sync::CancellationToken;
 
 use crate::config::Http;
-use crate::ingest::{App, GroupCommit};
-use crate::store::Store;
+use crate::ingest::{Durable, GroupCommit};
+use crate::live::Live;
 
-use auth::Keys;
 use error::{Code, Problem};
 
 /// What handlers share.
 pub struct Service {
-    /// The apps.
-    pub apps: Vec<App>,
-    /// The second path of each app that has one, by position in `apps`.
-    pub callback_paths: Vec<(String, usize)>,
-    /// Who may query.
-    pub keys: Keys,
+    /// The apps and the keys in force.
+    pub live: Live,
     /// The way to durability.
     pub commits: GroupCommit,
-    /// The store, for queries.
-    pub store: Store,
+    /// The store, for queries, and how it is.
+    pub durable: Durable,
+    /// Cancelled from the moment on at which the service is told to stop.
+    pub stopping: CancellationToken,
     /// Limits.
     pub limits: Http,
 }
@@ -41,14 +39,6 @@ pub fn routes(service: &web::Data<Service>, config: &mut ServiceConfig) {
             .route(web::post().to(callbacks::by_name))
             .default_service(only("POST")),
     );
-    for (path, app) in &service.callback_paths {
-        config.service(
-            web::resource(path)
-                .app_data(callbacks::AppAt(*app))
-                .route(web::post().to(callbacks::by_path))
-                .default_service(only("POST")),
-        );
-    }
     config.service(
         web::resource("/v1/unread")
             .route(web::get().to(unread::get))
@@ -68,21 +58,19 @@ pub fn routes(service: &web::Data<Service>, config: &mut ServiceConfig) {
             .route(web::head().to(health::readyz))
             .default_service(only("GET, HEAD")),
     );
-    config.default_service(web::to(not_found));
+    // The apps' second paths change with a reload, so they are no routes of their own.
+    config.default_service(web::to(callbacks::by_path));
 }
 
 fn only(methods: &'static str) -> Route {
-    web::to(move || async move {
-        let detail = format!("use {methods}");
-        Err::<HttpResponse, _>(Problem {
-            allow: Some(methods),
-            ..Problem::new(Code::MethodNotAllowed, detail)
-        })
-    })
+    web::to(move || async move { Err::<HttpResponse, _>(use_instead(methods)) })
 }
 
-async fn not_found() -> Result<HttpResponse, Problem> {
-    Err(Problem::new(Code::NotFound, "no route has this path"))
+fn use_instead(methods: &'static str) -> Problem {
+    Problem {
+        allow: Some(methods),
+        ..Problem::new(Code::MethodNotAllowed, format!("use {methods}"))
+    }
 }
 
 /// Reads a body up to the limit.

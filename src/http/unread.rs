@@ -11,6 +11,7 @@ use super::error::{Code, Problem};
 use super::{Service, body};
 use crate::callback::ids::{Account, AppName};
 use crate::config::Http;
+use crate::live::Current;
 use crate::store::UnreadBy;
 
 /// What is asked, as the body of a `POST`.
@@ -39,22 +40,33 @@ pub async fn post(
     payload: web::Payload,
     service: web::Data<Service>,
 ) -> Result<HttpResponse, Problem> {
-    service.keys.authorize(&request, Scope::Read)?;
+    let current = service.live.current();
+    current.keys.authorize(&request, Scope::Read)?;
     let body = body(&request, payload, service.limits.max_body).await?;
-    answer(&service, &from_json(&body)?).await
+    answer(&service, &current, &from_json(&body)?).await
 }
 
 pub async fn get(
     request: HttpRequest,
     service: web::Data<Service>,
 ) -> Result<HttpResponse, Problem> {
-    service.keys.authorize(&request, Scope::Read)?;
-    answer(&service, &from_query(request.query_string())?).await
+    let current = service.live.current();
+    current.keys.authorize(&request, Scope::Read)?;
+    answer(&service, &current, &from_query(request.query_string())?).await
 }
 
-async fn answer(service: &Service, asked: &Asked) -> Result<HttpResponse, Problem> {
+async fn answer(
+    service: &Service,
+    current: &Current,
+    asked: &Asked,
+) -> Result<HttpResponse, Problem> {
     check(asked, &service.limits)?;
-    let app = app(service, asked.app.as_deref())?;
+    let app = app(current, asked.app.as_deref())?;
+    if service.durable.outage.is_known() {
+        // A primary without its majority might still answer, and know nothing of what is in the spool.
+        let detail = "MongoDB is away, so the counts cannot be read now; ask again";
+        return Err(Problem::new(Code::Unavailable, detail));
+    }
     let reader = Account::new(&asked.user);
     let (peers, orders) = tokio::try_join!(
         count(
@@ -103,7 +115,8 @@ async fn count<'a>(
         stored_as.entry(stored).or_default().push(id);
     }
     let distinct: Vec<&str> = stored_as.keys().map(String::as_str).collect();
-    let found = service.store.unread(by, app, reader, &distinct).await?;
+    let store = &service.durable.store;
+    let found = store.unread(by, app, reader, &distinct).await?;
     let mut counts: IndexMap<&str, u64> = ids.iter().map(|id| (id.as_str(), 0)).collect();
     for (stored, n) in &found {
         for asked in stored_as.get(stored).into_iter().flatten() {
@@ -113,18 +126,22 @@ async fn count<'a>(
     Ok(Some((found.values().sum(), counts)))
 }
 
-fn app<'s>(service: &'s Service, asked: Option<&str>) -> Result<&'s AppName, Problem> {
-    let mut names = service.apps.iter().map(|app| &app.name);
-    match (asked, service.apps.as_slice()) {
+fn app<'c>(current: &'c Current, asked: Option<&str>) -> Result<&'c AppName, Problem> {
+    match (asked, current.apps.as_slice()) {
         (None, [only]) => Ok(&only.name),
         (None, _) => Err(Problem::at(
             Code::MissingField,
             "app",
             "several apps are configured; name one",
         )),
-        (Some(name), _) => names.find(|known| known.as_str() == name).ok_or_else(|| {
-            Problem::at(Code::UnknownApp, "app", "no app of this name is configured")
-        }),
+        (Some(name), _) => match current.app(name) {
+            Some(known) => Ok(&known.name),
+            None => Err(Problem::at(
+                Code::UnknownApp,
+                "app",
+                "no app of this name is configured",
+            )),
+        },
     }
 }
 

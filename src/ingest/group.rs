@@ -4,18 +4,20 @@
 //! and tells each callback its verdict. A lone callback meets an idle committer and goes at once: there
 //! is no timer. Under load, what arrives while commits are under way forms the next batch by itself.
 //!
-//! Limits: callbacks and bytes of bodies that wait or are being committed, beyond which a callback is
-//! refused at once; callbacks and bytes in one batch; and the time a callback may take.
+//! Limits: callbacks, and bytes held for them, that wait or are being committed, beyond which a callback
+//! is refused at once; callbacks and bytes in one batch; and the time a callback may take. What a
+//! callback holds is its body and the documents made of it: a body of many small values grows several
+//! times on its way into BSON.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
-use crate::store::{Submission, Unavailable, Verdict};
+use crate::store::{Durability, Submission, Unavailable, Verdict};
 
 /// The limits of group commit.
 #[derive(Debug, Clone, Copy)]
@@ -24,28 +26,48 @@ pub struct Limits {
     pub commits_in_flight: usize,
     /// Callbacks in one commit.
     pub batch_callbacks: usize,
-    /// Bytes of bodies in one commit; one callback more may go beyond it.
+    /// Bytes held for the callbacks of one commit; one callback more may go beyond it.
     pub batch_bytes: usize,
-    /// Callbacks that may wait.
-    pub queue: usize,
-    /// Bytes of bodies that may wait or be in commits under way.
+    /// Callbacks that may wait or be in commits under way.
+    pub callbacks_in_flight: usize,
+    /// Bytes held for them.
     pub bytes_in_flight: usize,
     /// How long a callback may take, waiting included.
     pub patience: Duration,
 }
 
+/// Why a callback is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// As many callbacks, or bytes, are in flight as may be.
+    #[error("too many callbacks are in flight")]
+    Overloaded,
+    /// It is not known to be durable.
+    #[error(transparent)]
+    NotDurable(#[from] Unavailable),
+}
+
 struct Waiting {
     submission: Submission,
+    bytes: usize,
+    room: Held,
     verdict: oneshot::Sender<Verdict>,
+}
+
+/// A callback's share of the limits, until its commit has ended, whoever still waits for it.
+struct Held {
+    _callback: OwnedSemaphorePermit,
+    _bytes: OwnedSemaphorePermit,
 }
 
 /// The way into the running batch. Cheap to clone; when the last clone is gone and the queue is empty,
 /// the committers end.
 #[derive(Clone)]
 pub struct GroupCommit {
-    queue: mpsc::Sender<Waiting>,
+    queue: mpsc::UnboundedSender<Waiting>,
+    callbacks: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
-    patience: Duration,
+    limits: Limits,
 }
 
 impl GroupCommit {
@@ -56,54 +78,66 @@ impl GroupCommit {
         C: Fn(Arc<[Submission]>) -> V + Clone + Send + Sync + 'static,
         V: Future<Output = Vec<Verdict>> + Send + 'static,
     {
-        let (queue, waiting) = mpsc::channel(limits.queue);
+        let (queue, waiting) = mpsc::unbounded_channel();
         let waiting = Arc::new(Mutex::new(waiting));
         for _ in 0..limits.commits_in_flight {
             tracker.spawn(committer(commit.clone(), waiting.clone(), limits));
         }
         Self {
             queue,
+            callbacks: Arc::new(Semaphore::new(limits.callbacks_in_flight)),
             bytes: Arc::new(Semaphore::new(limits.bytes_in_flight)),
-            patience: limits.patience,
+            limits,
         }
     }
 
     /// Joins the next batch and waits for the verdict.
     ///
     /// # Errors
-    /// [`Unavailable`] when a limit is met, the commit fails, or it takes too long; the callback may then
-    /// be stored all the same.
-    pub async fn commit(&self, submission: Submission) -> Verdict {
-        let bytes = u32::try_from(submission.received.body.len()).unwrap_or(u32::MAX);
-        let _held = self
-            .bytes
-            .try_acquire_many(bytes)
-            .map_err(|_| Unavailable)?;
+    /// [`Refused`]; unless it is [`Refused::Overloaded`], the callback may be stored all the same.
+    pub async fn commit(&self, submission: Submission) -> Result<Durability, Refused> {
+        let bytes = submission.bytes();
+        let room = self.hold(bytes).ok_or(Refused::Overloaded)?;
         let (verdict, told) = oneshot::channel();
         let waiting = Waiting {
             submission,
+            bytes,
+            room,
             verdict,
         };
-        self.queue.try_send(waiting).map_err(|_| Unavailable)?;
-        match tokio::time::timeout(self.patience, told).await {
-            Ok(Ok(verdict)) => verdict,
+        self.queue.send(waiting).map_err(|_| Unavailable)?;
+        match tokio::time::timeout(self.limits.patience, told).await {
+            Ok(Ok(verdict)) => Ok(verdict?),
             // Too late, or the commit panicked.
-            Ok(Err(_)) | Err(_) => Err(Unavailable),
+            Ok(Err(_)) | Err(_) => Err(Unavailable.into()),
         }
+    }
+
+    fn hold(&self, bytes: usize) -> Option<Held> {
+        // What is larger than all the room there is goes alone.
+        let bytes = bytes.min(self.limits.bytes_in_flight);
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        Some(Held {
+            _callback: self.callbacks.clone().try_acquire_owned().ok()?,
+            _bytes: self.bytes.clone().try_acquire_many_owned(bytes).ok()?,
+        })
     }
 }
 
-async fn committer<C, V>(commit: C, queue: Arc<Mutex<mpsc::Receiver<Waiting>>>, limits: Limits)
-where
+async fn committer<C, V>(
+    commit: C,
+    queue: Arc<Mutex<mpsc::UnboundedReceiver<Waiting>>>,
+    limits: Limits,
+) where
     C: Fn(Arc<[Submission]>) -> V,
     V: Future<Output = Vec<Verdict>>,
 {
     while let Some(batch) = next_batch(&queue, limits).await {
-        let (submissions, verdicts): (Vec<_>, Vec<_>) = batch
+        let (submissions, waiting): (Vec<_>, Vec<_>) = batch
             .into_iter()
             // Whoever waited too long has been refused already; no need to work for it.
             .filter(|waiting| !waiting.verdict.is_closed())
-            .map(|waiting| (waiting.submission, waiting.verdict))
+            .map(|waiting| (waiting.submission, (waiting.room, waiting.verdict)))
             .unzip();
         if submissions.is_empty() {
             continue;
@@ -114,7 +148,7 @@ where
             tracing::error!("a commit panicked");
             continue;
         };
-        for (verdict, result) in verdicts.into_iter().zip(results) {
+        for ((_room, verdict), result) in waiting.into_iter().zip(results) {
             // An error means that the client went away: the event is stored, nobody is left to tell.
             let _ = verdict.send(result);
         }
@@ -123,16 +157,16 @@ where
 
 /// Waits for a first callback, then takes what waits behind it. `None` when no more can come.
 async fn next_batch(
-    queue: &Mutex<mpsc::Receiver<Waiting>>,
+    queue: &Mutex<mpsc::UnboundedReceiver<Waiting>>,
     limits: Limits,
 ) -> Option<Vec<Waiting>> {
     let mut queue = queue.lock().await;
     let first = queue.recv().await?;
-    let mut bytes = first.submission.received.body.len();
+    let mut bytes = first.bytes;
     let mut batch = vec![first];
     while batch.len() < limits.batch_callbacks && bytes < limits.batch_bytes {
         let Ok(next) = queue.try_recv() else { break };
-        bytes += next.submission.received.body.len();
+        bytes += next.bytes;
         batch.push(next);
     }
     Some(batch)
@@ -149,16 +183,16 @@ mod tests {
 
     use super::*;
     use crate::callback::ids::AppName;
-    use crate::store::Durability;
     use crate::store::documents::{Origin, Received};
 
-    const STORED: Verdict = Ok(Durability::Stored);
+    const STORED: Result<Durability, Refused> = Ok(Durability::Stored);
+    const NOT_DURABLE: Result<Durability, Refused> = Err(Refused::NotDurable(Unavailable));
 
     const LIMITS: Limits = Limits {
         commits_in_flight: 2,
         batch_callbacks: 10,
         batch_bytes: 1000,
-        queue: 20,
+        callbacks_in_flight: 20,
         bytes_in_flight: 5000,
         patience: Duration::from_secs(3),
     };
@@ -192,7 +226,7 @@ mod tests {
                     if &s.received.body[..] == b"no" {
                         Err(Unavailable)
                     } else {
-                        STORED
+                        Ok(Durability::Stored)
                     }
                 };
                 batch.iter().map(verdict).collect()
@@ -227,7 +261,7 @@ mod tests {
         };
         let (first, later) = tokio::join!(first, later);
         assert!(first.iter().all(Result::is_ok));
-        let no = Err(Unavailable);
+        let no = NOT_DURABLE;
         assert_eq!(later, [STORED, no, STORED, no, STORED, STORED]);
         assert_eq!(*sizes.lock().unwrap(), [2, 6]);
         assert_eq!(started.elapsed(), Duration::from_secs(2));
@@ -253,7 +287,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn beyond_the_limits_callbacks_are_refused_at_once() {
         for limits in [
-            Limits { queue: 3, ..LIMITS },
+            Limits {
+                callbacks_in_flight: 3,
+                ..LIMITS
+            },
             Limits {
                 bytes_in_flight: 3,
                 ..LIMITS
@@ -269,7 +306,8 @@ mod tests {
                 (verdict, started.elapsed())
             });
             let answers = join_all(timed).await;
-            let refused: Vec<_> = answers.iter().filter(|(v, _)| v.is_err()).collect();
+            let overloaded = Err(Refused::Overloaded);
+            let refused: Vec<_> = answers.iter().filter(|(v, _)| *v == overloaded).collect();
             assert_eq!(refused.len(), 6);
             assert!(refused.iter().all(|(_, took)| took.is_zero()));
             // What was held is free again.
@@ -284,7 +322,7 @@ mod tests {
             ..LIMITS
         });
         let started = Instant::now();
-        assert_eq!(group.commit(submission("x")).await, Err(Unavailable));
+        assert_eq!(group.commit(submission("x")).await, NOT_DURABLE);
         assert_eq!(started.elapsed(), Duration::from_millis(900));
     }
 
@@ -294,7 +332,7 @@ mod tests {
             commits_in_flight: 1,
             ..LIMITS
         });
-        assert_eq!(group.commit(submission("panic")).await, Err(Unavailable));
+        assert_eq!(group.commit(submission("panic")).await, NOT_DURABLE);
         assert_eq!(group.commit(submission("x")).await, STORED);
     }
 }

@@ -5,8 +5,10 @@
 //! ```
 //!
 //! Everything before the commit is pure and runs on the HTTP worker that took the request; the commit
-//! is shared with whatever other callbacks are in flight ([`group`]).
+//! is shared with whatever other callbacks are in flight ([`group`]), and goes to MongoDB, or to the
+//! spool while MongoDB cannot ([`durable`]).
 
+pub mod durable;
 pub mod group;
 
 use bytes::Bytes;
@@ -15,10 +17,11 @@ use mongodb::bson::DateTime;
 use crate::callback::ids::AppName;
 use crate::callback::netease::{self, VerifyError};
 use crate::callback::{RawCallback, VerifiedCallback};
-use crate::store::documents::{self, Origin, Received};
-use crate::store::{Durability, Submission, Unavailable};
+use crate::store::documents::{self, Origin, Received, Write};
+use crate::store::{Durability, Submission};
 
-pub use group::GroupCommit;
+pub use durable::Durable;
+pub use group::{GroupCommit, Refused};
 
 /// What is needed to take callbacks of one app.
 #[derive(Debug)]
@@ -40,17 +43,17 @@ pub enum IngestError {
     /// It is not the provider's.
     #[error(transparent)]
     NotVerified(#[from] VerifyError),
-    /// It is not known to be durable.
+    /// It is refused, or not known to be durable.
     #[error(transparent)]
-    NotDurable(#[from] Unavailable),
+    Refused(#[from] Refused),
 }
 
 /// Takes one callback. `Ok` means that all it says is durable, and only then may it be acknowledged;
 /// `None` that it says nothing, as the provider's address probe.
 ///
 /// # Errors
-/// [`IngestError::NotVerified`]: nothing was stored. [`IngestError::NotDurable`]: perhaps it was, and
-/// a redelivery is welcome.
+/// [`IngestError::NotVerified`]: nothing was stored. [`IngestError::Refused`]: perhaps it was, and a
+/// redelivery is welcome.
 pub async fn ingest<'h>(
     app: &App,
     commits: &GroupCommit,
@@ -89,6 +92,16 @@ pub fn replay(app: &App, received: Received) -> Submission {
     let kept = received.clone();
     let verified = VerifiedCallback::kept(&kept.body, kept.product.as_deref());
     submission(app, &verified, received)
+}
+
+/// A kept callback whose app is no longer configured: a dead letter, to be retried when it is again.
+pub fn without_app(received: Received) -> Submission {
+    let reason = "no app of this name is configured";
+    let letter = documents::dead_letter(&received, "unknown_app", reason, "$");
+    Submission {
+        received,
+        writes: vec![Write::DeadLetter(letter)],
+    }
 }
 
 fn submission(app: &App, verified: &VerifiedCallback<'_>, received: Received) -> Submission {

@@ -347,6 +347,11 @@ impl<'s> Attempt<'s> {
         if self.confirms_each {
             return Ok(());
         }
+        self.probe().await
+    }
+
+    /// Makes a write without effect, and waits until it is confirmed.
+    pub async fn probe(&self) -> Result<(), StoreError> {
         let nothing = confirmation();
         self.write(
             Command::Update,

@@ -35,6 +35,13 @@ pub struct Submission {
     pub writes: Vec<Write>,
 }
 
+impl Submission {
+    /// What it holds in memory, in bytes, near enough.
+    pub fn bytes(&self) -> usize {
+        self.received.body.len() + self.writes.iter().map(Write::bytes).sum::<usize>()
+    }
+}
+
 /// Where a callback is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {

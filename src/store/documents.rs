@@ -71,6 +71,20 @@ pub enum Write {
     DeadLetter(RawDocumentBuf),
 }
 
+impl Write {
+    /// The size of what is sent to MongoDB, in bytes.
+    pub fn bytes(&self) -> usize {
+        let document = match self {
+            Self::Message(message) => &message.document,
+            Self::Mark(mark) => &mark.statement,
+            Self::Change(raw) | Self::Presence(raw) | Self::Event(raw) | Self::DeadLetter(raw) => {
+                raw
+            }
+        };
+        document.as_bytes().len()
+    }
+}
+
 /// A message to insert.
 pub struct MessageWrite {
     /// Its place.

@@ -23,7 +23,9 @@ use mongodb::bson::doc;
 use mongodb::options::{ClientOptions, ReadConcern, ReadPreference, SelectionCriteria};
 use mongodb::{Client, Database};
 
+use attempt::Attempt;
 pub use commit::{Durability, Submission, Unavailable, Verdict};
+pub use documents::Received;
 pub use error::StoreError;
 pub use unread::UnreadBy;
 
@@ -96,6 +98,16 @@ impl Store {
         let ping = self.database.run_command(doc! { "ping": 1 });
         self.within_query_timeout(async move { ping.await }).await?;
         Ok(())
+    }
+
+    /// Whether a write is confirmed now, by the same rule as a commit's.
+    ///
+    /// # Errors
+    /// When it is not, within the commit timeout.
+    pub async fn probe(&self) -> Result<(), StoreError> {
+        tokio::time::timeout(self.settings.commit_timeout, Attempt::new(self).probe())
+            .await
+            .map_err(|_| StoreError::TimedOut)?
     }
 
     /// Ends the client: connections close, nothing more is accepted.

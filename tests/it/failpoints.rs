@@ -14,7 +14,7 @@ use crate::support::{TestApp, mongodb_uri};
 static TURN: Mutex<()> = Mutex::const_new(());
 
 /// A service whose commands can be made to fail without touching other tests'.
-async fn service(name: &str) -> Option<(TestApp, Client)> {
+async fn service(name: &str, more: &str) -> Option<(TestApp, Client)> {
     let uri = mongodb_uri();
     let uri = format!(
         "{uri}{}appName={name}",
@@ -27,7 +27,7 @@ async fn service(name: &str) -> Option<(TestApp, Client)> {
         eprintln!("skipped: this server has no fail points (enableTestCommands)");
         return None;
     }
-    Some((TestApp::connected(&uri, "").await, client))
+    Some((TestApp::connected(&uri, more).await, client))
 }
 
 async fn fail(client: &Client, name: &str, mode: impl Into<bson::Bson>, how: Document) {
@@ -56,28 +56,44 @@ fn receipt() -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_no_majority_confirms_is_not_acknowledged() {
+async fn what_no_majority_confirms_is_spooled_or_not_acknowledged() {
     let _turn = TURN.lock().await;
     let name = "unconfirmed";
-    let Some((app, client)) = service(name).await else {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = folder.path().join("spool");
+    let Some((app, client)) = service(name, &format!("spool.path = {spool:?}")).await else {
         return;
     };
     let unconfirmed = doc! {
         "failCommands": ["update"],
         "writeConcernError": { "code": 64, "errmsg": "waiting for replication timed out" },
     };
-    fail(&client, name, "alwaysOn", unconfirmed).await;
+    fail(&client, name, "alwaysOn", unconfirmed.clone()).await;
     for body in [message(1), receipt()] {
         let since = Instant::now();
+        app.deliver(body).await.expect_ok();
+        assert!(since.elapsed() < Duration::from_secs(4));
+        let ready = app.get("/readyz", &[]).await.json();
+        assert!(ready["spool"]["bytes"].as_u64().unwrap() > 0, "{ready}");
+    }
+    off(&client).await;
+    app.until_drained().await;
+    let stored = app.document("messages", "otc/p2p/1").await;
+    assert_eq!(stored.get_i32("state").ok(), Some(1));
+
+    // The only other place taken away, nothing is acknowledged.
+    std::fs::remove_dir_all(&spool).unwrap();
+    fail(&client, name, "alwaysOn", unconfirmed).await;
+    for body in [message(2), receipt()] {
         let answer = app.deliver(body).await;
         assert_eq!(
             (answer.status, answer.code().as_str()),
             (503, "unavailable")
         );
-        assert!(since.elapsed() < Duration::from_secs(4));
     }
     off(&client).await;
-    app.deliver(message(1)).await.expect_ok();
+    app.until_drained().await;
+    app.deliver(message(2)).await.expect_ok();
     app.end().await;
 }
 
@@ -86,7 +102,7 @@ async fn what_no_majority_confirms_is_not_acknowledged() {
 async fn a_passing_error_of_the_server_is_tried_again_and_blames_no_document() {
     let _turn = TURN.lock().await;
     let name = "passing";
-    let Some((app, client)) = service(name).await else {
+    let Some((app, client)) = service(name, "").await else {
         return;
     };
     let codes = [
@@ -118,7 +134,7 @@ async fn a_passing_error_of_the_server_is_tried_again_and_blames_no_document() {
 async fn a_mark_that_cannot_be_read_is_read_again() {
     let _turn = TURN.lock().await;
     let name = "marks";
-    let Some((app, client)) = service(name).await else {
+    let Some((app, client)) = service(name, "").await else {
         return;
     };
     app.deliver(receipt()).await.expect_ok();

@@ -15,6 +15,7 @@ mod oracle;
 mod outage;
 mod protocol;
 mod samples;
+mod spool;
 mod storing;
 mod support;
 mod unread;

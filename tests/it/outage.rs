@@ -1,16 +1,15 @@
-//! MongoDB goes away and comes back: 503 in time while it is away, never 500, and nothing to do after.
+//! MongoDB goes away and comes back: callbacks are taken all the time, and stored afterwards.
 
-use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use mongodb::bson::{Document, doc};
 use serde_json::json;
 
+use crate::support::mongod::Mongod;
 use crate::support::proxy::{Line, Proxy};
-use crate::support::{
-    Answer, Instance, TestApp, config, database_name, deliver, http, mongodb_uri,
-};
+use crate::support::{TestApp, mongodb_uri};
 
 fn message(id: usize) -> String {
     json!({
@@ -20,32 +19,20 @@ fn message(id: usize) -> String {
     .to_string()
 }
 
-#[track_caller]
-fn expect_unavailable(answer: &Answer, since: Instant) {
+/// What every test here asks.
+fn question() -> serde_json::Value {
+    json!({ "user": "bob", "peers": ["ann"] })
+}
+
+/// While MongoDB is away a query is refused, and not answered with a count that may be wrong.
+async fn expect_no_count(app: &TestApp) {
+    let answer = app.ask(&question()).await;
     assert_eq!(
         (answer.status, answer.code().as_str()),
         (503, "unavailable"),
         "{answer:?}"
     );
     assert_eq!(answer.header("retry-after"), "5");
-    // Far below the provider's 5 s.
-    assert!(
-        since.elapsed() < Duration::from_secs(4),
-        "answered after {:?}",
-        since.elapsed()
-    );
-}
-
-/// Delivers until it is taken, as nothing else brings the service back.
-async fn until_taken(app: &TestApp, body: &str) {
-    let since = Instant::now();
-    while app.deliver(body).await.status != 200 {
-        assert!(
-            since.elapsed() < Duration::from_secs(60),
-            "not taken a minute after MongoDB was back"
-        );
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
 }
 
 async fn away_and_back(line: Line) {
@@ -55,43 +42,88 @@ async fn away_and_back(line: Line) {
 
     proxy.set(line);
     let since = Instant::now();
-    let answers = futures_util::future::join_all((1..=20).map(|n| app.deliver(message(n)))).await;
-    for answer in &answers {
-        expect_unavailable(answer, since);
+    let answers = join_all((1..=20).map(|n| app.deliver(message(n)))).await;
+    for answer in answers {
+        answer.expect_ok();
     }
-    let asked = Instant::now();
-    let question = json!({ "user": "bob", "peers": ["ann"] });
-    expect_unavailable(&app.ask(&question).await, asked);
+    // Below the time at which the provider gives up.
+    assert!(since.elapsed() < Duration::from_secs(5));
+    let since = Instant::now();
+    for n in 21..=60 {
+        app.deliver(message(n)).await.expect_ok();
+    }
+    // Not two seconds each: that MongoDB is away is known by now.
+    assert!(since.elapsed() < Duration::from_secs(10));
+    expect_no_count(&app).await;
     let ready = app.get("/readyz", &[]).await;
     assert_eq!(
-        (ready.status, &ready.json()["checks"]["mongodb"]),
-        (503, &json!("down"))
+        (ready.status, ready.json()["status"].as_str()),
+        (200, Some("degraded"))
     );
+    let says = |field: &str| ready.json()[field].clone();
+    assert_eq!(
+        (says("callbacks"), says("queries")),
+        (json!("ready"), json!("not ready"))
+    );
+    assert_eq!(says("checks")["mongodb"], "down");
+    assert!(says("spool")["bytes"].as_u64().unwrap() > 0);
     assert_eq!(app.get("/livez", &[]).await.status, 200);
 
     proxy.set(Line::Open);
-    until_taken(&app, &message(0)).await;
-    for n in 0..=20 {
-        until_taken(&app, &message(n)).await;
-    }
-    assert_eq!(app.ask(&question).await.json()["total"], 21);
-    assert_eq!(app.documents("messages", doc! {}).await.len(), 21);
+    app.until_drained().await;
+    assert_eq!(app.ask(&question()).await.json()["total"], 61);
+    assert_eq!(app.documents("messages", doc! {}).await.len(), 61);
     app.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_line_that_is_cut_is_503_and_heals_by_itself() {
+async fn while_the_line_is_cut_callbacks_are_taken_and_stored_afterwards() {
     away_and_back(Line::Cut).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_line_that_stalls_is_503_in_time_and_heals_by_itself() {
+async fn while_the_line_stalls_callbacks_are_taken_and_stored_afterwards() {
     away_and_back(Line::Stalled).await;
 }
 
-/// Everything that was acknowledged while the line was cut again and again is there, once.
+/// Without MongoDB and without a spool that takes them, callbacks are refused in time, never with 500.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_acknowledged_around_short_cuts_is_stored_once() {
+async fn with_no_durable_place_callbacks_are_refused_in_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = folder.path().join("spool");
+    let proxy = Proxy::to(&mongodb_uri()).await;
+    let app = TestApp::connected(&proxy.uri(), &format!("spool.path = {spool:?}")).await;
+    app.deliver(message(0)).await.expect_ok();
+    std::fs::remove_dir_all(&spool).unwrap();
+    proxy.set(Line::Cut);
+    for n in 1..=3 {
+        let since = Instant::now();
+        let answer = app.deliver(message(n)).await;
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (503, "unavailable"),
+            "{answer:?}"
+        );
+        assert_eq!(answer.header("retry-after"), "5");
+        assert!(since.elapsed() < Duration::from_secs(5));
+    }
+    let ready = app.get("/readyz", &[]).await;
+    assert_eq!(
+        (ready.status, &ready.json()["checks"]["spool"]),
+        (503, &json!("down"))
+    );
+    proxy.set(Line::Open);
+    app.until_drained().await;
+    for n in 1..=3 {
+        app.deliver(message(n)).await.expect_ok();
+    }
+    assert_eq!(app.ask(&question()).await.json()["total"], 4);
+    app.end().await;
+}
+
+/// Everything around short cuts of the line is taken at the first try, and stored once.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_around_short_cuts_is_taken_and_stored_once() {
     let proxy = Proxy::to(&mongodb_uri()).await;
     let app = TestApp::connected(&proxy.uri(), "").await;
     let cuts = async {
@@ -106,219 +138,81 @@ async fn what_is_acknowledged_around_short_cuts_is_stored_once() {
         let app = &app;
         async move {
             for n in 0..60 {
-                let body = message(lane * 60 + n);
-                while app.deliver(&body).await.status != 200 {
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
+                app.deliver(message(lane * 60 + n)).await.expect_ok();
             }
         }
     });
-    tokio::join!(cuts, futures_util::future::join_all(sends));
+    tokio::join!(cuts, join_all(sends));
+    app.until_drained().await;
     assert_eq!(app.documents("messages", doc! {}).await.len(), 480);
-    let question = json!({ "user": "bob", "peers": ["ann"] });
-    assert_eq!(app.ask(&question).await.json()["total"], 480);
+    assert_eq!(app.ask(&question()).await.json()["total"], 480);
     app.end().await;
 }
 
-/// The service starts without MongoDB, and makes its indexes once MongoDB is there.
+/// The service starts without MongoDB, takes callbacks, and makes its indexes once MongoDB is there.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_service_starts_before_mongodb() {
     let proxy = Proxy::to(&mongodb_uri()).await;
     proxy.set(Line::Cut);
-    let database = database_name();
-    let instance = Instance::start(config(&proxy.uri(), &database, ""));
-    let http = http();
-    assert_eq!(
-        http.get(instance.url("/livez"))
-            .send()
-            .await
-            .unwrap()
-            .status(),
-        200
-    );
-    let since = Instant::now();
-    expect_unavailable(
-        &deliver(&http, &instance, message(0).as_bytes()).await,
-        since,
-    );
+    let app = TestApp::unready(&proxy.uri(), "").await;
+    assert_eq!(app.get("/livez", &[]).await.status, 200);
+    app.deliver(message(0)).await.expect_ok();
+    expect_no_count(&app).await;
     proxy.set(Line::Open);
-    let since = Instant::now();
-    while http
-        .get(instance.url("/readyz"))
-        .send()
-        .await
-        .unwrap()
-        .status()
-        != 200
-    {
-        assert!(
-            since.elapsed() < Duration::from_secs(60),
-            "not ready a minute after MongoDB was there"
-        );
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    deliver(&http, &instance, message(0).as_bytes())
-        .await
-        .expect_ok();
-    tokio::task::spawn_blocking(move || drop(instance))
-        .await
-        .unwrap();
-    let client = mongodb::Client::with_uri_str(mongodb_uri()).await.unwrap();
-    let messages = client
-        .database(&database)
-        .collection::<Document>("messages");
-    assert_eq!(messages.count_documents(doc! {}).await.unwrap(), 1);
-    client.database(&database).drop().await.unwrap();
+    app.until_drained().await;
+    app.deliver(message(1)).await.expect_ok();
+    app.until_drained().await;
+    assert_eq!(app.ask(&question()).await.json()["total"], 2);
+    app.end().await;
 }
 
-/// A `mongod` of the test's own, that can be killed.
-struct Mongod {
-    process: Child,
-    arguments: Vec<String>,
-    port: u16,
-    _data: tempfile::TempDir,
-}
-
-impl Mongod {
-    /// A replica set of one node, or a server without a replica set. `None` where the tests run on a
-    /// user's server and there is no program to start another.
-    async fn start(replica_set: bool) -> Option<Self> {
-        let program = std::env::var("MONGOD").ok()?;
-        let data = tempfile::tempdir().unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
-        let folder = data.path().to_str().unwrap();
-        let port_text = port.to_string();
-        let mut arguments = vec![program.as_str(), "--dbpath", folder, "--port", &port_text];
-        arguments.extend(["--bind_ip", "127.0.0.1", "--wiredTigerCacheSizeGB", "0.25"]);
-        if replica_set {
-            arguments.extend(["--replSet", "rs0"]);
-        }
-        let arguments: Vec<_> = arguments.into_iter().map(str::to_owned).collect();
-        let process = spawn(&arguments);
-        let mongod = Self {
-            process,
-            arguments,
-            port,
-            _data: data,
-        };
-        if replica_set {
-            let direct = format!("mongodb://127.0.0.1:{port}/?directConnection=true");
-            let client = mongodb::Client::with_uri_str(direct).await.unwrap();
-            let member = doc! { "_id": 0, "host": format!("127.0.0.1:{port}") };
-            let initiate = doc! { "replSetInitiate": { "_id": "rs0", "members": [member] } };
-            client
-                .database("admin")
-                .run_command(initiate)
-                .await
-                .unwrap();
-        }
-        Some(mongod)
-    }
-
-    fn uri(&self) -> String {
-        format!("mongodb://127.0.0.1:{}/", self.port)
-    }
-
-    fn kill(&mut self) {
-        self.process.kill().unwrap(); // SIGKILL
-        self.process.wait().unwrap();
-    }
-
-    fn restart(&mut self) {
-        self.process = spawn(&self.arguments);
-    }
-}
-
-impl Drop for Mongod {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn spawn(arguments: &[String]) -> Child {
-    let mut command = Command::new(&arguments[0]);
-    command
-        .args(&arguments[1..])
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap()
-}
-
-/// What was acknowledged before `kill -9` of MongoDB is there after it, once, and the service goes on.
-async fn acknowledged_survives_the_death_of(mut mongod: Mongod) {
+/// What was acknowledged before `kill -9` of MongoDB is there after it, and what comes while it is away.
+async fn everything_survives_the_death_of(mut mongod: Mongod) {
     let uri = mongod.uri();
     let app = TestApp::connected(&uri, "").await;
-    let acknowledged = Mutex::new(Vec::new());
+    let acknowledged = AtomicUsize::new(0);
     let lane = |lane: usize| {
         let (app, acknowledged) = (&app, &acknowledged);
         async move {
-            for n in 0..1000 {
-                let id = lane * 1000 + n;
-                let sent = Instant::now();
-                let answer = app.deliver(message(id)).await;
-                if answer.status != 200 {
-                    return expect_unavailable(&answer, sent);
-                }
-                acknowledged.lock().unwrap().push(id);
+            for n in 0..60 {
+                app.deliver(message(lane * 60 + n)).await.expect_ok();
+                acknowledged.fetch_add(1, Ordering::Relaxed);
             }
         }
     };
     let killer = async {
-        while acknowledged.lock().unwrap().len() < 300 {
+        while acknowledged.load(Ordering::Relaxed) < 300 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         tokio::task::block_in_place(|| mongod.kill());
     };
-    let lanes = futures_util::future::join_all((0..16).map(lane));
+    let lanes = join_all((0..16).map(lane));
     tokio::join!(killer, lanes);
     tokio::task::block_in_place(|| mongod.restart());
 
-    let acknowledged = acknowledged.into_inner().unwrap();
-    assert!(
-        acknowledged.len() >= 300,
-        "{} acknowledged",
-        acknowledged.len()
-    );
-    until_taken(&app, &message(0)).await;
+    app.until_drained().await;
     let client = mongodb::Client::with_uri_str(&uri).await.unwrap();
     let messages = client
         .database(app.database.name())
         .collection::<Document>("messages");
-    for id in &acknowledged {
-        let stored = messages
-            .count_documents(doc! { "_id": format!("otc/p2p/{id}") })
-            .await;
-        assert_eq!(stored.unwrap(), 1, "message {id} was acknowledged");
-    }
-    let counted = app
-        .ask(&json!({ "user": "bob", "peers": ["ann"] }))
-        .await
-        .json();
-    assert_eq!(
-        counted["total"],
-        messages.count_documents(doc! {}).await.unwrap()
-    );
+    assert_eq!(messages.count_documents(doc! {}).await.unwrap(), 960);
+    assert_eq!(app.ask(&question()).await.json()["total"], 960);
     app.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_acknowledged_survives_the_death_of_a_replica_set() {
+async fn everything_survives_the_death_of_a_replica_set() {
     match Mongod::start(true).await {
-        Some(mongod) => acknowledged_survives_the_death_of(mongod).await,
+        Some(mongod) => everything_survives_the_death_of(mongod).await,
         None => eprintln!("skipped: MONGOD names no program"),
     }
 }
 
 /// Without a replica set replies tell no term, and every write has to be confirmed by itself.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_acknowledged_survives_the_death_of_a_lone_server() {
+async fn everything_survives_the_death_of_a_lone_server() {
     match Mongod::start(false).await {
-        Some(mongod) => acknowledged_survives_the_death_of(mongod).await,
+        Some(mongod) => everything_survives_the_death_of(mongod).await,
         None => eprintln!("skipped: MONGOD names no program"),
     }
 }

@@ -1,10 +1,12 @@
 //! What tests share: a running service, signed requests, and a look into the database.
 
+pub mod mongod;
 pub mod proxy;
 pub mod trace;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -71,10 +73,16 @@ pub struct Instance {
     pub address: SocketAddr,
     stop: CancellationToken,
     thread: Option<std::thread::JoinHandle<()>>,
+    /// A spool of its own, unless the configuration was given one.
+    _spool: tempfile::TempDir,
 }
 
 impl Instance {
-    pub fn start(config: Config) -> Self {
+    pub fn start(mut config: Config) -> Self {
+        let spool = tempfile::tempdir().unwrap();
+        if config.spool.path == Path::new("data/spool") {
+            config.spool.path = spool.path().join("spool");
+        }
         let stop = CancellationToken::new();
         let (tell, told) = std::sync::mpsc::channel();
         let stopped = stop.clone().cancelled_owned();
@@ -94,6 +102,7 @@ impl Instance {
             address: told.recv().expect("the service did not start"),
             stop,
             thread: Some(thread),
+            _spool: spool,
         }
     }
 
@@ -161,6 +170,8 @@ pub fn config(uri: &str, database: &str, more: &str) -> Config {
         [mongodb]
         uri = "{uri}"
         database = "{database}"
+        # Tests side by side make MongoDB slow, and only some of them are about the spool.
+        commit_timeout = "3s"
         [[apps]]
         name = "otc"
         provider = "netease"
@@ -195,26 +206,43 @@ impl TestApp {
 
     /// Starts a service that reaches MongoDB by its own way, and waits until it is ready.
     pub async fn connected(uri: &str, more: &str) -> Self {
-        let client = Client::with_uri_str(mongodb_uri()).await.unwrap();
-        sweep(&client).await;
-        let name = database_name();
-        let app = Self {
-            instance: Instance::start(config(uri, &name, more)),
-            database: client.database(&name),
-            http: http(),
-        };
+        let app = Self::unready(uri, more).await;
         app.until_ready().await;
         app
     }
 
+    /// Starts a service whose MongoDB may be away.
+    pub async fn unready(uri: &str, more: &str) -> Self {
+        let client = Client::with_uri_str(mongodb_uri()).await.unwrap();
+        sweep(&client).await;
+        let name = database_name();
+        Self {
+            instance: Instance::start(config(uri, &name, more)),
+            database: client.database(&name),
+            http: http(),
+        }
+    }
+
     pub async fn until_ready(&self) {
-        for _ in 0..600 {
-            if self.get("/readyz", &[]).await.status == 200 {
+        self.until(|ready| ready["status"] == "ready").await;
+    }
+
+    /// Waits until MongoDB is there and has all that was acknowledged.
+    pub async fn until_drained(&self) {
+        self.until(|ready| ready["status"] == "ready" && ready["spool"]["bytes"] == 0)
+            .await;
+    }
+
+    async fn until(&self, is_so: impl Fn(&Value) -> bool) {
+        let mut last = Value::Null;
+        for _ in 0..1200 {
+            last = self.get("/readyz", &[]).await.json();
+            if is_so(&last) {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        panic!("the service is not ready after 30 s");
+        panic!("not so after a minute: {last}");
     }
 
     /// Another instance on the same database.

@@ -1,0 +1,365 @@
+//! The spool's crash model: whatever is cut off or flipped in its files, what was fsynced and is whole comes
+//! back, and every other byte is reported. Also: its limit, a full disk, and two processes at one folder.
+
+use std::fs::{self, OpenOptions};
+use std::io::{Seek, SeekFrom, Write};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use im_callback::callback::ids::AppName;
+use im_callback::ingest::origin;
+use im_callback::spool::{
+    AppendError, Damage, OpenError, Reader, SEGMENT_BYTES, Salt, Settings, Spool, write,
+};
+use im_callback::store::Received;
+use mongodb::bson::DateTime;
+use proptest::prelude::*;
+
+fn received(n: usize, body: &[u8]) -> Received {
+    let app = AppName::new(format!("app{}", n % 3)).unwrap();
+    Received {
+        origin: origin(&app, DateTime::from_millis(1_700_000_000_000 + n as i64)),
+        product: (n % 2 == 1).then(|| "RTC".into()),
+        body: Bytes::copy_from_slice(body),
+    }
+}
+
+fn callbacks(number: usize) -> Vec<Received> {
+    let body = |n: usize| format!(r#"{{"eventType":"1","msgidServer":"{n}","body":"你好 {n}"}}"#);
+    (0..number)
+        .map(|n| received(n, body(n).as_bytes()))
+        .collect()
+}
+
+fn spool(folder: &Path) -> Spool {
+    spool_of(folder, 64 * SEGMENT_BYTES)
+}
+
+fn spool_of(folder: &Path, max_bytes: u64) -> Spool {
+    let path = folder.to_owned();
+    Spool::open(Settings { path, max_bytes }).unwrap()
+}
+
+fn same(a: &Received, b: &Received) -> bool {
+    let place = |r: &Received| {
+        (
+            r.origin.app.clone(),
+            r.origin.received_at,
+            r.product.clone(),
+        )
+    };
+    place(a) == place(b) && a.body == b.body
+}
+
+/// Everything that comes out of a spool, and the damage; the segments are removed.
+fn emptied(spool: &Spool) -> (Vec<Received>, Vec<Damage>) {
+    let (mut callbacks, mut damage) = (Vec::new(), Vec::new());
+    while let Some(segment) = spool.oldest() {
+        for read in segment.read().unwrap() {
+            match read {
+                Ok(received) => callbacks.push(received),
+                Err(found) => damage.push(found),
+            }
+        }
+        spool.remove(&segment).unwrap();
+    }
+    (callbacks, damage)
+}
+
+fn segments(folder: &Path) -> Vec<PathBuf> {
+    let files = fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
+    let mut found: Vec<_> = files
+        .filter(|path| path.extension().is_some_and(|e| e == "spool"))
+        .collect();
+    found.sort();
+    found
+}
+
+/// A segment's bytes, its salt, and where each callback's frame is.
+fn segment_of(callbacks: &[Received]) -> (Vec<u8>, Salt, Vec<Range<usize>>) {
+    let salt = Salt::random().unwrap();
+    let mut bytes = Vec::new();
+    let mut frames = Vec::new();
+    for callback in callbacks {
+        let from = bytes.len();
+        write(callback, salt, &mut bytes);
+        frames.push(from..bytes.len());
+    }
+    (bytes, salt, frames)
+}
+
+/// Checks what is read of bytes that were a segment: the callbacks whose frames are whole, those only, in
+/// order; and every other byte reported, once.
+#[track_caller]
+fn check(bytes: &[u8], salt: Salt, expected: &[&Received]) {
+    let mut callbacks = Vec::new();
+    let mut reported = 0;
+    let mut frames = 0;
+    for read in Reader::new(Bytes::copy_from_slice(bytes), salt) {
+        match read {
+            Ok(received) => {
+                let mut frame = Vec::new();
+                write(&received, salt, &mut frame);
+                frames += frame.len();
+                callbacks.push(received);
+            }
+            Err(Damage(range)) => {
+                assert!(!range.is_empty());
+                reported += range.len();
+            }
+        }
+    }
+    assert_eq!(callbacks.len(), expected.len(), "callbacks that came back");
+    assert!(callbacks.iter().zip(expected).all(|(a, b)| same(a, b)));
+    assert_eq!(frames + reported, bytes.len(), "bytes accounted for");
+}
+
+#[test]
+fn what_was_appended_comes_back_also_to_another_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("deep/spool");
+    let all = callbacks(100);
+    let first = spool(&path);
+    for batch in all.chunks(7) {
+        first.append(batch.iter()).unwrap();
+    }
+    let held = first.status().bytes;
+    drop(first);
+    let second = spool(&path);
+    assert_eq!(second.status().bytes, held);
+    second.append(callbacks(5).iter()).unwrap();
+    let (found, damage) = emptied(&second);
+    assert!(damage.is_empty());
+    assert_eq!(found.len(), 105);
+    assert!(
+        found
+            .iter()
+            .zip(all.iter().chain(&callbacks(5)))
+            .all(|(a, b)| same(a, b))
+    );
+    assert_eq!(second.status().bytes, 0);
+    assert!(segments(&path).is_empty());
+}
+
+/// A crash while the last records were written leaves any part of them.
+#[test]
+fn a_segment_cut_at_any_byte_gives_what_is_whole_and_reports_the_rest() {
+    let all = callbacks(20);
+    let (bytes, salt, frames) = segment_of(&all);
+    for cut in 0..=bytes.len() {
+        let whole: Vec<_> = all
+            .iter()
+            .zip(&frames)
+            .filter(|(_, f)| f.end <= cut)
+            .map(|(c, _)| c)
+            .collect();
+        check(&bytes[..cut], salt, &whole);
+        // The same where the file's length was written before its bytes.
+        let mut zeros = bytes.clone();
+        zeros[cut..].fill(0);
+        check(&zeros, salt, &whole);
+    }
+}
+
+#[test]
+fn a_flipped_bit_costs_its_own_record_only() {
+    let all = callbacks(12);
+    let (bytes, salt, frames) = segment_of(&all);
+    for bit in 0..bytes.len() * 8 {
+        let mut flipped = bytes.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        let whole: Vec<_> = all
+            .iter()
+            .zip(&frames)
+            .filter(|(_, f)| !f.contains(&(bit / 8)))
+            .map(|(c, _)| c)
+            .collect();
+        check(&flipped, salt, &whole);
+    }
+}
+
+/// Whoever writes messages could write a frame into one.
+#[test]
+fn a_frame_inside_of_a_message_is_not_read_as_one() {
+    let (forged, _, _) = segment_of(&callbacks(1));
+    let all = [received(1, &forged), received(2, b"{}")];
+    let (mut bytes, salt, frames) = segment_of(&all);
+    check(&bytes, salt, &[&all[0], &all[1]]);
+    // Even where the frame around it is damaged.
+    bytes[frames[0].start] ^= 1;
+    check(&bytes, salt, &[&all[1]]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        failure_persistence: Some(Box::new(proptest::test_runner::FileFailurePersistence::Direct(
+            "tests/it/spool.proptest-regressions",
+        ))),
+        ..ProptestConfig::default()
+    })]
+
+    /// Any callbacks, and any bytes over any part of their segment.
+    #[test]
+    fn any_damage_is_told_apart_from_what_is_whole(
+        bodies in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 1..12),
+        damage in prop::collection::vec((any::<prop::sample::Index>(), prop::collection::vec(any::<u8>(), 1..60)), 0..4),
+        more in prop::collection::vec(any::<u8>(), 0..60),
+    ) {
+        let all: Vec<_> = bodies.iter().enumerate().map(|(n, body)| received(n, body)).collect();
+        let (bytes, salt, frames) = segment_of(&all);
+        let mut damaged = bytes.clone();
+        for (at, with) in damage {
+            let at = at.index(damaged.len());
+            let end = damaged.len().min(at + with.len());
+            damaged[at..end].copy_from_slice(&with[..end - at]);
+        }
+        let whole: Vec<_> = all
+            .iter()
+            .zip(&frames)
+            .filter(|(_, frame)| damaged[(*frame).clone()] == bytes[(*frame).clone()])
+            .map(|(callback, _)| callback)
+            .collect();
+        damaged.extend(more);
+        check(&damaged, salt, &whole);
+    }
+
+    /// Bytes that nobody wrote as a segment.
+    #[test]
+    fn garbage_is_reported_whole(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
+        check(&bytes, Salt::random().unwrap(), &[]);
+    }
+}
+
+#[test]
+fn segments_end_at_their_size_and_are_given_oldest_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = spool(folder.path());
+    let body = vec![b'x'; 1024 * 1024];
+    for n in 0..10 {
+        spool.append([received(n, &body)].iter()).unwrap();
+    }
+    assert_eq!(segments(folder.path()).len(), 3);
+    let (found, _) = emptied(&spool);
+    let times: Vec<_> = found.iter().map(|r| r.origin.received_at).collect();
+    assert_eq!(times.len(), 10);
+    assert!(times.is_sorted());
+}
+
+#[test]
+fn at_its_limit_it_refuses_and_takes_again_when_there_is_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = spool_of(folder.path(), SEGMENT_BYTES);
+    let body = vec![b'x'; 1024 * 1024];
+    let append = |n: usize| spool.append([received(n, &body)].iter());
+    let taken = (0..6).take_while(|n| append(*n).is_ok()).count();
+    assert_eq!(taken, 3);
+    assert!(matches!(append(9), Err(AppendError::Full(_))));
+    assert!(!spool.status().takes);
+    // A small one still fits, and nothing of the refused ones is there.
+    spool.append([received(7, b"{}")].iter()).unwrap();
+    assert!(spool.status().takes);
+    assert_eq!(emptied(&spool).0.len(), 4);
+    append(8).unwrap();
+}
+
+/// A disk of one mebibyte. `None` where the tests may not mount one.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount() -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let arguments = ["-t", "tmpfs", "-o", "size=1m", "tmpfs"];
+        let mounted = std::process::Command::new("mount")
+            .args(arguments)
+            .arg(folder.path())
+            .status();
+        mounted
+            .is_ok_and(|status| status.success())
+            .then_some(Self(folder))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount")
+            .arg("-l")
+            .arg(self.0.path())
+            .status();
+    }
+}
+
+#[test]
+fn a_full_disk_is_refused_without_harm_and_taken_again_when_there_is_space() {
+    let Some(disk) = SmallDisk::mount() else {
+        eprintln!("skipped: no right to mount a small disk");
+        return;
+    };
+    let spool = spool(&disk.0.path().join("spool"));
+    let body = vec![b'x'; 100 * 1024];
+    let filler = disk.0.path().join("filler");
+    fs::write(&filler, vec![0; 500 * 1024]).unwrap();
+    let append = |n: usize| spool.append([received(n, &body)].iter());
+    let taken = (0..20).take_while(|n| append(*n).is_ok()).count();
+    assert!((2..=6).contains(&taken), "{taken}");
+    for n in 0..5 {
+        assert!(matches!(append(n), Err(AppendError::Io(_))));
+    }
+    fs::remove_file(&filler).unwrap();
+    append(50).unwrap();
+    let (found, damage) = emptied(&spool);
+    assert_eq!((found.len(), damage), (taken + 1, Vec::new()));
+}
+
+#[test]
+fn a_segment_with_damage_is_set_aside_and_counts_towards_the_limit() {
+    let folder = tempfile::tempdir().unwrap();
+    spool(folder.path()).append(callbacks(3).iter()).unwrap();
+    let [file] = &segments(folder.path())[..] else {
+        panic!()
+    };
+    let mut damaged = OpenOptions::new().write(true).open(file).unwrap();
+    damaged.seek(SeekFrom::Start(30)).unwrap();
+    damaged.write_all(b"damage").unwrap();
+    let length = file.metadata().unwrap().len();
+
+    let open = spool(folder.path());
+    let segment = open.oldest().unwrap();
+    assert_eq!(segment.read().unwrap().filter(Result::is_ok).count(), 2);
+    open.set_aside(&segment).unwrap();
+    assert!(open.oldest().is_none());
+    let status = open.status();
+    assert_eq!((status.bytes, status.set_aside_bytes), (0, length));
+    drop(open);
+    let open = spool(folder.path());
+    assert_eq!(open.status().set_aside_bytes, length);
+    // Its number is not given again.
+    open.append(callbacks(1).iter()).unwrap();
+    assert!(segments(folder.path())[0].file_name() > file.file_name());
+}
+
+#[test]
+fn a_second_owner_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = spool(folder.path());
+    let settings = Settings {
+        path: folder.path().to_owned(),
+        max_bytes: SEGMENT_BYTES,
+    };
+    let refused = Spool::open(settings.clone()).err().unwrap();
+    assert!(matches!(refused, OpenError::InUse(_)), "{refused}");
+    assert!(refused.to_string().contains("spool.path"), "{refused}");
+    drop(first);
+    assert!(Spool::open(settings).is_ok());
+}
+
+#[test]
+fn its_files_are_their_owners_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("spool");
+    let spool = spool(&path);
+    spool.append(callbacks(1).iter()).unwrap();
+    let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&path), mode(&segments(&path)[0])), (0o700, 0o600));
+}
