@@ -1,6 +1,6 @@
 # What a newcomer needs, and what CI runs. `make` lists it.
 
-.PHONY: help run demo test check bench
+.PHONY: help run demo test chaos check bench
 
 help: ## lists the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -13,6 +13,10 @@ demo: ## plays signed callbacks into the service of `make run` and shows the cou
 
 test: ## brings what the tests need and runs them all
 	scripts/mongod.py run -- cargo test --locked
+
+chaos: ## kills the service 200 times and MongoDB for 20 s under load, and counts what is lost
+	CHAOS_KILLS=$(or $(KILLS),200) CHAOS_OUTAGE_SECONDS=20 scripts/mongod.py run -- \
+		cargo test --locked --release --test it -- --nocapture --test-threads 1 chaos:: failover::
 
 check: ## format, lints and docs, warnings denied
 	cargo fmt --check

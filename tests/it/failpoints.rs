@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 use crate::support::{TestApp, mongodb_uri};
 
 /// There is one `failCommand` in a server, so tests take turns.
-static TURN: Mutex<()> = Mutex::const_new(());
+pub static TURN: Mutex<()> = Mutex::const_new(());
 
 /// A service whose commands can be made to fail without touching other tests'.
 async fn service(name: &str, more: &str) -> Option<(TestApp, Client)> {
@@ -21,23 +21,32 @@ async fn service(name: &str, more: &str) -> Option<(TestApp, Client)> {
         if uri.contains('?') { "&" } else { "/?" }
     );
     let client = Client::with_uri_str(mongodb_uri()).await.unwrap();
-    let asked = doc! { "getParameter": 1, "enableTestCommands": 1 };
-    let enabled = client.database("admin").run_command(asked).await;
-    if !enabled.is_ok_and(|reply| reply.get_bool("enableTestCommands").unwrap_or_default()) {
-        eprintln!("skipped: this server has no fail points (enableTestCommands)");
+    if !are_there(&client).await {
         return None;
     }
     Some((TestApp::connected(&uri, more).await, client))
 }
 
-async fn fail(client: &Client, name: &str, mode: impl Into<bson::Bson>, how: Document) {
+/// Whether the server has fail points.
+pub async fn are_there(client: &Client) -> bool {
+    let asked = doc! { "getParameter": 1, "enableTestCommands": 1 };
+    let enabled = client.database("admin").run_command(asked).await;
+    let enabled =
+        enabled.is_ok_and(|reply| reply.get_bool("enableTestCommands").unwrap_or_default());
+    if !enabled {
+        eprintln!("skipped: this server has no fail points (enableTestCommands)");
+    }
+    enabled
+}
+
+pub async fn fail(client: &Client, name: &str, mode: impl Into<bson::Bson>, how: Document) {
     let mut data = doc! { "appName": name };
     data.extend(how);
     let point = doc! { "configureFailPoint": "failCommand", "mode": mode.into(), "data": data };
     client.database("admin").run_command(point).await.unwrap();
 }
 
-async fn off(client: &Client) {
+pub async fn off(client: &Client) {
     let point = doc! { "configureFailPoint": "failCommand", "mode": "off" };
     client.database("admin").run_command(point).await.unwrap();
 }

@@ -8,13 +8,16 @@
 )]
 
 mod callbacks;
+mod chaos;
 mod errors;
+mod failover;
 mod failpoints;
 mod load;
 mod oracle;
 mod outage;
 mod protocol;
 mod samples;
+mod signals;
 mod spool;
 mod storing;
 mod support;

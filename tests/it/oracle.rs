@@ -4,6 +4,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures_util::future::join_all;
+use mongodb::Database;
 use mongodb::bson::doc;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 use crate::support::trace::{
     ACCOUNTS, Happening, ORDERS, Outcome, account, bodies, delivery, message_id, outcome, trace,
 };
-use crate::support::{Instance, READ_KEY, TestApp, deliver};
+use crate::support::{Instance, READ_KEY, TestApp, deliver, documents};
 
 #[test]
 fn any_order_repetition_and_splitting_gives_the_same_counts_and_states() {
@@ -70,22 +71,22 @@ async fn check(
     }
 
     let expected = outcome(case, trace);
-    let found = found(app, case, trace).await;
+    let found = found(&app.database, case, trace).await;
     assert_eq!(found, expected, "case {case}");
     for instance in [&app.instance, second] {
         for reader in 0..ACCOUNTS {
-            check_counts(app, instance, case, reader, &expected).await;
+            check_counts(&app.http, &instance.url(""), case, reader, &expected).await;
         }
     }
 }
 
 /// What the database says of a case.
-async fn found(app: &TestApp, case: &str, trace: &[Happening]) -> Outcome {
+pub async fn found(database: &Database, case: &str, trace: &[Happening]) -> Outcome {
     let mut found = Outcome::default();
     for n in 0..trace.len() {
         let id = message_id(case, n);
         let filter = doc! { "msgidServer": &id, "receivedAt": { "$exists": true } };
-        for message in app.documents("messages", filter).await {
+        for message in documents(database, "messages", filter).await {
             let state = message.get_i32("state").ok();
             let text = message.get_str("body").unwrap().to_owned();
             assert!(
@@ -102,7 +103,7 @@ async fn found(app: &TestApp, case: &str, trace: &[Happening]) -> Outcome {
             .unwrap()
     };
     let mine = doc! { "account": { "$regex": format!("^{case}-") } };
-    for presence in app.documents("presence", mine).await {
+    for presence in documents(database, "presence", mine).await {
         let device = (
             number(presence.get_str("account").unwrap()),
             number(presence.get_str("deviceId").unwrap()),
@@ -112,7 +113,7 @@ async fn found(app: &TestApp, case: &str, trace: &[Happening]) -> Outcome {
             .insert(device, presence.get_str("state").unwrap() == "online");
     }
     let unread = doc! { "state": 0, "to": { "$regex": format!("^{case}-") } };
-    for message in app.documents("messages", unread).await {
+    for message in documents(database, "messages", unread).await {
         let (to, from) = (
             number(message.get_str("to").unwrap()),
             number(message.get_str("fromAccount").unwrap()),
@@ -126,9 +127,9 @@ async fn found(app: &TestApp, case: &str, trace: &[Happening]) -> Outcome {
 }
 
 /// What an instance answers about a reader.
-async fn check_counts(
-    app: &TestApp,
-    instance: &Instance,
+pub async fn check_counts(
+    http: &reqwest::Client,
+    url: &str,
     case: &str,
     reader: usize,
     expected: &Outcome,
@@ -137,9 +138,8 @@ async fn check_counts(
     let orders: Vec<_> = (0..ORDERS).map(|n| format!("{case}-order{n}")).collect();
     let user = account(case, reader, 1);
     let question = json!({ "user": user, "peers": peers, "orders": orders });
-    let answer = app
-        .http
-        .post(instance.url("/v1/unread"))
+    let answer = http
+        .post(format!("{url}/v1/unread"))
         .bearer_auth(READ_KEY)
         .json(&question)
         .send()

@@ -82,6 +82,23 @@ async fn while_the_line_is_cut_callbacks_are_taken_and_stored_afterwards() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn while_the_line_is_reset_callbacks_are_taken_and_stored_afterwards() {
+    away_and_back(Line::Reset).await;
+}
+
+/// MongoDB has done what it was asked, and nobody hears of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_answers_are_lost_half_way_callbacks_are_taken_and_stored_afterwards() {
+    away_and_back(Line::HalfAnswers).await;
+}
+
+/// So slow that no commit ends in its time.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_line_is_too_slow_callbacks_are_taken_and_stored_afterwards() {
+    away_and_back(Line::Slow(3500)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn while_the_line_stalls_callbacks_are_taken_and_stored_afterwards() {
     away_and_back(Line::Stalled).await;
 }
@@ -119,6 +136,37 @@ async fn with_no_durable_place_callbacks_are_refused_in_time() {
     }
     assert_eq!(app.ask(&question()).await.json()["total"], 4);
     app.end().await;
+}
+
+/// Beyond what may be in flight callbacks are refused at once, and those in flight are none the worse.
+#[tokio::test(flavor = "multi_thread")]
+async fn beyond_its_limits_it_refuses_at_once() {
+    for limit in ["callbacks_in_flight = 5", "bytes_in_flight = \"5KiB\""] {
+        let proxy = Proxy::to(&mongodb_uri()).await;
+        let app = TestApp::connected(&proxy.uri(), &format!("ingest.{limit}")).await;
+        proxy.set(Line::Stalled);
+        let timed = async |n: usize| {
+            let since = Instant::now();
+            let answer = app.deliver(message(n)).await;
+            (answer, since.elapsed())
+        };
+        let answers = join_all((0..40).map(timed)).await;
+        let (taken, refused): (Vec<_>, Vec<_>) = answers
+            .into_iter()
+            .partition(|(answer, _)| answer.status == 200);
+        assert!((3..=20).contains(&taken.len()), "{limit}: {}", taken.len());
+        let waited = taken.iter().map(|(_, took)| *took).min().unwrap();
+        for (answer, took) in &refused {
+            assert_eq!((answer.status, answer.code().as_str()), (503, "overloaded"));
+            assert_eq!(answer.header("retry-after"), "1");
+            assert!(*took < waited, "{took:?}, and others waited {waited:?}");
+        }
+        proxy.set(Line::Open);
+        app.until_drained().await;
+        assert_eq!(app.documents("messages", doc! {}).await.len(), taken.len());
+        app.deliver(message(99)).await.expect_ok();
+        app.end().await;
+    }
 }
 
 /// Everything around short cuts of the line is taken at the first try, and stored once.

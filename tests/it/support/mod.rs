@@ -1,6 +1,7 @@
 //! What tests share: a running service, signed requests, and a look into the database.
 
 pub mod mongod;
+pub mod process;
 pub mod proxy;
 pub mod trace;
 
@@ -162,11 +163,18 @@ impl Answer {
 
 /// A configuration for tests: one app, a read and a write key.
 pub fn config(uri: &str, database: &str, more: &str) -> Config {
-    let toml = format!(
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), config_text("127.0.0.1:0", uri, database, more)).unwrap();
+    Config::load(Some(file.path()), &[]).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// The same, as it is written.
+pub fn config_text(listen: &str, uri: &str, database: &str, more: &str) -> String {
+    format!(
         r#"
         {more}
         [http]
-        listen = "127.0.0.1:0"
+        listen = "{listen}"
         [mongodb]
         uri = "{uri}"
         database = "{database}"
@@ -188,10 +196,7 @@ pub fn config(uri: &str, database: &str, more: &str) -> Config {
         secret = "{WRITE_KEY}"
         scopes = ["write"]
         "#
-    );
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), toml).unwrap();
-    Config::load(Some(file.path()), &[]).unwrap_or_else(|e| panic!("{e}"))
+    )
 }
 
 impl TestApp {
@@ -290,9 +295,7 @@ impl TestApp {
     }
 
     pub async fn documents(&self, collection: &str, filter: Document) -> Vec<Document> {
-        let collection = self.database.collection::<Document>(collection);
-        let found = collection.find(filter).sort(doc! { "_id": 1 });
-        found.await.unwrap().try_collect().await.unwrap()
+        documents(&self.database, collection, filter).await
     }
 
     pub async fn document(&self, collection: &str, id: &str) -> Document {
@@ -321,6 +324,13 @@ impl TestApp {
             .unwrap();
         database.drop().await.unwrap();
     }
+}
+
+/// The documents of a collection that a filter finds, by `_id`.
+pub async fn documents(database: &Database, collection: &str, filter: Document) -> Vec<Document> {
+    let collection = database.collection::<Document>(collection);
+    let found = collection.find(filter).sort(doc! { "_id": 1 });
+    found.await.unwrap().try_collect().await.unwrap()
 }
 
 pub fn http() -> reqwest::Client {

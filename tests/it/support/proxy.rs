@@ -1,9 +1,11 @@
-//! A TCP proxy between the service and MongoDB, that can refuse, cut and stall.
+//! A TCP proxy between the service and MongoDB, that can refuse, cut, reset, delay and stall.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
@@ -14,8 +16,14 @@ pub enum Line {
     Open,
     /// Refuses new connections and has cut the old ones.
     Cut,
+    /// As cut, by reset: bytes under way are lost on both sides.
+    Reset,
     /// Accepts and answers nothing.
     Stalled,
+    /// Lets MongoDB have what it is asked, and half of each answer through; then nothing more.
+    HalfAnswers,
+    /// Passes bytes, each time after this many milliseconds.
+    Slow(u64),
 }
 
 pub struct Proxy {
@@ -54,29 +62,56 @@ impl Proxy {
 }
 
 async fn carry(mut client: TcpStream, target: Arc<str>, mut state: watch::Receiver<Line>) {
-    loop {
+    let stalls = |line: &Line| matches!(line, Line::Stalled | Line::HalfAnswers);
+    let is_down = |line: &Line| matches!(line, Line::Cut | Line::Reset);
+    let Ok(line) = state.wait_for(|line| !stalls(line)).await.map(|line| *line) else {
+        return;
+    };
+    if is_down(&line) {
+        return;
+    }
+    let Ok(mut server) = TcpStream::connect(&*target).await else {
+        return;
+    };
+    let (from_client, to_client) = client.split();
+    let (from_server, to_server) = server.split();
+    let mut watched = state.clone();
+    tokio::select! {
+        _ = watched.wait_for(is_down) => {}
+        () = pump(from_client, to_server, state.clone(), false) => {}
+        () = pump(from_server, to_client, state.clone(), true) => {}
+    }
+    if *state.borrow() == Line::Reset {
+        // With nothing lingering, the end of a stream is a reset.
+        let _ = (client.set_zero_linger(), server.set_zero_linger());
+    }
+}
+
+/// Passes bytes one way until the line is interrupted for good: a stream that stalled in the middle cannot go
+/// on.
+async fn pump(
+    mut from: ReadHalf<'_>,
+    mut to: WriteHalf<'_>,
+    mut state: watch::Receiver<Line>,
+    answers: bool,
+) {
+    let mut buffer = vec![0; 64 * 1024];
+    while let Ok(read @ 1..) = from.read(&mut buffer).await {
         let line = *state.borrow_and_update();
-        match line {
-            Line::Cut => return,
-            Line::Stalled => {
-                if state.changed().await.is_err() {
-                    return;
-                }
-            }
-            Line::Open => {
-                let Ok(mut server) = TcpStream::connect(&*target).await else {
-                    return;
-                };
-                tokio::select! {
-                    _ = copy_bidirectional(&mut client, &mut server) => return,
-                    _ = state.changed() => {}
-                }
-                // A stream that was interrupted in the middle cannot go on; held open, it stalls.
-                if *state.borrow_and_update() == Line::Stalled {
-                    let _ = state.changed().await;
-                }
-                return;
-            }
+        let passed = match line {
+            Line::HalfAnswers if answers => read / 2,
+            Line::Stalled => 0,
+            _ => read,
+        };
+        if let Line::Slow(milliseconds) = line {
+            tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+        }
+        if to.write_all(&buffer[..passed]).await.is_err() {
+            return;
+        }
+        if passed < read {
+            let _ = state.changed().await;
+            return;
         }
     }
 }

@@ -1,0 +1,68 @@
+//! A replica set of three nodes changes its primary under load: every callback is taken, none is lost, none
+//! is double.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use mongodb::Client;
+use mongodb::bson::{Document, doc};
+use serde_json::json;
+
+use crate::support::TestApp;
+use crate::support::mongod::ReplicaSet;
+
+const LANES: usize = 16;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn primaries_that_are_killed_or_step_down_cost_nothing() {
+    let Some(mut set) = ReplicaSet::start().await else {
+        eprintln!("skipped: MONGOD names no program");
+        return;
+    };
+    let app = TestApp::connected(&set.uri(), "").await;
+    let (done, sent) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let lane = |lane: usize| {
+        let (app, done, sent) = (&app, &done, &sent);
+        async move {
+            let mut n = lane;
+            while !done.load(Ordering::Relaxed) {
+                let message = json!({
+                    "eventType": 1, "convType": "PERSON", "to": "bob", "fromAccount": "ann",
+                    "msgType": "TEXT", "body": "x", "msgidServer": n,
+                    "msgTimestamp": 1_700_000_000_000_usize + n,
+                });
+                // Each goes out once: all that is asked of the provider.
+                app.deliver(message.to_string()).await.expect_ok();
+                sent.fetch_add(1, Ordering::Relaxed);
+                n += LANES;
+            }
+        }
+    };
+    let trouble = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        set.step_down().await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        for _ in 0..2 {
+            let killed = set.kill_primary().await;
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            set.restart(killed);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        set.step_down().await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        done.store(true, Ordering::Relaxed);
+    };
+    tokio::join!(trouble, join_all((0..LANES).map(lane)));
+    app.until_drained().await;
+
+    let sent = sent.into_inner() as u64;
+    let client = Client::with_uri_str(set.uri()).await.unwrap();
+    let messages = client
+        .database(app.database.name())
+        .collection::<Document>("messages");
+    assert_eq!(messages.count_documents(doc! {}).await.unwrap(), sent);
+    let question = json!({ "user": "bob", "peers": ["ann"] });
+    assert_eq!(app.ask(&question).await.json()["total"], sent);
+    app.end().await;
+}

@@ -1,0 +1,172 @@
+//! The built program as a process of its own, to be killed and started again at the same address.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::{Answer, READ_KEY, SECRET, config_text, send, signed};
+
+pub struct Process {
+    pub address: SocketAddr,
+    folder: TempDir,
+    child: Option<Child>,
+}
+
+impl Process {
+    /// A configured process, not yet started.
+    pub fn new(uri: &str, database: &str, more: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let text = config_text(&address.to_string(), uri, database, more);
+        // What is asked of a service is asked of its defaults.
+        let text = text.replace("commit_timeout = \"3s\"", "commit_timeout = \"2s\"");
+        std::fs::write(folder.path().join("im.toml"), text).unwrap();
+        Self {
+            address,
+            folder,
+            child: None,
+        }
+    }
+
+    pub fn config_file(&self) -> PathBuf {
+        self.folder.path().join("im.toml")
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_im-callback"));
+        command
+            .args(arguments)
+            .args(["--config", "im.toml"])
+            .current_dir(self.folder.path());
+        for (name, _) in std::env::vars() {
+            if name.starts_with("IM_CALLBACK") {
+                command.env_remove(name);
+            }
+        }
+        command
+    }
+
+    /// Runs another command with the same configuration.
+    pub fn run(&self, arguments: &[&str]) -> std::process::Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// Starts it and waits until it listens.
+    pub fn start(&mut self) {
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.folder.path().join("log"))
+            .unwrap();
+        let mut command = self.command(&["serve"]);
+        let mut child = command.stderr(log).stdout(Stdio::null()).spawn().unwrap();
+        let since = Instant::now();
+        while TcpStream::connect(self.address).is_err() {
+            assert!(child.try_wait().unwrap().is_none(), "{}", self.log());
+            assert!(since.elapsed() < Duration::from_secs(20), "{}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.child = Some(child);
+    }
+
+    /// Ends it by SIGKILL.
+    pub fn kill(&mut self) {
+        let mut child = self.child.take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// Sends a signal, such as `-TERM`.
+    pub fn signal(&self, signal: &str) {
+        let id = self.child.as_ref().unwrap().id().to_string();
+        let sent = Command::new("kill").args([signal, &id]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Waits for its end and gives the exit code.
+    pub fn wait(&mut self) -> Option<i32> {
+        self.child.take().unwrap().wait().unwrap().code()
+    }
+
+    pub async fn ask(&self, http: &reqwest::Client, question: &Value) -> Answer {
+        let url = format!("http://{}/v1/unread", self.address);
+        let key = format!("Bearer {READ_KEY}");
+        let request = http.post(url).body(question.to_string());
+        send(request, &[("Authorization", &key)]).await
+    }
+
+    pub async fn ready(&self, http: &reqwest::Client) -> Value {
+        let url = format!("http://{}/readyz", self.address);
+        match http.get(url).send().await {
+            Ok(response) => response.json().await.unwrap_or_default(),
+            Err(_) => json!({}),
+        }
+    }
+
+    /// Waits until MongoDB is there and has all that was acknowledged.
+    pub async fn until_drained(&self, http: &reqwest::Client) {
+        let since = Instant::now();
+        loop {
+            let ready = self.ready(http).await;
+            if ready["status"] == "ready" && ready["spool"]["bytes"] == 0 {
+                return;
+            }
+            assert!(
+                since.elapsed() < Duration::from_secs(90),
+                "{ready} {}",
+                self.log()
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+/// Delivers a callback once, to a service that may die at it. `None` when there was no answer.
+pub async fn try_deliver(http: &reqwest::Client, url: &str, body: &[u8]) -> Option<u16> {
+    try_deliver_signed(http, url, body, SECRET).await
+}
+
+/// The same, signed with this secret.
+pub async fn try_deliver_signed(
+    http: &reqwest::Client,
+    url: &str,
+    body: &[u8],
+    secret: &str,
+) -> Option<u16> {
+    let request = http
+        .post(format!("{url}/callbacks/otc"))
+        .body(body.to_vec());
+    let request = signed(body, secret)
+        .iter()
+        .fold(request, |r, (name, value)| r.header(*name, value));
+    let response = request.send().await.ok()?;
+    let status = response.status().as_u16();
+    // An answer that did not arrive whole is none.
+    response.text().await.ok().map(|_| status)
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            let log = self.log();
+            let from = log.len().saturating_sub(4000);
+            eprintln!(
+                "the end of the service's log:\n{}",
+                log.get(from..).unwrap_or(&log)
+            );
+        }
+    }
+}
