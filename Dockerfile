@@ -11,10 +11,14 @@ FROM debian:bookworm-slim
 # `unread` and `send` may be used from inside the container against https addresses.
 RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates \
     && rm -rf /var/lib/apt/lists/* \
-    && useradd --system --uid 10001 --no-create-home im-callback
+    && useradd --system --uid 10001 --no-create-home im-callback \
+    && install -d -m 0700 -o 10001 /var/lib/im-callback
 COPY --from=build /src/target/release/im-callback /usr/local/bin/im-callback
 USER 10001
-ENV IM_CALLBACK__HTTP__LISTEN=0.0.0.0:8080
+ENV IM_CALLBACK__HTTP__LISTEN=0.0.0.0:8080 \
+    IM_CALLBACK__SPOOL__PATH=/var/lib/im-callback/spool
+# Callbacks that MongoDB has not confirmed yet: keep it.
+VOLUME /var/lib/im-callback
 EXPOSE 8080
 ENTRYPOINT ["im-callback"]
 CMD ["serve"]

@@ -60,9 +60,7 @@ async fn take(
         Some(readable.unwrap_or("\u{fffd}"))
     };
     let taken = ingest(app, &service.commits, &body, &header, DateTime::now());
-    // A panic must be no 500 and no cut connection: only 503 makes the provider keep the event.
-    let taken = AssertUnwindSafe(taken).catch_unwind().await;
-    match taken.unwrap_or(Err(IngestError::Refused(Refused::NotDurable(Unavailable)))) {
+    match or_unavailable(taken).await {
         Ok(_) => Ok(HttpResponse::Ok()
             .content_type("application/json")
             .body(DELIVERED)),
@@ -71,6 +69,37 @@ async fn take(
             let code = problem.code.as_str();
             tracing::warn!(app = %app.name, code, peer = ?request.peer_addr(), "callback refused");
             Err(problem)
+        }
+    }
+}
+
+/// A panic must be no 500 and no cut connection: only 503 makes the provider keep the event.
+async fn or_unavailable<T>(
+    taken: impl Future<Output = Result<T, IngestError>>,
+) -> Result<T, IngestError> {
+    let caught = AssertUnwindSafe(taken).catch_unwind().await;
+    caught.unwrap_or(Err(IngestError::Refused(Refused::NotDurable(Unavailable))))
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::App;
+    use actix_web::test::{TestRequest, call_service, init_service};
+
+    use super::*;
+
+    #[actix_web::test]
+    async fn a_panic_is_answered_503_and_hurts_no_other_request() {
+        let panicking = web::to(async || {
+            let taken = or_unavailable::<()>(async { panic!("on purpose") }).await;
+            taken.map(|()| HttpResponse::Ok()).map_err(Problem::from)
+        });
+        let fine = web::to(async || HttpResponse::Ok());
+        let app = App::new().route("/panic", panicking).route("/fine", fine);
+        let app = init_service(app).await;
+        for (path, status) in [("/panic", 503), ("/fine", 200), ("/panic", 503)] {
+            let answer = call_service(&app, TestRequest::post().uri(path).to_request()).await;
+            assert_eq!(answer.status().as_u16(), status);
         }
     }
 }
