@@ -8,7 +8,8 @@ use mongodb::options::IndexOptions;
 use mongodb::{Collection, IndexModel};
 
 use super::error::StoreError;
-use super::{Store, collection};
+use super::{Store, UnreadBy, collection};
+use crate::callback::ids::{Account, AppName};
 
 /// Unread messages by reader and sender; also finds what a receipt marks as read.
 pub const UNREAD_BY_PEER: &str = "unread_by_peer";
@@ -79,7 +80,7 @@ impl Store {
         Ok(())
     }
 
-    /// Whether the indexes that queries need are there.
+    /// Whether the indexes that queries need are there, and built.
     ///
     /// # Errors
     /// When MongoDB does not answer in time.
@@ -88,9 +89,23 @@ impl Store {
         let names = self
             .within_query_timeout(async move { index_names(&messages).await })
             .await?;
-        Ok([UNREAD_BY_PEER, UNREAD_BY_ORDER]
+        if ![UNREAD_BY_PEER, UNREAD_BY_ORDER]
             .iter()
-            .all(|needed| names.iter().any(|name| name == needed)))
+            .all(|needed| names.iter().any(|name| name == needed))
+        {
+            return Ok(false);
+        }
+        // An index that is still being built is listed, too, and then a query that names it is refused.
+        let nobody = Account::new("");
+        let app = AppName::new("-").expect("a name by its rules");
+        for by in [UnreadBy::Peer, UnreadBy::Order] {
+            match self.unread(by, &app, &nobody, &[""]).await {
+                Ok(_) => {}
+                Err(StoreError::Refused(_)) => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
     }
 
     async fn ensure_retention(&self, name: &str, keep: Option<Duration>) -> Result<(), StoreError> {

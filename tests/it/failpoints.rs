@@ -85,6 +85,12 @@ async fn what_no_majority_confirms_is_spooled_or_not_acknowledged() {
         let ready = app.get("/readyz", &[]).await.json();
         assert!(ready["spool"]["bytes"].as_u64().unwrap() > 0, "{ready}");
     }
+    // The primary could be read, and would not know of what is in the spool.
+    let counted = app.ask(&json!({ "user": "bob", "peers": ["ann"] })).await;
+    assert_eq!(
+        (counted.status, counted.code().as_str()),
+        (503, "unavailable")
+    );
     off(&client).await;
     app.until_drained().await;
     let stored = app.document("messages", "otc/p2p/1").await;

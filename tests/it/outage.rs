@@ -4,12 +4,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use mongodb::Client;
 use mongodb::bson::{Document, doc};
 use serde_json::json;
 
+use crate::support::disk::SmallDisk;
 use crate::support::mongod::Mongod;
+use crate::support::process::{Process, try_deliver};
 use crate::support::proxy::{Line, Proxy};
-use crate::support::{TestApp, mongodb_uri};
+use crate::support::{TestApp, database_name, documents, http, mongodb_uri};
 
 fn message(id: usize) -> String {
     json!({
@@ -138,6 +141,99 @@ async fn with_no_durable_place_callbacks_are_refused_in_time() {
     app.end().await;
 }
 
+/// While the spool's disk is full callbacks are refused, and taken again as soon as there is space.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_disk_is_full_callbacks_are_refused_and_then_taken_again() {
+    let Some(disk) = SmallDisk::mount() else {
+        return;
+    };
+    let proxy = Proxy::to(&mongodb_uri()).await;
+    let more = format!("spool.path = {:?}", disk.path().join("spool"));
+    let app = TestApp::connected(&proxy.uri(), &more).await;
+    proxy.set(Line::Cut);
+    let filler = disk.path().join("filler");
+    std::fs::write(&filler, vec![0; 800 * 1024]).unwrap();
+    let large = |n: usize| message(n).replace("\"x\"", &format!("\"{}\"", "x".repeat(50_000)));
+    let mut taken = 0;
+    let refused = loop {
+        let answer = app.deliver(large(taken)).await;
+        if answer.status != 200 {
+            break answer;
+        }
+        taken += 1;
+        assert!(taken < 30, "the disk is not full");
+    };
+    assert_eq!(
+        (refused.status, refused.code().as_str()),
+        (503, "unavailable")
+    );
+    assert_eq!(app.get("/readyz", &[]).await.status, 503);
+    std::fs::remove_file(&filler).unwrap();
+    for n in taken..taken + 3 {
+        app.deliver(large(n)).await.expect_ok();
+    }
+    assert_eq!(app.get("/readyz", &[]).await.status, 200);
+    proxy.set(Line::Open);
+    app.until_drained().await;
+    assert_eq!(app.ask(&question()).await.json()["total"], taken + 3);
+    app.end().await;
+}
+
+/// What the disk spoils in the spool is set aside and reported; all the rest is stored.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_spool_gives_what_is_whole_and_says_what_is_not() {
+    let proxy = Proxy::to(&mongodb_uri()).await;
+    proxy.set(Line::Cut);
+    let name = database_name();
+    let mut process = Process::new(&proxy.uri(), &name, "");
+    let http = http();
+    tokio::task::block_in_place(|| process.start());
+    let url = format!("http://{}", process.address);
+    for n in 0..5 {
+        assert_eq!(
+            try_deliver(&http, &url, message(n).as_bytes()).await,
+            Some(200)
+        );
+    }
+    tokio::task::block_in_place(|| process.kill());
+    let spool = process.config_file().with_file_name("data").join("spool");
+    let files = || -> Vec<_> {
+        let entries = std::fs::read_dir(&spool)
+            .unwrap()
+            .map(|e| e.unwrap().path());
+        entries.filter(|path| !path.ends_with("lock")).collect()
+    };
+    let mut bytes = std::fs::read(&files()[0]).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 4;
+    std::fs::write(&files()[0], &bytes).unwrap();
+
+    proxy.set(Line::Open);
+    tokio::task::block_in_place(|| process.start());
+    process.until_drained(&http).await;
+    let client = Client::with_uri_str(mongodb_uri()).await.unwrap();
+    let database = client.database(&name);
+    assert_eq!(documents(&database, "messages", doc! {}).await.len(), 4);
+    let [file] = &files()[..] else {
+        panic!("{:?}", files())
+    };
+    assert!(
+        file.to_str().unwrap().ends_with(".v1.spool.damaged"),
+        "{file:?}"
+    );
+    assert_eq!(std::fs::read(file).unwrap(), bytes);
+    assert_eq!(
+        process.ready(&http).await["spool"]["set_aside_bytes"],
+        bytes.len()
+    );
+    assert!(
+        process.log().contains("bytes of the spool are no callback"),
+        "{}",
+        process.log()
+    );
+    database.drop().await.unwrap();
+}
+
 /// Beyond what may be in flight callbacks are refused at once, and those in flight are none the worse.
 #[tokio::test(flavor = "multi_thread")]
 async fn beyond_its_limits_it_refuses_at_once() {
@@ -210,7 +306,14 @@ async fn the_service_starts_before_mongodb() {
     app.until_drained().await;
     app.deliver(message(1)).await.expect_ok();
     app.until_drained().await;
-    assert_eq!(app.ask(&question()).await.json()["total"], 2);
+    let counted = app.ask(&question()).await;
+    assert_eq!(
+        counted.status,
+        200,
+        "{counted:?} {}",
+        app.get("/readyz", &[]).await.text
+    );
+    assert_eq!(counted.json()["total"], 2);
     app.end().await;
 }
 
@@ -239,7 +342,7 @@ async fn everything_survives_the_death_of(mut mongod: Mongod) {
     tokio::task::block_in_place(|| mongod.restart());
 
     app.until_drained().await;
-    let client = mongodb::Client::with_uri_str(&uri).await.unwrap();
+    let client = Client::with_uri_str(&uri).await.unwrap();
     let messages = client
         .database(app.database.name())
         .collection::<Document>("messages");

@@ -16,6 +16,8 @@ use im_callback::store::Received;
 use mongodb::bson::DateTime;
 use proptest::prelude::*;
 
+use crate::support::disk::SmallDisk;
+
 fn received(n: usize, body: &[u8]) -> Received {
     let app = AppName::new(format!("app{}", n % 3)).unwrap();
     Received {
@@ -263,41 +265,14 @@ fn at_its_limit_it_refuses_and_takes_again_when_there_is_room() {
     append(8).unwrap();
 }
 
-/// A disk of one mebibyte. `None` where the tests may not mount one.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn mount() -> Option<Self> {
-        let folder = tempfile::tempdir().unwrap();
-        let arguments = ["-t", "tmpfs", "-o", "size=1m", "tmpfs"];
-        let mounted = std::process::Command::new("mount")
-            .args(arguments)
-            .arg(folder.path())
-            .status();
-        mounted
-            .is_ok_and(|status| status.success())
-            .then_some(Self(folder))
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("umount")
-            .arg("-l")
-            .arg(self.0.path())
-            .status();
-    }
-}
-
 #[test]
 fn a_full_disk_is_refused_without_harm_and_taken_again_when_there_is_space() {
     let Some(disk) = SmallDisk::mount() else {
-        eprintln!("skipped: no right to mount a small disk");
         return;
     };
-    let spool = spool(&disk.0.path().join("spool"));
+    let spool = spool(&disk.path().join("spool"));
     let body = vec![b'x'; 100 * 1024];
-    let filler = disk.0.path().join("filler");
+    let filler = disk.path().join("filler");
     fs::write(&filler, vec![0; 500 * 1024]).unwrap();
     let append = |n: usize| spool.append([received(n, &body)].iter());
     let taken = (0..20).take_while(|n| append(*n).is_ok()).count();

@@ -1,5 +1,6 @@
 //! What tests share: a running service, signed requests, and a look into the database.
 
+pub mod disk;
 pub mod mongod;
 pub mod process;
 pub mod proxy;
