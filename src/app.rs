@@ -124,7 +124,7 @@ impl Service {
             ActixApp::new().configure(move |config| http::routes(&shared, config))
         })
         .disable_signals()
-        .shutdown_timeout(limits.shutdown_timeout.as_secs())
+        .shutdown_timeout((limits.shutdown_timeout - limits.shutdown_delay).as_secs())
         .listen(listener)?
         .run();
         let handle = server.handle();
@@ -134,6 +134,7 @@ impl Service {
             // From here on `/readyz` says so, and the background tasks end.
             stopping.cancel();
             tracing::info!("stopping");
+            tokio::time::sleep(limits.shutdown_delay).await;
             handle.stop(true).await;
             deadline
         });

@@ -204,6 +204,10 @@ fn errors_name_key_and_source_and_never_a_secret() {
             &["`spool.max_bytes`", "at least 4194304"],
         ),
         (
+            "http.shutdown_delay = \"8s\"\n".to_owned() + APP,
+            &["`http.shutdown_delay`", "below http.shutdown_timeout"],
+        ),
+        (
             "spool.path = \"\"\n".to_owned() + APP,
             &["`spool.path`", "is empty"],
         ),

@@ -93,8 +93,10 @@ pub struct Http {
     pub max_ids: usize,
     /// The longest id in a query, in bytes.
     pub max_id_length: usize,
-    /// How long a stop waits for requests under way.
+    /// How long a stop may take.
     pub shutdown_timeout: Duration,
+    /// How much of it passes before nothing more is accepted.
+    pub shutdown_delay: Duration,
 }
 
 /// What is logged, and how.
@@ -179,6 +181,9 @@ impl<'l> Validation<'l> {
         if !in_time.contains(&mongodb.commit_timeout.0) {
             self.problem("mongodb.commit_timeout", "must be between 100ms and 3s");
         }
+        if http.shutdown_delay.0 >= http.shutdown_timeout.0 {
+            self.problem("http.shutdown_delay", "must be below http.shutdown_timeout");
+        }
         if let Err(e) = tracing_subscriber::EnvFilter::builder().parse(&log.filter) {
             self.problem("log.filter", format!("is no log filter: {e}"));
         }
@@ -190,6 +195,7 @@ impl<'l> Validation<'l> {
                 max_ids: self.up_to(10_000, "http.max_ids", http.max_ids),
                 max_id_length: self.up_to(4096, "http.max_id_length", http.max_id_length),
                 shutdown_timeout: http.shutdown_timeout.0,
+                shutdown_delay: http.shutdown_delay.0,
             },
             mongodb_uri: uri,
             store: store::Settings {

@@ -37,6 +37,7 @@ pub struct Http {
     pub max_ids: u64,
     pub max_id_length: u64,
     pub shutdown_timeout: Time,
+    pub shutdown_delay: Time,
 }
 
 #[derive(Deserialize)]

@@ -1,9 +1,15 @@
 //! `GET /livez` and `GET /readyz`: for balancers and orchestrators, without a key.
 
+use std::time::Duration;
+
 use actix_web::{HttpResponse, web};
 use serde_json::json;
+use tokio::time::timeout;
 
 use super::Service;
+
+/// How long MongoDB may take to say how it is. Orchestrators mostly wait for one second.
+const PATIENCE: Duration = Duration::from_millis(700);
 
 /// The process runs.
 pub async fn livez() -> HttpResponse {
@@ -18,17 +24,19 @@ pub async fn livez() -> HttpResponse {
 /// first start, and from the moment on at which the service is told to stop.
 pub async fn readyz(service: web::Data<Service>) -> HttpResponse {
     let durable = &service.durable;
-    let (mongodb, indexes) = if durable.outage.is_known() {
-        ("down", "unknown")
-    } else {
-        match durable.store.has_indexes().await {
-            Ok(true) => ("up", "present"),
-            Ok(false) => ("up", "missing"),
-            Err(_) => ("down", "unknown"),
-        }
-    };
     let spool = durable.spool.status();
     let stopping = service.stopping.is_cancelled();
+    let (mongodb, indexes) = if stopping {
+        ("unknown", "unknown")
+    } else if durable.outage.is_known() {
+        ("down", "unknown")
+    } else {
+        match timeout(PATIENCE, durable.store.has_indexes()).await {
+            Ok(Ok(true)) => ("up", "present"),
+            Ok(Ok(false)) => ("up", "missing"),
+            Ok(Err(_)) | Err(_) => ("down", "unknown"),
+        }
+    };
     let queries = indexes == "present" && !stopping;
     let callbacks = (queries || (mongodb == "down" && spool.takes)) && !stopping;
     let word = |ready: bool| if ready { "ready" } else { "not ready" };

@@ -339,6 +339,56 @@ async fn while_mongodb_is_dead_everything_is_taken_and_stored_afterwards() {
     assert_eq!(counted["total"], sent);
 }
 
+/// An outage under as much load as there is, and the drain beside the same load.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_spool_drains_beside_live_traffic() {
+    let seconds = asked_for("CHAOS_OUTAGE_SECONDS", 3);
+    let proxy = Proxy::to(&mongodb_uri()).await;
+    let name = database_name();
+    let mut process = Process::new(&proxy.uri(), &name, "");
+    block_in_place(|| process.start());
+    let http = http();
+    process.until_drained(&http).await;
+    let (url, next) = (format!("http://{}", process.address), AtomicUsize::new(0));
+    let done = AtomicBool::new(false);
+    let lane = async || {
+        while !done.load(Ordering::Relaxed) {
+            let body = word("message", next.fetch_add(1, Ordering::Relaxed));
+            assert_eq!(try_deliver(&http, &url, body.as_bytes()).await, Some(200));
+        }
+    };
+    let watch = async {
+        proxy.set(Line::Cut);
+        sleep(Duration::from_secs(seconds)).await;
+        let spooled = next.load(Ordering::Relaxed);
+        proxy.set(Line::Open);
+        let since = Instant::now();
+        process.until_drained(&http).await;
+        let took = since.elapsed().as_secs_f64();
+        let (n, live) = (spooled as f64, next.load(Ordering::Relaxed) - spooled);
+        eprintln!(
+            "{spooled} callbacks spooled in {seconds} s ({:.0}/s); drained in {took:.2} s \
+             ({:.0}/s) beside {live} live ones",
+            n / seconds as f64,
+            n / took,
+        );
+        done.store(true, Ordering::Relaxed);
+    };
+    tokio::join!(watch, join_all((0..64).map(|_| lane())));
+    process.until_drained(&http).await;
+    let sent = next.into_inner();
+    let client = Client::with_uri_str(mongodb_uri()).await.unwrap();
+    let database = client.database(&name);
+    let messages = database.collection::<Document>("messages");
+    assert_eq!(
+        messages.count_documents(doc! {}).await.unwrap(),
+        sent as u64
+    );
+    let question = json!({ "user": "bob", "peers": ["ann"] });
+    assert_eq!(process.ask(&http, &question).await.json()["total"], sent);
+    database.drop().await.unwrap();
+}
+
 /// Messages at a steady rate of 400 a second, whether answers come or not. Each goes out once and must be taken.
 struct Load {
     http: reqwest::Client,

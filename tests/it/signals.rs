@@ -1,7 +1,5 @@
 //! Signals to a running service: stop, stop at once, read the configuration anew.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -83,45 +81,34 @@ async fn told_to_stop_it_finishes_what_is_in_flight_and_exits_0() {
     }
 }
 
-/// A callback that waits for MongoDB when the signal comes is finished all the same, and meanwhile
-/// `/readyz` says that the service stops.
+/// Callbacks that wait for MongoDB when the signal comes are finished all the same. Before nothing more is
+/// accepted, `/readyz` says that the service stops, and callbacks are still taken.
 #[tokio::test(flavor = "multi_thread")]
 async fn told_to_stop_while_mongodb_stalls_it_spools_what_is_in_flight() {
     let proxy = Proxy::to(&mongodb_uri()).await;
     let name = database_name();
     let (mut process, http, url) = started(&proxy.uri(), &name).await;
     process.until_drained(&http).await;
-    // A connection that stays open, as a balancer's does.
-    let mut open = TcpStream::connect(process.address).unwrap();
-    open.set_read_timeout(Some(Duration::from_secs(10)))
-        .unwrap();
-    let mut ready = move || {
-        open.write_all(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
-            .unwrap();
-        let mut answer = vec![0; 4096];
-        let read = open.read(&mut answer).unwrap();
-        String::from_utf8_lossy(&answer[..read]).into_owned()
-    };
-    assert!(ready().starts_with("HTTP/1.1 200"));
     proxy.set(Line::Stalled);
-    let body = message(1);
-    let (status, ()) = tokio::join!(try_deliver(&http, &url, body.as_bytes()), async {
+    let (first, second) = (message(1), message(2));
+    let (before, after) = tokio::join!(try_deliver(&http, &url, first.as_bytes()), async {
         sleep(Duration::from_millis(300)).await;
         process.signal("-TERM");
+        sleep(Duration::from_millis(200)).await;
+        let ready = process.ready(&http).await;
+        assert_eq!(ready["checks"]["stopping"], true, "{ready}");
+        assert_eq!(ready["status"], "not ready", "{ready}");
+        try_deliver(&http, &url, second.as_bytes()).await
     });
-    assert_eq!(status, Some(200));
-    assert_eq!(
-        block_in_place(|| process.wait()),
-        Some(0),
-        "{}",
-        process.log()
-    );
+    assert_eq!((before, after), (Some(200), Some(200)));
+    let ended = block_in_place(|| process.wait());
+    assert_eq!(ended, Some(0), "{}", process.log());
 
     proxy.set(Line::Open);
     block_in_place(|| process.start());
     process.until_drained(&http).await;
     drop(process);
-    assert_eq!(stored(&name).await, ["1"]);
+    assert_eq!(stored(&name).await, ["1", "2"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -176,6 +176,7 @@ pub fn config_text(listen: &str, uri: &str, database: &str, more: &str) -> Strin
         {more}
         [http]
         listen = "{listen}"
+        shutdown_delay = "10ms"
         [mongodb]
         uri = "{uri}"
         database = "{database}"

@@ -24,7 +24,9 @@ impl Process {
         let folder = tempfile::tempdir().unwrap();
         let text = config_text(&address.to_string(), uri, database, more);
         // What is asked of a service is asked of its defaults.
-        let text = text.replace("commit_timeout = \"3s\"", "commit_timeout = \"2s\"");
+        let text = text
+            .replace("commit_timeout = \"3s\"", "commit_timeout = \"2s\"")
+            .replace("shutdown_delay = \"10ms\"", "shutdown_delay = \"1s\"");
         std::fs::write(folder.path().join("im.toml"), text).unwrap();
         Self {
             address,
