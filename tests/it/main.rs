@@ -10,6 +10,7 @@
 mod callbacks;
 mod errors;
 mod failpoints;
+mod hostile;
 mod load;
 mod oracle;
 mod outage;

@@ -164,9 +164,8 @@ impl Answer {
 pub fn config(uri: &str, database: &str, more: &str) -> Config {
     let toml = format!(
         r#"
+        http.listen = "127.0.0.1:0"
         {more}
-        [http]
-        listen = "127.0.0.1:0"
         [mongodb]
         uri = "{uri}"
         database = "{database}"
