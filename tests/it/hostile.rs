@@ -198,6 +198,23 @@ async fn half_closed_connections_are_answered_and_end() {
     app.end().await;
 }
 
+/// Neither the idle time nor the time for a body is waited for, where something says earlier that no good
+/// will come.
+#[tokio::test(flavor = "multi_thread")]
+async fn drips_and_bodies_left_unread_end_early() {
+    let app = TestApp::with("http.keep_alive = \"60s\"\nhttp.body_timeout = \"60s\"\n").await;
+    let length = format!("{CALLBACK}Content-Length: 1000\r\n\r\n");
+    let chunked = format!("{CALLBACK}Transfer-Encoding: chunked\r\n\r\n");
+    let clients = [
+        slow("drips its body", length, "x", &[]),
+        slow("stalls its chunks", format!("{chunked}1\r\nx\r\n"), "", &[]),
+    ];
+    for answer in join_all(clients.iter().map(|client| client.play(&app))).await {
+        assert!(answer.contains(r#""code":"slow_body""#), "{answer:?}");
+    }
+    app.end().await;
+}
+
 /// Requests without end, of which no answer is read.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_reads_no_answers_is_gone() {
@@ -368,7 +385,7 @@ async fn room_comes_back() {
     let app = TestApp::with(&more).await;
     let body = "x".repeat(1024 * 1024);
     let large = format!("{CALLBACK}Content-Length: {}\r\n\r\n", body.len());
-    for end in [0, body.len() / 2, body.len() - 1] {
+    for end in [body.len() / 2, body.len() - 1] {
         let (from, mut to) = open(&app).await;
         let _ = to
             .write_all(format!("{large}{}", &body[..end]).as_bytes())
