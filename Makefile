@@ -1,6 +1,6 @@
 # What a newcomer needs, and what CI runs. `make` lists it.
 
-.PHONY: help run demo test chaos check bench
+.PHONY: help run demo test chaos hostile check bench
 
 help: ## lists the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -25,3 +25,7 @@ check: ## format, lints and docs, warnings denied
 
 bench: ## callbacks a second, beside a handler with one insert per callback
 	scripts/mongod.py run -- cargo bench --locked --bench ingest -- $(CONNECTIONS)
+
+# A thousand clients have two sockets each, one in the service and one in the program that attacks it.
+hostile: ## callbacks a second among 1,000 slow clients and garbage, beside none
+	ulimit -n 8192 && scripts/mongod.py run -- cargo bench --locked --bench hostile -- $(CLIENTS)

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::{App as ActixApp, HttpServer, web};
+use actix_web::web;
 use anyhow::Context;
 use mongodb::options::ClientOptions;
 use secrecy::ExposeSecret;
@@ -67,6 +67,8 @@ impl Service {
             commits,
             durable,
             stopping: CancellationToken::new(),
+            reading: http::room::Room::new(limits.bytes_reading),
+            refusals: http::refusals::Refusals::default(),
             limits: limits.clone(),
         });
         Ok(Self {
@@ -119,14 +121,7 @@ impl Service {
         ));
         background.spawn(drain.run(stopping.clone()));
         background.close();
-        let server = HttpServer::new(move || {
-            let shared = shared.clone();
-            ActixApp::new().configure(move |config| http::routes(&shared, config))
-        })
-        .disable_signals()
-        .shutdown_timeout((limits.shutdown_timeout - limits.shutdown_delay).as_secs())
-        .listen(listener)?
-        .run();
+        let server = http::server::start(listener, shared)?;
         let handle = server.handle();
         let stopped = tokio::spawn(async move {
             shutdown.await;

@@ -11,7 +11,14 @@ use crate::config::{Log, LogFormat};
 /// Starts logging for the process. A second call changes nothing.
 pub fn init(log: &Log) {
     // The filter was checked with the configuration; the default is for callers without one.
-    let filter = EnvFilter::builder().parse_lossy(&log.filter);
+    let mut filter = EnvFilter::builder().parse_lossy(&log.filter);
+    // actix writes an error for each broken request, so any stranger could fill the disk with them. Who
+    // wants them names actix_http in the filter.
+    if !log.filter.contains("actix_http")
+        && let Ok(none) = "actix_http=off".parse()
+    {
+        filter = filter.add_directive(none);
+    }
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -43,6 +43,12 @@ fn the_defaults_need_only_an_app() {
         assert_eq!(config.http.listen.to_string(), "127.0.0.1:8080");
         assert_eq!(config.http.max_body, 1024 * 1024);
         assert_eq!(config.http.max_ids, 1000);
+        assert_eq!(config.http.max_connections, 2000);
+        assert_eq!(config.http.header_timeout.as_secs(), 5);
+        assert_eq!(config.http.keep_alive.as_secs(), 15);
+        assert_eq!(config.http.body_timeout.as_secs(), 10);
+        assert_eq!(config.http.min_body_rate, 1024);
+        assert_eq!(config.http.bytes_reading, 32 * 1024 * 1024);
         assert_eq!(config.store.database, "im");
         assert_eq!(
             config.mongodb_uri.expose_secret(),
@@ -178,6 +184,30 @@ fn errors_name_key_and_source_and_never_a_secret() {
         (
             "http.max_body = \"much\"\n".to_owned() + APP,
             &["`http.max_body`", "im.toml"],
+        ),
+        (
+            "http.max_connections = 0\n".to_owned() + APP,
+            &["`http.max_connections`", "between 1 and", "im.toml"],
+        ),
+        (
+            "http.header_timeout = \"10m\"\n".to_owned() + APP,
+            &["`http.header_timeout`", "between 100ms and 60s"],
+        ),
+        (
+            "http.keep_alive = \"1ms\"\n".to_owned() + APP,
+            &["`http.keep_alive`", "between 100ms and 60s"],
+        ),
+        (
+            "http.body_timeout = \"61s\"\n".to_owned() + APP,
+            &["`http.body_timeout`", "between 100ms and 60s"],
+        ),
+        (
+            "http.min_body_rate = 0\n".to_owned() + APP,
+            &["`http.min_body_rate`", "between 1 and"],
+        ),
+        (
+            "http.bytes_reading = \"512KiB\"\n".to_owned() + APP,
+            &["`http.bytes_reading`", "at least http.max_body"],
         ),
         (
             "http.max_ids = 0\n".to_owned() + APP,

@@ -93,6 +93,18 @@ pub struct Http {
     pub max_ids: usize,
     /// The longest id in a query, in bytes.
     pub max_id_length: usize,
+    /// The most connections at once.
+    pub max_connections: usize,
+    /// How long a client may take to send a request's head.
+    pub header_timeout: Duration,
+    /// How long a connection may be idle between two requests.
+    pub keep_alive: Duration,
+    /// How long a client may take to send a body.
+    pub body_timeout: Duration,
+    /// The slowest that a body may come, in bytes a second.
+    pub min_body_rate: u64,
+    /// The most bytes of heads and bodies that are still being read, beyond what each has free.
+    pub bytes_reading: usize,
     /// How long a stop may take.
     pub shutdown_timeout: Duration,
     /// How much of it passes before nothing more is accepted.
@@ -181,22 +193,11 @@ impl<'l> Validation<'l> {
         if !in_time.contains(&mongodb.commit_timeout.0) {
             self.problem("mongodb.commit_timeout", "must be between 100ms and 3s");
         }
-        if http.shutdown_delay.0 >= http.shutdown_timeout.0 {
-            self.problem("http.shutdown_delay", "must be below http.shutdown_timeout");
-        }
         if let Err(e) = tracing_subscriber::EnvFilter::builder().parse(&log.filter) {
             self.problem("log.filter", format!("is no log filter: {e}"));
         }
         let config = Config {
-            http: Http {
-                listen: http.listen,
-                // A document holds 16 MiB, and a body grows on its way into one.
-                max_body: self.up_to(8 * MIB, "http.max_body", http.max_body.as_u64()),
-                max_ids: self.up_to(10_000, "http.max_ids", http.max_ids),
-                max_id_length: self.up_to(4096, "http.max_id_length", http.max_id_length),
-                shutdown_timeout: http.shutdown_timeout.0,
-                shutdown_delay: http.shutdown_delay.0,
-            },
+            http: self.http(http),
             mongodb_uri: uri,
             store: store::Settings {
                 database: mongodb.database,
@@ -253,6 +254,41 @@ impl<'l> Validation<'l> {
                 problems: self.problems,
             })
         }
+    }
+
+    fn http(&mut self, written: written::Http) -> Http {
+        let bytes_reading = written.bytes_reading.as_u64();
+        if bytes_reading < written.max_body.as_u64() {
+            self.problem("http.bytes_reading", "must be at least http.max_body");
+        }
+        if written.shutdown_delay.0 >= written.shutdown_timeout.0 {
+            self.problem("http.shutdown_delay", "must be below http.shutdown_timeout");
+        }
+        let rate = written.min_body_rate.as_u64();
+        Http {
+            listen: written.listen,
+            // A document holds 16 MiB, and a body grows on its way into one.
+            max_body: self.up_to(8 * MIB, "http.max_body", written.max_body.as_u64()),
+            max_ids: self.up_to(10_000, "http.max_ids", written.max_ids),
+            max_id_length: self.up_to(4096, "http.max_id_length", written.max_id_length),
+            max_connections: self.up_to(100_000, "http.max_connections", written.max_connections),
+            header_timeout: self.up_to_a_minute("http.header_timeout", written.header_timeout),
+            keep_alive: self.up_to_a_minute("http.keep_alive", written.keep_alive),
+            body_timeout: self.up_to_a_minute("http.body_timeout", written.body_timeout),
+            min_body_rate: self.up_to(MIB, "http.min_body_rate", rate) as u64,
+            bytes_reading: self.up_to(1024 * MIB, "http.bytes_reading", bytes_reading),
+            shutdown_timeout: written.shutdown_timeout.0,
+            shutdown_delay: written.shutdown_delay.0,
+        }
+    }
+
+    /// Longer, and a client that does nothing would hold its connection for as long.
+    fn up_to_a_minute(&mut self, key: &str, written: written::Time) -> Duration {
+        let some = Duration::from_millis(100)..=Duration::from_secs(60);
+        if !some.contains(&written.0) {
+            self.problem(key, "must be between 100ms and 60s");
+        }
+        written.0
     }
 
     fn up_to(&mut self, most: u64, key: &str, value: u64) -> usize {

@@ -36,6 +36,12 @@ pub struct Http {
     pub max_body: ByteSize,
     pub max_ids: u64,
     pub max_id_length: u64,
+    pub max_connections: u64,
+    pub header_timeout: Time,
+    pub keep_alive: Time,
+    pub body_timeout: Time,
+    pub min_body_rate: ByteSize,
+    pub bytes_reading: ByteSize,
     pub shutdown_timeout: Time,
     pub shutdown_delay: Time,
 }

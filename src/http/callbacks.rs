@@ -1,14 +1,16 @@
 //! `POST /callbacks/{app}`, and the second path that an app may have: the provider's side.
 
 use std::panic::AssertUnwindSafe;
+use std::time::Instant;
 
 use actix_web::http::Method;
 use actix_web::{HttpRequest, HttpResponse, web};
 use futures_util::FutureExt;
 use mongodb::bson::DateTime;
 
+use super::body::body;
 use super::error::{Code, Problem};
-use super::{Service, body, use_instead};
+use super::{Service, use_instead};
 use crate::ingest::{App, IngestError, Refused, ingest};
 use crate::store::Unavailable;
 
@@ -44,13 +46,30 @@ pub async fn by_path(
     take(&request, payload, &service, app).await
 }
 
+/// Takes a callback, and logs why not.
 async fn take(
     request: &HttpRequest,
     payload: web::Payload,
     service: &Service,
     app: &App,
 ) -> Result<HttpResponse, Problem> {
-    let body = body(request, payload, service.limits.max_body).await?;
+    let taken = taken(request, payload, service, app).await;
+    if let Err(problem) = &taken
+        && let Some(kept_back) = service.refusals.log(problem.code, Instant::now())
+    {
+        let (code, peer) = (problem.code.as_str(), request.peer_addr());
+        tracing::warn!(app = %app.name, code, ?peer, kept_back, "callback refused");
+    }
+    taken
+}
+
+async fn taken(
+    request: &HttpRequest,
+    payload: web::Payload,
+    service: &Service,
+    app: &App,
+) -> Result<HttpResponse, Problem> {
+    let body = body(request, payload, service).await?;
     let header = |name: &str| {
         let mut values = request.headers().get_all(name);
         let value = values.next()?;
@@ -60,17 +79,10 @@ async fn take(
         Some(readable.unwrap_or("\u{fffd}"))
     };
     let taken = ingest(app, &service.commits, &body, &header, DateTime::now());
-    match or_unavailable(taken).await {
-        Ok(_) => Ok(HttpResponse::Ok()
-            .content_type("application/json")
-            .body(DELIVERED)),
-        Err(error) => {
-            let problem = Problem::from(error);
-            let code = problem.code.as_str();
-            tracing::warn!(app = %app.name, code, peer = ?request.peer_addr(), "callback refused");
-            Err(problem)
-        }
-    }
+    or_unavailable(taken).await?;
+    Ok(HttpResponse::Ok()
+        .content_type("application/json")
+        .body(DELIVERED))
 }
 
 /// A panic must be no 500 and no cut connection: only 503 makes the provider keep the event.

@@ -76,6 +76,8 @@ codes! {
     UnknownApp = "unknown_app", NOT_FOUND, "The app is not known";
     /// A route of this path, for other methods.
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "The method is not allowed here";
+    /// The body takes too long.
+    SlowBody = "slow_body", REQUEST_TIMEOUT, "The body comes too slowly";
     /// The body is over the limit.
     BodyTooLarge = "body_too_large", PAYLOAD_TOO_LARGE, "The body is too large";
     /// A field of a wrong type.

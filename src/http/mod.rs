@@ -1,14 +1,20 @@
 //! The HTTP side: routes here, one file per resource, errors in [`error`].
 
 pub mod auth;
+mod body;
 mod callbacks;
+pub mod connection;
 pub mod error;
 mod health;
+pub mod refusals;
+pub mod room;
+pub mod server;
 mod unread;
 
-use actix_web::http::header::CONTENT_LENGTH;
+use std::sync::Arc;
+
 use actix_web::web::{self, ServiceConfig};
-use actix_web::{HttpRequest, HttpResponse, Route};
+use actix_web::{HttpResponse, Route};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Http;
@@ -16,6 +22,8 @@ use crate::ingest::{Durable, GroupCommit};
 use crate::live::Live;
 
 use error::{Code, Problem};
+use refusals::Refusals;
+use room::Room;
 
 /// What handlers share.
 pub struct Service {
@@ -29,6 +37,10 @@ pub struct Service {
     pub stopping: CancellationToken,
     /// Limits.
     pub limits: Http,
+    /// Room for what is still being read.
+    pub reading: Arc<Room>,
+    /// Which refused callbacks are logged.
+    pub refusals: Refusals,
 }
 
 /// Registers every route.
@@ -70,31 +82,5 @@ fn use_instead(methods: &'static str) -> Problem {
     Problem {
         allow: Some(methods),
         ..Problem::new(Code::MethodNotAllowed, format!("use {methods}"))
-    }
-}
-
-/// Reads a body up to the limit.
-async fn body(
-    request: &HttpRequest,
-    payload: web::Payload,
-    limit: usize,
-) -> Result<web::Bytes, Problem> {
-    let too_large = || {
-        let detail = format!("the limit is {limit} bytes (http.max_body)");
-        Problem::new(Code::BodyTooLarge, detail)
-    };
-    // Who announces too much need not send it.
-    let announced = request.headers().get(CONTENT_LENGTH);
-    let announced = announced.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|length| length > limit as u64) {
-        return Err(too_large());
-    }
-    match payload.to_bytes_limited(limit).await {
-        Ok(Ok(body)) => Ok(body),
-        Ok(Err(_)) => Err(Problem::new(
-            Code::IncompleteBody,
-            "the connection ended, or the transfer encoding broke, before the body did",
-        )),
-        Err(_) => Err(too_large()),
     }
 }

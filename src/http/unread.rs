@@ -6,9 +6,10 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
+use super::Service;
 use super::auth::Scope;
+use super::body::body;
 use super::error::{Code, Problem};
-use super::{Service, body};
 use crate::callback::ids::{Account, AppName};
 use crate::config::Http;
 use crate::live::Current;
@@ -42,7 +43,7 @@ pub async fn post(
 ) -> Result<HttpResponse, Problem> {
     let current = service.live.current();
     current.keys.authorize(&request, Scope::Read)?;
-    let body = body(&request, payload, service.limits.max_body).await?;
+    let body = body(&request, payload, &service).await?;
     answer(&service, &current, &from_json(&body)?).await
 }
 

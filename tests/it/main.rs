@@ -12,6 +12,7 @@ mod chaos;
 mod errors;
 mod failover;
 mod failpoints;
+mod hostile;
 mod load;
 mod oracle;
 mod outage;

@@ -173,10 +173,9 @@ pub fn config(uri: &str, database: &str, more: &str) -> Config {
 pub fn config_text(listen: &str, uri: &str, database: &str, more: &str) -> String {
     format!(
         r#"
+        http.listen = "{listen}"
+        http.shutdown_delay = "10ms"
         {more}
-        [http]
-        listen = "{listen}"
-        shutdown_delay = "10ms"
         [mongodb]
         uri = "{uri}"
         database = "{database}"

@@ -1,0 +1,107 @@
+//! Reads a body within its limits: size, time, rate, and the room that all bodies share.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use actix_web::http::header::CONTENT_LENGTH;
+use actix_web::{HttpRequest, web};
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use tokio::time::{Instant, timeout_at};
+
+use super::Service;
+use super::connection::Turn;
+use super::error::{Code, Problem};
+use super::room::FREE;
+use crate::config::Http;
+
+/// How long a body may take before its rate counts.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Reads a body.
+///
+/// # Errors
+/// [`Code::BodyTooLarge`], [`Code::SlowBody`], [`Code::Overloaded`], [`Code::IncompleteBody`]. After each
+/// of them the connection ends, since the rest of the body stands before the next request.
+pub async fn body(
+    request: &HttpRequest,
+    payload: web::Payload,
+    service: &Service,
+) -> Result<Bytes, Problem> {
+    let body = read(request, payload, service).await;
+    if body.is_err()
+        && let Some(turn) = request.conn_data::<Rc<Turn>>()
+    {
+        turn.leaves_body();
+    }
+    body
+}
+
+async fn read(
+    request: &HttpRequest,
+    mut payload: web::Payload,
+    service: &Service,
+) -> Result<Bytes, Problem> {
+    let limits = &service.limits;
+    let announced = request.headers().get(CONTENT_LENGTH);
+    let announced = announced.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    // Who announces too much need not send it.
+    if announced.is_some_and(|length| length > limits.max_body) {
+        return Err(too_large(limits));
+    }
+    let started = Instant::now();
+    let mut share = service.reading.share();
+    // More than what is free is held only when it has arrived, whatever is announced.
+    let mut body = BytesMut::with_capacity(announced.unwrap_or(1024).min(FREE));
+    loop {
+        let by = started + time_for(body.len(), limits);
+        let Ok(chunk) = timeout_at(by, payload.next()).await else {
+            return Err(slow(limits));
+        };
+        let Some(chunk) = chunk else {
+            return Ok(body.freeze());
+        };
+        let chunk = chunk.map_err(|_| incomplete())?;
+        let bytes = body.len() + chunk.len();
+        if bytes > limits.max_body {
+            return Err(too_large(limits));
+        }
+        if !share.grow_to(bytes) {
+            return Err(no_room());
+        }
+        body.extend_from_slice(&chunk);
+    }
+}
+
+/// How long after its start a body of which so much has come may keep waiting for more.
+fn time_for(bytes: usize, limits: &Http) -> Duration {
+    let earned = bytes as u64 * 1000 / limits.min_body_rate;
+    let earned = GRACE + Duration::from_millis(earned);
+    earned.min(limits.body_timeout)
+}
+
+fn too_large(limits: &Http) -> Problem {
+    let detail = format!("the limit is {} bytes (http.max_body)", limits.max_body);
+    Problem::new(Code::BodyTooLarge, detail)
+}
+
+fn slow(limits: &Http) -> Problem {
+    let detail = format!(
+        "a body may take {} ms (http.body_timeout), and needs {} bytes a second (http.min_body_rate)",
+        limits.body_timeout.as_millis(),
+        limits.min_body_rate
+    );
+    Problem::new(Code::SlowBody, detail)
+}
+
+fn no_room() -> Problem {
+    let detail = "other bodies take all the room for bodies (http.bytes_reading); send it again";
+    Problem::new(Code::Overloaded, detail)
+}
+
+fn incomplete() -> Problem {
+    Problem::new(
+        Code::IncompleteBody,
+        "the connection ended, or the transfer encoding broke, before the body did",
+    )
+}

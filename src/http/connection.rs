@@ -1,0 +1,227 @@
+//! A connection's socket, with the deadlines that actix does not keep.
+//!
+//! actix times the first head of a connection and its idle time. It does not time a later head, a client
+//! that does not read its answers, or the rest of a chunked body that no handler wanted: each of these
+//! holds a connection for good. So whatever does not reach the next request in time is cut here, below
+//! actix, by a failing read or write. While a handler works, its own deadlines hold, and none here.
+//!
+//! It also bounds what one connection may hold in memory. actix decodes all it has read into requests
+//! that wait, some hundred bytes for each 18-byte request, and reads on while answers are not taken. So
+//! a read brings little at a time, and none while a write waits.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use actix_web::rt::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
+
+use super::room::Share;
+
+/// The most that is read in one turn, in bytes.
+const READ_AT_ONCE: usize = 4 * 1024;
+
+/// actix refuses a longer head, in bytes. What comes beyond is thrown away and needs no room.
+const LONGEST_HEAD: usize = 128 * 1024;
+
+/// How long a client has to read its answer after its body was left unread, and the backstop beyond
+/// actix's own deadlines, so that they come first and answer.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// How long a client may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// To send a head, from its first byte on (`http.header_timeout`).
+    pub header: Duration,
+    /// To begin the next request (`http.keep_alive`).
+    pub keep_alive: Duration,
+}
+
+/// Whose turn it is, the client's or a handler's. The socket and the requests of a connection share it.
+#[derive(Debug)]
+pub struct Turn {
+    patience: Patience,
+    /// When the next request must have begun. None while a handler works.
+    until: Cell<Option<Instant>>,
+    /// Whether the connection is to be closed because a body was not read to its end.
+    closing: Cell<bool>,
+    head: RefCell<Head>,
+}
+
+/// What was read since the last request began.
+#[derive(Debug)]
+struct Head {
+    bytes: usize,
+    share: Share,
+}
+
+impl Turn {
+    fn new(patience: Patience, share: Share) -> Self {
+        Self {
+            patience,
+            until: Cell::new(Some(Instant::now() + patience.header + GRACE)),
+            closing: Cell::new(false),
+            head: RefCell::new(Head { bytes: 0, share }),
+        }
+    }
+
+    /// A head is complete, and a handler works.
+    pub fn request_begins(&self) {
+        self.until.set(None);
+        let mut head = self.head.borrow_mut();
+        head.bytes = 0;
+        head.share.clear();
+    }
+
+    /// An answer is made. Now it is for the client to read it and to send the next head.
+    pub fn request_ends(&self) {
+        let patience = if self.closing.get() {
+            GRACE
+        } else {
+            self.patience.keep_alive + self.patience.header
+        };
+        self.until.set(Some(Instant::now() + patience));
+    }
+
+    /// The body under way is not read to its end: the connection ends soon after the answer. actix does
+    /// so itself after a body of a known length, and goes on reading a chunked one.
+    pub fn leaves_body(&self) {
+        self.closing.set(true);
+    }
+
+    fn read(&self, bytes: usize) -> io::Result<()> {
+        let Some(until) = self.until.get() else {
+            return Ok(());
+        };
+        let mut head = self.head.borrow_mut();
+        if head.bytes == 0 && bytes > 0 {
+            let head_by = Instant::now() + self.patience.header + GRACE;
+            self.until.set(Some(until.min(head_by)));
+        }
+        head.bytes += bytes;
+        let held = head.bytes.min(LONGEST_HEAD);
+        if head.share.grow_to(held) {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::OutOfMemory.into())
+        }
+    }
+}
+
+/// A socket that gives up on a client that takes too long.
+pub struct Guarded {
+    socket: TcpStream,
+    turn: Rc<Turn>,
+    /// Wakes the connection at its deadline, or earlier: a deadline that moves on is looked at when the
+    /// alarm goes off, so that a request costs no timer.
+    alarm: Pin<Box<Sleep>>,
+    read_in_turn: usize,
+    write_waits: bool,
+    read_waits: bool,
+}
+
+impl Guarded {
+    /// Guards a new connection. `share` is for what its heads need beyond what is free.
+    pub fn new(socket: TcpStream, patience: Patience, share: Share) -> Self {
+        let turn = Rc::new(Turn::new(patience, share));
+        let first = turn.until.get().unwrap_or_else(Instant::now);
+        Self {
+            socket,
+            turn,
+            alarm: Box::pin(tokio::time::sleep_until(first)),
+            read_in_turn: 0,
+            write_waits: false,
+            read_waits: false,
+        }
+    }
+
+    /// The turn, for the connection's requests.
+    pub fn turn(&self) -> Rc<Turn> {
+        self.turn.clone()
+    }
+
+    /// Fails once the deadline has passed, and else has the connection woken when it does.
+    fn watch(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        while let Some(until) = self.turn.until.get() {
+            if self.alarm.deadline() > until {
+                self.alarm.as_mut().reset(until);
+            }
+            if self.alarm.as_mut().poll(cx).is_pending() {
+                return Ok(());
+            }
+            if Instant::now() >= until {
+                if self.write_waits {
+                    // Else the system would go on offering what this client does not read.
+                    let _ = self.socket.set_zero_linger();
+                }
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            self.alarm.as_mut().reset(until);
+        }
+        Ok(())
+    }
+}
+
+impl AsyncRead for Guarded {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        this.watch(cx)?;
+        if this.write_waits {
+            this.read_waits = true;
+            return Poll::Pending;
+        }
+        if this.read_in_turn >= READ_AT_ONCE {
+            this.read_in_turn = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let most = READ_AT_ONCE.min(buffer.remaining());
+        let mut part = ReadBuf::new(buffer.initialize_unfilled_to(most));
+        if Pin::new(&mut this.socket)
+            .poll_read(cx, &mut part)?
+            .is_pending()
+        {
+            this.read_in_turn = 0;
+            return Poll::Pending;
+        }
+        let bytes = part.filled().len();
+        buffer.advance(bytes);
+        this.read_in_turn += bytes;
+        Poll::Ready(this.turn.read(bytes))
+    }
+}
+
+impl AsyncWrite for Guarded {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        this.watch(cx)?;
+        let written = Pin::new(&mut this.socket).poll_write(cx, bytes);
+        this.write_waits = written.is_pending();
+        if !this.write_waits && std::mem::take(&mut this.read_waits) {
+            cx.waker().wake_by_ref();
+        }
+        written
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        this.watch(cx)?;
+        Pin::new(&mut this.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().socket).poll_shutdown(cx)
+    }
+}
