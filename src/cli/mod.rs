@@ -5,6 +5,7 @@
 
 mod check_config;
 mod client;
+mod dead_letters;
 mod indexes;
 mod send;
 mod serve;
@@ -49,6 +50,8 @@ enum Command {
     CheckConfig,
     /// Makes MongoDB's indexes and retention agree with the configuration
     Indexes,
+    /// Lists, shows, retries or drops callbacks that could not be decoded
+    DeadLetters(dead_letters::Args),
     /// Signs a body as the provider does: prints the headers, or a curl command
     Sign(sign::Args),
     /// Sends files, folders or JSON lines as signed callbacks, and sums up the answers
@@ -88,6 +91,7 @@ pub async fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args, load).await,
         Command::CheckConfig => check_config::run(load),
         Command::Indexes => indexes::run(load).await,
+        Command::DeadLetters(args) => dead_letters::run(args, load).await,
         Command::Sign(args) => sign::run(&args, load, config.is_some()),
         Command::Send(args) => send::run(args, load, config.is_some()).await,
         Command::Unread(args) => unread::run(args, load, config.is_some()).await,

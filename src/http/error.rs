@@ -74,6 +74,8 @@ codes! {
     NotFound = "not_found", NOT_FOUND, "There is nothing here";
     /// No app of this name.
     UnknownApp = "unknown_app", NOT_FOUND, "The app is not known";
+    /// No dead letter of this id.
+    UnknownDeadLetter = "unknown_dead_letter", NOT_FOUND, "The dead letter is not there";
     /// A route of this path, for other methods.
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "The method is not allowed here";
     /// The body takes too long.
@@ -94,6 +96,10 @@ codes! {
     IdTooLong = "id_too_long", UNPROCESSABLE_ENTITY, "An id is too long";
     /// More ids than one query may have.
     TooManyIds = "too_many_ids", UNPROCESSABLE_ENTITY, "Too many ids were asked for";
+    /// A dead letter that cannot be decoded by this version either.
+    StillUndecodable = "still_undecodable", UNPROCESSABLE_ENTITY, "The dead letter still cannot be decoded";
+    /// A dead letter whose events MongoDB refuses.
+    StillRefused = "still_refused", UNPROCESSABLE_ENTITY, "The dead letter is still refused";
     /// As much is in flight as may be.
     Overloaded = "overloaded", SERVICE_UNAVAILABLE, "Too much is in flight";
     /// Nothing durable to put the event in, or no count that could be trusted.
@@ -216,7 +222,7 @@ impl From<StoreError> for Problem {
         tracing::error!(%error, "a query failed");
         Self::new(
             Code::Unavailable,
-            "the counts cannot be read now; ask again",
+            "MongoDB cannot answer this now; ask again",
         )
     }
 }

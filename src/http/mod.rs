@@ -4,6 +4,7 @@ pub mod auth;
 mod body;
 mod callbacks;
 pub mod connection;
+pub mod dead_letters;
 pub mod error;
 mod health;
 pub mod refusals;
@@ -57,6 +58,24 @@ pub fn routes(service: &web::Data<Service>, config: &mut ServiceConfig) {
             .route(web::head().to(unread::get))
             .route(web::post().to(unread::post))
             .default_service(only("GET, HEAD, POST")),
+    );
+    config.service(
+        web::resource("/v1/dead-letters")
+            .route(web::get().to(dead_letters::list))
+            .route(web::head().to(dead_letters::list))
+            .default_service(only("GET, HEAD")),
+    );
+    config.service(
+        web::resource("/v1/dead-letters/{app}/{digest}")
+            .route(web::get().to(dead_letters::show))
+            .route(web::head().to(dead_letters::show))
+            .route(web::delete().to(dead_letters::remove))
+            .default_service(only("GET, HEAD, DELETE")),
+    );
+    config.service(
+        web::resource("/v1/dead-letters/{app}/{digest}/retry")
+            .route(web::post().to(dead_letters::retry))
+            .default_service(only("POST")),
     );
     config.service(
         web::resource("/livez")

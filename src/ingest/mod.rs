@@ -8,6 +8,7 @@
 //! is shared with whatever other callbacks are in flight ([`group`]), and goes to MongoDB, or to the
 //! spool while MongoDB cannot ([`durable`]).
 
+pub mod dead_letters;
 pub mod durable;
 pub mod group;
 

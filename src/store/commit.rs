@@ -24,7 +24,7 @@ use tokio::time::Instant;
 
 use super::Store;
 use super::attempt::{Attempt, Refusal};
-use super::documents::{Received, Write, dead_letter};
+use super::documents::{Received, STORE_REFUSED, Write, dead_letter};
 use super::error::StoreError;
 
 /// One callback's part of a batch. Not `Debug`: it holds a message's text.
@@ -127,7 +127,7 @@ impl Store {
         let received = &submission.received;
         tracing::error!(app = %received.origin.app, why, "a refused callback becomes a dead letter");
         let reason = format!("MongoDB refused the document: {why}");
-        let letter = dead_letter(received, "store_refused", &reason, "$");
+        let letter = dead_letter(received, STORE_REFUSED, &reason, "$");
         let attempt = Attempt::new(self);
         match tokio::time::timeout_at(deadline, attempt.store_dead_letter(&letter)).await {
             Ok(Ok(())) => Ok(Durability::DeadLetter),

@@ -153,6 +153,9 @@ pub fn writes(received: &Received, decoded: &Decoded<'_>) -> Vec<Write> {
     writes
 }
 
+/// The code of a dead letter whose document MongoDB refuses.
+pub const STORE_REFUSED: &str = "store_refused";
+
 /// The document of a dead letter. Its `_id` is the body's digest, so a redelivery is no second letter.
 pub fn dead_letter(received: &Received, code: &str, reason: &str, path: &str) -> RawDocumentBuf {
     let Received {

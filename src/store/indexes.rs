@@ -18,6 +18,9 @@ pub const UNREAD_BY_ORDER: &str = "unread_by_order";
 /// The index by which old documents expire, where the app's owner asked for that.
 pub const RETENTION: &str = "retention";
 
+/// Dead letters by time, for lists.
+pub const NEWEST: &str = "newest";
+
 /// After how long documents are deleted; `None` keeps them for good.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Retention {
@@ -73,6 +76,16 @@ impl Store {
         self.database
             .collection::<Document>(collection::MESSAGES)
             .create_indexes(unread_indexes())
+            .await?;
+        let newest = IndexOptions::builder().name(NEWEST.to_owned()).build();
+        self.database
+            .collection::<Document>(collection::DEAD_LETTERS)
+            .create_index(
+                IndexModel::builder()
+                    .keys(doc! { "receivedAt": -1, "_id": -1 })
+                    .options(newest)
+                    .build(),
+            )
             .await?;
         for (name, keep) in retention.by_collection() {
             self.ensure_retention(name, keep).await?;

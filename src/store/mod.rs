@@ -9,6 +9,7 @@
 mod attempt;
 pub mod bson;
 mod commit;
+pub mod dead_letters;
 pub mod documents;
 pub mod error;
 pub mod indexes;
