@@ -6,6 +6,7 @@
 mod check_config;
 mod client;
 mod indexes;
+mod reconcile;
 mod send;
 mod serve;
 mod sign;
@@ -49,6 +50,8 @@ enum Command {
     CheckConfig,
     /// Makes MongoDB's indexes and retention agree with the configuration
     Indexes,
+    /// Finds messages whose `state` is wrong in MongoDB, and repairs them
+    Reconcile(reconcile::Args),
     /// Signs a body as the provider does: prints the headers, or a curl command
     Sign(sign::Args),
     /// Sends files, folders or JSON lines as signed callbacks, and sums up the answers
@@ -88,6 +91,7 @@ pub async fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args, load).await,
         Command::CheckConfig => check_config::run(load),
         Command::Indexes => indexes::run(load).await,
+        Command::Reconcile(args) => reconcile::run(args, load).await,
         Command::Sign(args) => sign::run(&args, load, config.is_some()),
         Command::Send(args) => send::run(args, load, config.is_some()).await,
         Command::Unread(args) => unread::run(args, load, config.is_some()).await,
