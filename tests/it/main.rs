@@ -14,6 +14,7 @@ mod load;
 mod oracle;
 mod outage;
 mod protocol;
+mod reconcile;
 mod samples;
 mod spool;
 mod storing;

@@ -162,8 +162,10 @@ impl Run<'_> {
         let keys = doc! { "app": 1, "to": 1, "state": 1, "fromAccount": 1, "msgTimestamp": 1 };
         let mut shown = keys.clone();
         shown.insert("_id", 0);
+        // Any app and account; unless the first keys are asked for, MongoDB reads documents for `state`.
+        let all = doc! { "app": { "$gt": "" }, "to": { "$gte": "" }, "state": 0 };
         self.messages()
-            .find(doc! { "state": 0 })
+            .find(all)
             .projection(shown)
             .sort(keys)
             .hint(Hint::Name(UNREAD_BY_PEER.to_owned()))
