@@ -3,7 +3,6 @@
 use std::io::Write;
 
 use anyhow::{Context, anyhow};
-use serde_json::json;
 
 use super::{Failure, Load};
 use crate::app::connect;
@@ -62,9 +61,9 @@ fn told(args: &Args, report: Report) -> String {
         repaired,
     } = report;
     if args.json {
-        let report =
-            json!({ "looked_at": looked_at, "disagreed": disagreed, "repaired": repaired });
-        return report.to_string();
+        return format!(
+            r#"{{"looked_at":{looked_at},"disagreed":{disagreed},"repaired":{repaired}}}"#
+        );
     }
     let done = if args.dry_run {
         "nothing was written".to_owned()
