@@ -28,8 +28,8 @@
 //! # What can go wrong
 //! - A callback whose commit failed may be stored in part while it waits in a spool. It is found and
 //!   repaired; its commit then finds it done.
-//! - A write that makes a message unread again may reach MongoDB after we gave up waiting for it, and
-//!   after its mark was looked at. The next unread pass finds that.
+//! - A run may end between the write that makes a message unread again and its settling, or MongoDB may
+//!   do that write only after we gave up waiting for it. The next unread pass finds that.
 
 mod findings;
 mod progress;
@@ -99,11 +99,11 @@ impl Store {
             repairs: scope != Scope::DryRun,
             report,
             held: Vec::new(),
-            since: Instant::now(),
-            until: Instant::now(),
+            first_found: Instant::now(),
+            last_found: Instant::now(),
         };
         match scope {
-            // The history pass finds all; to count what both passes find would count it twice.
+            // The history pass finds all, and both passes would find some of it twice.
             Scope::DryRun => run.history(None, usize::MAX).await,
             Scope::Slice(most) => {
                 run.unread().await?;
@@ -131,10 +131,8 @@ struct Run<'r> {
     report: &'r mut Report,
     /// What looked wrong once.
     held: Vec<Finding>,
-    /// When the first of it was found.
-    since: Instant,
-    /// When the last of it was found.
-    until: Instant,
+    first_found: Instant,
+    last_found: Instant,
 }
 
 impl Run<'_> {
@@ -147,12 +145,11 @@ impl Run<'_> {
             let Some((pair, sent_at)) = entry(&found) else {
                 continue;
             };
-            // A pair's entries stand together, so it is in one chunk only.
-            if oldest.len() == CHUNK && !oldest.contains_key(&pair) {
+            // A pair's entries stand together and by time, so the first is the oldest.
+            oldest.entry(pair).or_insert(sent_at);
+            if oldest.len() == CHUNK {
                 self.look_at_pairs(mem::take(&mut oldest)).await?;
             }
-            // They stand by time, so the first is the oldest.
-            oldest.entry(pair).or_insert(sent_at);
         }
         self.look_at_pairs(oldest).await?;
         self.look_again().await
@@ -279,16 +276,16 @@ impl Run<'_> {
 
     fn hold(&mut self, finding: Option<Finding>) {
         let Some(finding) = finding else { return };
-        self.until = Instant::now();
+        self.last_found = Instant::now();
         if self.held.is_empty() {
-            self.since = self.until;
+            self.first_found = self.last_found;
         }
         self.held.push(finding);
     }
 
     /// Whether there is much to look at again, or some of it need not be waited for.
     fn is_time_to_look_again(&self) -> bool {
-        let some_are_ripe = !self.held.is_empty() && self.since.elapsed() >= self.grace();
+        let some_are_ripe = !self.held.is_empty() && self.first_found.elapsed() >= self.grace();
         some_are_ripe || self.held.len() >= MOST_HELD
     }
 
@@ -298,7 +295,7 @@ impl Run<'_> {
         if self.held.is_empty() {
             return Ok(());
         }
-        sleep_until(self.until + self.grace()).await;
+        sleep_until(self.last_found + self.grace()).await;
         let held = mem::take(&mut self.held);
         for some in held.chunks(CHUNK) {
             let states: HashMap<_, _> = some.iter().map(|f| (&*f.seen.id, f.seen.state)).collect();
