@@ -11,9 +11,9 @@
 //!   between the steps of a commit leaves. It reads no document where all is well.
 //! - The **history pass** walks the messages themselves by `_id`, and finds every disagreement: unread
 //!   though read or recalled, and read though neither. Where it has come to is kept in MongoDB
-//!   ([`progress`]), so the service takes a slice at a time, and a run that was interrupted goes on.
+//!   (`progress`), so the service takes a slice at a time, and a run that was interrupted goes on.
 //! - A message between the two steps of its commit looks wrong for a moment. So what was found is looked
-//!   at **again** after [`grace()`], and only what is wrong both times, in the same way, is a
+//!   at **again** after a `grace`, and only what is wrong both times, in the same way, is a
 //!   disagreement.
 //! - The **repair** is by writes of the same kind as a commit's. The filter of each repeats what was found,
 //!   so it does nothing where anything has changed since. A message that becomes unread again is
@@ -21,8 +21,8 @@
 //!   the same moment is not lost.
 //!
 //! # Cost
-//! Reads of [`CHUNK`] index entries or documents, one after the other, on one connection; at most
-//! [`MOST_HELD`] findings in memory; no wait where nothing is found. Several instances may do it at once:
+//! Reads of `CHUNK` index entries or documents, one after the other, on one connection; at most
+//! `MOST_HELD` findings in memory; no wait where nothing is found. Several instances may do it at once:
 //! they share the history's position, and what both repair is repaired once.
 //!
 //! # What can go wrong
