@@ -2,7 +2,7 @@
 //! traffic.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::{join, join_all};
 use im_callback::app::connect;
@@ -407,26 +407,42 @@ async fn beside_live_traffic_nothing_is_wrong() {
     app.end().await;
 }
 
-/// The service itself reconciles at its start, the history too.
+/// The service itself reconciles at its start and then from time to time, the history too, and a run
+/// under way does not hold up its end.
 #[tokio::test]
-async fn a_start_repairs_what_went_wrong_before_it() {
+async fn the_service_repairs_at_its_start_and_later() {
     let app = TestApp::start().await;
     with_everything(&app).await;
     let right = app.dump().await;
-    for (id, state) in [("otc/p2p/1", 0), ("otc/p2p/4", 0), ("otc/p2p/3", 1)] {
-        set_state(&app, id, state).await;
-    }
+    let go_wrong = async || {
+        for (id, state) in [("otc/p2p/1", 0), ("otc/p2p/4", 0), ("otc/p2p/3", 1)] {
+            set_state(&app, id, state).await;
+        }
+    };
+    let until_right = async || {
+        for _ in 0..600 {
+            if app.dump().await == right {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(app.dump().await, right);
+    };
+    go_wrong().await;
     let mut config = config(&mongodb_uri(), app.database.name(), "");
     config.store.commit_timeout = Duration::from_millis(500);
+    config.reconcile.every = Duration::from_secs(1);
     let restarted = Instance::start(config);
-    for _ in 0..600 {
-        if app.dump().await == right {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    assert_eq!(app.dump().await, right);
+    until_right().await;
+    go_wrong().await;
+    until_right().await;
+
+    go_wrong().await;
+    // By now it has found that, and waits to look again.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let since = Instant::now();
     stop(restarted).await;
+    assert!(since.elapsed() < Duration::from_secs(5));
     app.end().await;
 }
 
