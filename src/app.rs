@@ -19,6 +19,7 @@ use crate::ingest::{Durable, GroupCommit};
 use crate::live::{Current, Live};
 use crate::spool::{Drain, Outage, Spool};
 use crate::store::indexes::Retention;
+use crate::store::reconcile;
 use crate::store::{Store, Submission};
 
 /// A service with its socket bound, not yet serving.
@@ -26,6 +27,7 @@ pub struct Service {
     listener: TcpListener,
     shared: web::Data<http::Service>,
     retention: Retention,
+    reconcile: reconcile::Settings,
     limits: Http,
     committers: TaskTracker,
     drain: Drain,
@@ -75,6 +77,7 @@ impl Service {
             listener,
             shared,
             retention: config.retention,
+            reconcile: config.reconcile,
             limits,
             committers,
             drain,
@@ -107,6 +110,7 @@ impl Service {
             listener,
             shared,
             retention,
+            reconcile,
             limits,
             committers,
             drain,
@@ -114,11 +118,16 @@ impl Service {
         let store = shared.durable.store.clone();
         let stopping = shared.stopping.clone();
         let background = TaskTracker::new();
-        background.spawn(keep_ensuring_indexes(
-            store.clone(),
-            retention,
-            stopping.clone(),
-        ));
+        let indexes = keep_ensuring_indexes(store.clone(), retention, stopping.clone());
+        let timer = reconcile::Timer {
+            store: store.clone(),
+            settings: reconcile,
+        };
+        let stop_timer = stopping.clone();
+        background.spawn(async move {
+            indexes.await;
+            timer.run(stop_timer).await;
+        });
         background.spawn(drain.run(stopping.clone()));
         background.close();
         let server = http::server::start(listener, shared)?;

@@ -189,7 +189,15 @@ impl Drop for Served {
 fn help_names_every_command() {
     let bench = Bench::new();
     let help = succeeded(&bench.run(&["--help"]));
-    for command in ["serve", "check-config", "indexes", "sign", "send", "unread"] {
+    for command in [
+        "serve",
+        "check-config",
+        "indexes",
+        "reconcile",
+        "sign",
+        "send",
+        "unread",
+    ] {
         assert!(help.contains(command), "{help}");
         assert!(succeeded(&bench.run(&[command, "--help"])).contains("Usage:"));
     }
@@ -371,6 +379,65 @@ fn a_user_serves_sends_and_asks() {
     for secret in ["0123456789abcdef", "the-read-key", "$HOME", "secret text"] {
         assert!(!log.contains(secret), "{secret} is in the log: {log}");
     }
+}
+
+#[test]
+fn reconcile_says_what_was_wrong_and_repairs_it() {
+    let bench = Bench::new();
+    bench.config("127.0.0.1:0");
+    let reconcile = |more: &[&str]| {
+        bench
+            .command(&[&["reconcile", "--config", "im.toml"], more].concat())
+            .env("IM_CALLBACK__MONGODB__COMMIT_TIMEOUT", "300ms")
+            .output()
+            .unwrap()
+    };
+    let unindexed = reconcile(&[]);
+    assert_eq!(unindexed.status.code(), Some(1), "{unindexed:?}");
+    assert!(text(&unindexed.stderr).contains("`im-callback indexes`"));
+    succeeded(&bench.run(&["indexes", "--config", "im.toml"]));
+    assert_eq!(
+        succeeded(&reconcile(&[])),
+        "looked at 0 messages: 0 disagreed, 0 repaired\n"
+    );
+
+    let uri = std::env::var("MONGODB_URI").unwrap();
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let client = mongodb::Client::with_uri_str(uri).await.unwrap();
+        let messages = client.database(&bench.database).collection("messages");
+        // It says that it was read, and nobody has read anything.
+        let read = mongodb::bson::doc! {
+            "_id": "otc/p2p/1", "app": "otc", "to": "bob", "fromAccount": "ann",
+            "msgTimestamp": 1_700_000_000_000_i64, "state": 1,
+        };
+        messages.insert_one(read).await.unwrap();
+    });
+    assert_eq!(
+        succeeded(&reconcile(&["--dry-run"])),
+        "looked at 1 messages: 1 disagreed, nothing was written\n"
+    );
+    assert_eq!(
+        succeeded(&reconcile(&["--json"])),
+        "{\"looked_at\":1,\"disagreed\":1,\"repaired\":1}\n"
+    );
+    // Both passes look at an unread message.
+    assert_eq!(
+        succeeded(&reconcile(&["--resume"])),
+        "looked at 2 messages: 0 disagreed, 0 repaired\n"
+    );
+
+    let both = reconcile(&["--resume", "--dry-run"]);
+    assert_eq!(both.status.code(), Some(2), "{both:?}");
+    let away = bench
+        .command(&["reconcile", "--config", "im.toml"])
+        .env("IM_CALLBACK__MONGODB__URI", "mongodb://127.0.0.1:1")
+        .output()
+        .unwrap();
+    assert_eq!(away.status.code(), Some(1), "{away:?}");
+    assert!(
+        text(&away.stderr).contains("MongoDB is not available"),
+        "{away:?}"
+    );
 }
 
 #[test]

@@ -56,6 +56,8 @@ fn the_defaults_need_only_an_app() {
         );
         assert_eq!(config.retention, Default::default());
         assert!(config.keys.is_empty());
+        assert_eq!(config.reconcile.every.as_secs(), 600);
+        assert_eq!(config.reconcile.messages_per_run, 100_000);
         assert_eq!(config.spool.path, Path::new("data/spool"));
         assert_eq!(config.spool.max_bytes, 1024 * 1024 * 1024);
     });
@@ -244,6 +246,14 @@ fn errors_name_key_and_source_and_never_a_secret() {
         (
             "http.max_body = \"40MiB\"\n".to_owned() + APP,
             &["`http.max_body`", "between 1 and"],
+        ),
+        (
+            "reconcile.every = \"2d\"\n".to_owned() + APP,
+            &["`reconcile.every`", "between 1s and 1d"],
+        ),
+        (
+            "reconcile.messages_per_run = 0\n".to_owned() + APP,
+            &["`reconcile.messages_per_run`", "between 1 and"],
         ),
         (
             "retention.events = \"500ms\"\n".to_owned() + APP,

@@ -182,14 +182,15 @@ async fn each(
         act_on(id).await?;
     }
     let mut after = None;
-    while chosen.all {
+    let mut is_last = !chosen.all;
+    while !is_last {
         let which = chosen.filter.which();
         let letters = store.dead_letters(&which, after.as_ref(), PAGE).await?;
         for letter in &letters {
             act_on(&letter.id).await?;
         }
-        let Some(last) = letters.last() else { break };
-        after = Some(Place::of(last));
+        after = letters.last().map(Place::of);
+        is_last = after.is_none();
     }
     if failed > 0 {
         return Err(anyhow!("{failed} dead letter(s) are still there"));

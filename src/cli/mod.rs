@@ -7,6 +7,7 @@ mod check_config;
 mod client;
 mod dead_letters;
 mod indexes;
+mod reconcile;
 mod send;
 mod serve;
 mod sign;
@@ -50,6 +51,8 @@ enum Command {
     CheckConfig,
     /// Makes MongoDB's indexes and retention agree with the configuration
     Indexes,
+    /// Finds messages whose `state` is wrong in MongoDB, and repairs them
+    Reconcile(reconcile::Args),
     /// Lists, shows, retries or drops callbacks that could not be decoded
     DeadLetters(dead_letters::Args),
     /// Signs a body as the provider does: prints the headers, or a curl command
@@ -91,6 +94,7 @@ pub async fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args, load).await,
         Command::CheckConfig => check_config::run(load),
         Command::Indexes => indexes::run(load).await,
+        Command::Reconcile(args) => reconcile::run(args, load).await,
         Command::DeadLetters(args) => dead_letters::run(args, load).await,
         Command::Sign(args) => sign::run(&args, load, config.is_some()),
         Command::Send(args) => send::run(args, load, config.is_some()).await,

@@ -25,6 +25,7 @@ use crate::ingest::group;
 use crate::spool;
 use crate::store;
 use crate::store::indexes::Retention;
+use crate::store::reconcile;
 
 pub use error::{ConfigError, Problem};
 pub use written::LogFormat;
@@ -61,6 +62,8 @@ pub struct Config {
     pub ingest: group::Limits,
     /// How long documents are kept.
     pub retention: Retention,
+    /// How the service looks for messages whose `state` is wrong.
+    pub reconcile: reconcile::Settings,
     /// What is logged.
     pub log: Log,
     /// The apps, with the second path of each.
@@ -152,6 +155,7 @@ impl Config {
             ("ingest", format!("{:?}", self.ingest)),
             ("spool", format!("{:?}", self.spool)),
             ("retention", format!("{:?}", self.retention)),
+            ("reconcile", format!("{:?}", self.reconcile)),
             ("log", format!("{:?}", self.log)),
         ]
     }
@@ -183,6 +187,7 @@ impl<'l> Validation<'l> {
             ingest,
             log,
             retention,
+            reconcile,
             spool,
             apps,
             auth,
@@ -239,6 +244,7 @@ impl<'l> Validation<'l> {
                 events: self.retention("retention.events", retention.events),
                 dead_letters: self.retention("retention.dead_letters", retention.dead_letters),
             },
+            reconcile: self.reconcile(reconcile),
             log: Log {
                 filter: log.filter,
                 format: log.format,
@@ -310,6 +316,18 @@ impl<'l> Validation<'l> {
         spool::Settings {
             path: written.path,
             max_bytes,
+        }
+    }
+
+    fn reconcile(&mut self, written: written::Reconcile) -> reconcile::Settings {
+        let every = written.every.0;
+        if !(1..=86_400).contains(&every.as_secs()) {
+            self.problem("reconcile.every", "must be between 1s and 1d");
+        }
+        let key = "reconcile.messages_per_run";
+        reconcile::Settings {
+            every,
+            messages_per_run: self.up_to(100_000_000, key, written.messages_per_run),
         }
     }
 

@@ -22,6 +22,7 @@ pub struct Config {
     pub log: Log,
     #[serde(default)]
     pub retention: Retention,
+    pub reconcile: Reconcile,
     pub spool: Spool,
     #[serde(default)]
     pub apps: Vec<App>,
@@ -88,6 +89,13 @@ pub struct Retention {
     pub messages: Option<Time>,
     pub events: Option<Time>,
     pub dead_letters: Option<Time>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reconcile {
+    pub every: Time,
+    pub messages_per_run: u64,
 }
 
 #[derive(Deserialize)]

@@ -4,7 +4,7 @@ pub mod auth;
 mod body;
 mod callbacks;
 pub mod connection;
-pub mod dead_letters;
+pub(crate) mod dead_letters;
 pub mod error;
 mod health;
 pub mod refusals;

@@ -146,7 +146,8 @@ impl<'s> Attempt<'s> {
             self.insert(collection::EVENTS, &batch.events),
             self.insert(collection::DEAD_LETTERS, &batch.dead_letters),
         )?;
-        self.settle_and_confirm(&batch).await?;
+        let marks_rise = !batch.marks.is_empty();
+        self.settle_and_confirm(&batch.pairs(), marks_rise).await?;
         let refusals = [messages, changes, marks, presence, events, letters];
         Ok(refusals.into_iter().flatten().collect())
     }
@@ -160,6 +161,24 @@ impl<'s> Attempt<'s> {
             return Err(StoreError::Refused(code.to_string()));
         }
         self.confirm().await
+    }
+
+    /// Runs updates of messages, then settles the pairs given, each with the time of its oldest message
+    /// that was written, and waits until all of it is durable.
+    pub async fn repair(
+        &self,
+        updates: &[RawDocumentBuf],
+        pairs: &HashMap<&Pair, i64>,
+    ) -> Result<(), StoreError> {
+        let all: Vec<&RawDocument> = updates.iter().map(|update| &**update).collect();
+        let errors = self
+            .write(Command::Update, collection::MESSAGES, &all, Wait::Done)
+            .await
+            .map_err(StoreError::as_of_state)?;
+        if let Some(error) = errors.first() {
+            return Err(StoreError::Unavailable(format!("repair: {}", error.code)));
+        }
+        self.settle_and_confirm(pairs, false).await
     }
 
     async fn insert_messages(
@@ -263,17 +282,20 @@ impl<'s> Attempt<'s> {
         Ok(all)
     }
 
-    /// Makes `state` agree with the read marks for every pair that the batch touches, and waits until
-    /// all that the attempt wrote is durable.
-    async fn settle_and_confirm(&self, batch: &Batch<'_>) -> Result<(), StoreError> {
-        let pairs = batch.pairs();
+    /// Makes `state` agree with the read marks for every pair that the attempt touches, each with the
+    /// time of its oldest message, and waits until all that the attempt wrote is durable.
+    async fn settle_and_confirm(
+        &self,
+        pairs: &HashMap<&Pair, i64>,
+        marks_rise: bool,
+    ) -> Result<(), StoreError> {
         let marks = self.marks(pairs.keys().copied());
         // Without a mark in the batch there is seldom anything to settle, so the reading of marks and
         // the confirmation go side by side; with one, settling confirms.
-        let (marks, confirmed) = if batch.marks.is_empty() {
-            (tokio::try_join!(marks, self.confirm())?.0, true)
-        } else {
+        let (marks, confirmed) = if marks_rise {
             (marks.await?, false)
+        } else {
+            (tokio::try_join!(marks, self.confirm())?.0, true)
         };
         let statements: Vec<_> = pairs
             .iter()
@@ -300,7 +322,8 @@ impl<'s> Attempt<'s> {
         }
     }
 
-    async fn marks(
+    /// The read marks of pairs; a pair without one is absent from the result.
+    pub async fn marks(
         &self,
         pairs: impl ExactSizeIterator<Item = &Pair>,
     ) -> Result<HashMap<Pair, i64>, StoreError> {

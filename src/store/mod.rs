@@ -4,6 +4,7 @@
 //!   that merge what comes apart; [`bson`] turns the provider's JSON into BSON.
 //! - `commit` makes a batch of them durable, exactly once, by the steps of `attempt`.
 //! - `unread` counts, from the index alone.
+//! - [`reconcile`] finds messages whose `state` is wrong, and repairs them.
 //! - [`indexes`] makes the indexes; [`error`] says whose fault a failure is.
 
 mod attempt;
@@ -13,6 +14,7 @@ pub mod dead_letters;
 pub mod documents;
 pub mod error;
 pub mod indexes;
+pub mod reconcile;
 mod statements;
 mod unread;
 
@@ -42,6 +44,8 @@ pub mod collection {
     pub const EVENTS: &str = "events";
     /// Verified bodies that could not be decoded.
     pub const DEAD_LETTERS: &str = "dead_letters";
+    /// How far the service's own work over the data has come.
+    pub const PROGRESS: &str = "progress";
 }
 
 /// How the store reaches MongoDB.

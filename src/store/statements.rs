@@ -125,7 +125,7 @@ fn as_document(raw: &RawDocument) -> Document {
 
 /// What follows from the facts on a message: a recalled message is not unread and was not read, and the
 /// body of an edited one is its latest edit's text.
-fn derive() -> Document {
+pub fn derive() -> Document {
     let with_text = doc! { "$filter": {
         "input": { "$ifNull": ["$edits", []] },
         "cond": is_there("$$this.text"),
@@ -148,7 +148,8 @@ fn derive() -> Document {
     } }
 }
 
-fn is_there(field: &str) -> Document {
+/// Whether a field is there, as an expression; the name is written `$field`.
+pub fn is_there(field: &str) -> Document {
     doc! { "$ne": [{ "$type": field }, "missing"] }
 }
 

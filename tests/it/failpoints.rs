@@ -3,12 +3,15 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::future::join;
+use im_callback::app::connect;
+use im_callback::store::reconcile::{Report, Scope};
 use mongodb::Client;
 use mongodb::bson::{Document, doc};
 use serde_json::json;
 use tokio::sync::Mutex;
 
-use crate::support::{TestApp, mongodb_uri};
+use crate::support::{TestApp, config, mongodb_uri};
 
 /// There is one `failCommand` in a server, so tests take turns.
 pub static TURN: Mutex<()> = Mutex::const_new(());
@@ -162,5 +165,45 @@ async fn a_mark_that_cannot_be_read_is_read_again() {
     }
     off(&client).await;
     assert!(app.documents("dead_letters", doc! {}).await.is_empty());
+    app.end().await;
+}
+
+/// A receipt that comes after a repair has read the mark, and before it makes the message unread again, is
+/// not lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receipt_beside_a_repair_is_not_lost() {
+    let _turn = TURN.lock().await;
+    let Some((app, client)) = service("receiving", "").await else {
+        return;
+    };
+    let uri = mongodb_uri();
+    let more = if uri.contains('?') { "&" } else { "/?" };
+    let mut config = config(
+        &format!("{uri}{more}appName=repairing"),
+        app.database.name(),
+        "",
+    );
+    config.store.commit_timeout = Duration::from_millis(300);
+    let store = connect(&config).await.unwrap();
+    app.deliver(message(1)).await.expect_ok();
+    let messages = app.database.collection::<Document>("messages");
+    let read = doc! { "$set": { "state": 1 } };
+    messages.update_one(doc! {}, read).await.unwrap();
+
+    let slow = doc! { "failCommands": ["update"], "blockConnection": true, "blockTimeMS": 3000 };
+    fail(&client, "repairing", doc! { "times": 1 }, slow).await;
+    let mut report = Report::default();
+    let repaired = store.reconcile(Scope::All, &mut report);
+    let received = async {
+        tokio::time::sleep(Duration::from_millis(3000)).await;
+        app.deliver(receipt()).await.expect_ok();
+    };
+    let (repaired, ()) = join(repaired, received).await;
+    off(&client).await;
+    repaired.unwrap();
+    assert_eq!((report.disagreed, report.repaired), (1, 1));
+    let stored = app.document("messages", "otc/p2p/1").await;
+    assert_eq!(stored.get_i32("state").ok(), Some(1));
+    store.close().await;
     app.end().await;
 }

@@ -17,6 +17,7 @@ mod load;
 mod oracle;
 mod outage;
 mod protocol;
+mod reconcile;
 mod samples;
 mod signals;
 mod spool;

@@ -1,0 +1,74 @@
+//! `im-callback reconcile`
+
+use std::io::Write;
+
+use anyhow::{Context, anyhow};
+
+use super::{Failure, Load};
+use crate::app::connect;
+use crate::store::Store;
+use crate::store::reconcile::{Report, Scope};
+
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Only count what is wrong; write nothing
+    #[arg(long, conflicts_with = "resume")]
+    dry_run: bool,
+    /// Go on where the last run was interrupted, instead of beginning at the start
+    #[arg(long)]
+    resume: bool,
+    /// Print JSON instead of a sentence
+    #[arg(long)]
+    json: bool,
+}
+
+pub async fn run(args: Args, load: impl Load) -> Result<(), Failure> {
+    let config = load(&[])?;
+    let store = connect(&config).await?;
+    let scope = match (args.dry_run, args.resume) {
+        (true, _) => Scope::DryRun,
+        (false, true) => Scope::Rest,
+        (false, false) => Scope::All,
+    };
+    let mut report = Report::default();
+    let result = reconcile(&store, scope, &mut report).await;
+    // Also when it failed half-way, what it did is worth knowing.
+    if result.is_ok() || report.disagreed > 0 {
+        writeln!(std::io::stdout(), "{}", told(&args, report)).context("cannot print")?;
+    }
+    store.close().await;
+    result
+}
+
+async fn reconcile(store: &Store, scope: Scope, report: &mut Report) -> Result<(), Failure> {
+    let has_indexes = store.has_indexes().await;
+    if !has_indexes.context("the indexes cannot be looked up")? {
+        return Err(
+            anyhow!("the indexes are not there; `im-callback indexes` makes them first").into(),
+        );
+    }
+    let way_on = match scope {
+        Scope::DryRun => "not finished",
+        _ => "not finished; `--resume` goes on from there",
+    };
+    Ok(store.reconcile(scope, report).await.context(way_on)?)
+}
+
+fn told(args: &Args, report: Report) -> String {
+    let Report {
+        looked_at,
+        disagreed,
+        repaired,
+    } = report;
+    if args.json {
+        return format!(
+            r#"{{"looked_at":{looked_at},"disagreed":{disagreed},"repaired":{repaired}}}"#
+        );
+    }
+    let done = if args.dry_run {
+        "nothing was written".to_owned()
+    } else {
+        format!("{repaired} repaired")
+    };
+    format!("looked at {looked_at} messages: {disagreed} disagreed, {done}")
+}
