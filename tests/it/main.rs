@@ -9,6 +9,7 @@
 
 mod callbacks;
 mod chaos;
+mod dead_letters;
 mod errors;
 mod failover;
 mod failpoints;

@@ -29,6 +29,7 @@ pub const SECRET: &str = "current-secret";
 pub const PREVIOUS_SECRET: &str = "previous-secret";
 pub const READ_KEY: &str = "read-key";
 pub const WRITE_KEY: &str = "write-key";
+pub const ADMIN_KEY: &str = "admin-key";
 
 /// The server of this test run.
 pub fn mongodb_uri() -> String {
@@ -196,6 +197,10 @@ pub fn config_text(listen: &str, uri: &str, database: &str, more: &str) -> Strin
         name = "writer"
         secret = "{WRITE_KEY}"
         scopes = ["write"]
+        [[auth.keys]]
+        name = "operator"
+        secret = "{ADMIN_KEY}"
+        scopes = ["admin"]
         "#
     )
 }
@@ -342,7 +347,7 @@ pub fn http() -> reqwest::Client {
         .unwrap()
 }
 
-async fn send(request: reqwest::RequestBuilder, headers: &[(&str, &str)]) -> Answer {
+pub async fn send(request: reqwest::RequestBuilder, headers: &[(&str, &str)]) -> Answer {
     let request = headers
         .iter()
         .fold(request, |r, (name, value)| r.header(*name, *value));
