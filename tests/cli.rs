@@ -562,3 +562,56 @@ fn a_taken_address_is_exit_1() {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(text(&output.stderr).contains("http.listen"), "{output:?}");
 }
+
+#[test]
+fn dead_letters_are_listed_shown_retried_and_dropped() {
+    let bench = Bench::new();
+    bench.config("127.0.0.1:0");
+    let served = Served::start(&bench);
+    bench.write("bad.json", "not JSON, with \u{1b}[31m a control character");
+    bench.write("worse.json", "[]");
+    let url = format!("http://{}/callbacks/otc", served.address);
+    for file in ["bad.json", "worse.json"] {
+        succeeded(&bench.run(&["send", "--config", "im.toml", "--url", &url, file]));
+    }
+    let run = |arguments: &[&str]| {
+        let all = [&["dead-letters", "--config", "im.toml"], arguments].concat();
+        bench.run(&all)
+    };
+    let listed = succeeded(&run(&["list"]));
+    assert_eq!(listed.lines().count(), 2, "{listed}");
+    assert!(
+        listed.contains("not_json at $: the body is not JSON"),
+        "{listed}"
+    );
+    let only = succeeded(&run(&["list", "--code", "not_json", "--json"]));
+    let id = only.split('"').nth(3).unwrap().to_owned();
+    assert!(
+        id.starts_with("otc/") && only.lines().count() == 1,
+        "{only}"
+    );
+
+    let shown = succeeded(&run(&["show", &id]));
+    assert!(
+        shown.contains(r"not JSON, with \u{1b}[31m a control"),
+        "{shown}"
+    );
+    assert!(succeeded(&run(&["show", &id, "--json"])).contains("\"body\":\"not JSON"));
+
+    let retried = run(&["retry", "--all"]);
+    assert_eq!(retried.status.code(), Some(1));
+    assert!(
+        text(&retried.stdout).contains("still undecodable: not_json"),
+        "{retried:?}"
+    );
+    assert!(
+        text(&retried.stderr).contains("2 dead letter(s)"),
+        "{retried:?}"
+    );
+    assert_eq!(run(&["drop"]).status.code(), Some(2));
+    assert_eq!(run(&["drop", "otc/none"]).status.code(), Some(1));
+    assert!(succeeded(&run(&["drop", &id])).contains("dropped"));
+    assert!(succeeded(&run(&["drop", "--all", "--app", "otc"])).contains("dropped"));
+    assert_eq!(succeeded(&run(&["list"])), "");
+    assert_eq!(run(&["show", &id]).status.code(), Some(1));
+}
