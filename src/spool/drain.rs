@@ -1,7 +1,7 @@
 //! The drain: takes what is in the spool into MongoDB, beside live traffic, as soon as MongoDB is back.
 
 use std::io::ErrorKind;
-use std::ops::ControlFlow;
+use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -60,21 +60,38 @@ pub struct Drain {
     pub limits: Limits,
 }
 
-/// Callbacks of a segment that cannot be stored now.
+/// The system's number for a disk that fails.
+const EIO: i32 = 5;
+
+/// The longest that the drain waits when the disk does not let go of a segment.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// Why callbacks cannot be stored now, or a segment not be left behind.
 enum Halt {
     /// MongoDB is away.
     Outage,
     /// We fail on it ourselves.
     Panic,
+    /// The disk refuses.
+    Disk,
 }
 
 impl Drain {
     /// Drains until it is told to stop. What is left then is drained at the next start.
     pub async fn run(self, stopping: CancellationToken) {
-        stopping.run_until_cancelled(self.forever()).await;
+        let whatever_happens = async {
+            loop {
+                // Without the drain an outage would never end.
+                let _panic = AssertUnwindSafe(self.forever()).catch_unwind().await;
+                tracing::error!("the drain panicked, and begins anew");
+                tokio::time::sleep(LONGEST_PAUSE).await;
+            }
+        };
+        stopping.run_until_cancelled(whatever_happens).await;
     }
 
-    async fn forever(self) {
+    async fn forever(&self) {
+        let mut pause = PAUSE;
         loop {
             if self.durable.outage.is_known() {
                 if let Err(error) = self.durable.store.probe().await {
@@ -85,11 +102,15 @@ impl Drain {
                 self.durable.outage.end();
             }
             match self.oldest().await {
-                Some(segment) => {
-                    if self.take(&segment).await.is_break() {
-                        tokio::time::sleep(PAUSE).await;
+                Some(segment) => match self.take(&segment).await {
+                    Ok(()) => pause = PAUSE,
+                    Err(Halt::Outage) => self.durable.outage.begin(),
+                    Err(Halt::Disk | Halt::Panic) => {
+                        // Not at once again: all of the segment is stored anew each time.
+                        tokio::time::sleep(pause).await;
+                        pause = (pause * 2).min(LONGEST_PAUSE);
                     }
-                }
+                },
                 None => tokio::select! {
                     () = self.durable.outage.begun() => {}
                     () = self.durable.spool.appended() => {}
@@ -104,74 +125,53 @@ impl Drain {
         oldest.ok().flatten()
     }
 
-    /// Takes a segment into MongoDB, and then out of the spool. Breaks when it has to be tried again.
-    async fn take(&self, segment: &Segment) -> ControlFlow<()> {
+    /// Takes a segment into MongoDB, and then out of the spool.
+    async fn take(&self, segment: &Segment) -> Result<(), Halt> {
         let name = segment.name();
         let reader = match self.read(segment).await {
             Ok(reader) => reader,
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 tracing::error!(segment = name, "a segment of the spool was taken away");
-                return self.settle(segment, Spool::forget);
+                return self.leave(segment, Spool::forget);
+            }
+            Err(error) if error.raw_os_error() == Some(EIO) => {
+                tracing::error!(segment = name, %error, "the disk lost a segment of the spool");
+                return self.leave(segment, Spool::set_aside);
             }
             Err(error) => {
-                tracing::error!(segment = name, %error, "a segment of the spool cannot be read");
-                return self.settle(segment, Spool::set_aside);
+                tracing::error!(segment = name, %error, "a segment of the spool cannot be read now");
+                return Err(Halt::Disk);
             }
         };
-        let mut damage = Vec::new();
         let mut callbacks = Vec::new();
+        let mut is_whole = true;
         for read in reader {
             match read {
                 Ok(received) => callbacks.push(received),
-                Err(found) => damage.push(found),
-            }
-        }
-        let mut taken = 0;
-        let mut left = 0;
-        let mut halted = false;
-        let batches = self.batches(callbacks);
-        let mut stored = stream::iter(batches)
-            .map(|batch| async move { (batch.len(), self.store_batch(&batch).await) })
-            .buffer_unordered(self.limits.commits_in_flight);
-        while let Some((callbacks, result)) = stored.next().await {
-            match result {
-                Ok(()) => taken += callbacks,
-                // What is under way besides is given up, to be done again.
-                Err(Halt::Outage) => {
-                    halted = true;
-                    break;
+                Err(Damage(Range { start, end })) => {
+                    is_whole = false;
+                    tracing::error!(
+                        segment = name,
+                        start,
+                        end,
+                        "bytes of the spool are no callback"
+                    );
                 }
-                Err(Halt::Panic) => left += callbacks,
             }
         }
-        drop(stored);
-        if halted {
-            self.durable.outage.begin();
-            return ControlFlow::Break(());
-        }
+        let all = callbacks.len();
+        let stored = self.store_all(callbacks).await?;
         tracing::info!(
             segment = name,
-            callbacks = taken,
+            callbacks = stored,
             "a segment of the spool is in MongoDB"
         );
-        if damage.is_empty() && left == 0 {
-            return self.settle(segment, Spool::remove);
+        if is_whole && stored == all {
+            return self.leave(segment, Spool::remove);
         }
-        for Damage(bytes) in damage {
-            let (from, to) = (bytes.start, bytes.end);
-            tracing::error!(
-                segment = name,
-                from,
-                to,
-                "bytes of the spool are no callback"
-            );
-        }
-        tracing::error!(
-            segment = name,
-            callbacks = left,
-            "a segment of the spool is set aside"
-        );
-        self.settle(segment, Spool::set_aside)
+        let left = all - stored;
+        tracing::error!(segment = name, left, "a segment of the spool is set aside");
+        self.leave(segment, Spool::set_aside)
     }
 
     async fn read(&self, segment: &Segment) -> std::io::Result<Reader> {
@@ -180,18 +180,28 @@ impl Drain {
         read.await.unwrap_or_else(|panic| Err(panic.into()))
     }
 
-    fn settle(
+    fn leave(
         &self,
         segment: &Segment,
         how: impl Fn(&Spool, &Segment) -> std::io::Result<()>,
-    ) -> ControlFlow<()> {
-        match how(&self.durable.spool, segment) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                tracing::error!(segment = segment.name(), %error, "the spool cannot be changed");
-                ControlFlow::Break(())
-            }
+    ) -> Result<(), Halt> {
+        how(&self.durable.spool, segment).map_err(|error| {
+            tracing::error!(segment = segment.name(), %error, "the spool cannot be changed now");
+            Halt::Disk
+        })
+    }
+
+    /// Stores callbacks, and says how many. Those that are missing make us panic.
+    async fn store_all(&self, callbacks: Vec<Received>) -> Result<usize, Halt> {
+        let mut results = stream::iter(self.batches(callbacks))
+            .map(|batch| async move { self.store_batch(&batch).await })
+            .buffer_unordered(self.limits.commits_in_flight);
+        let mut stored = 0;
+        while let Some(result) = results.next().await {
+            // At an outage what is under way besides is given up, to be done again.
+            stored += result?;
         }
+        Ok(stored)
     }
 
     /// Splits callbacks into batches as large as live ones.
@@ -215,21 +225,22 @@ impl Drain {
 
     /// Stores a batch, by the decoder and the settings of today. What makes us panic is told apart from its
     /// neighbours, for it must neither be lost nor stand in their way.
-    async fn store_batch(&self, batch: &[Received]) -> Result<(), Halt> {
-        match (self.try_store(batch).await, batch) {
-            (Err(Halt::Panic), [_, _, ..]) => {
-                let mut all = Ok(());
-                for one in batch {
-                    match self.try_store(std::slice::from_ref(one)).await {
-                        Ok(()) => {}
-                        Err(Halt::Outage) => return Err(Halt::Outage),
-                        Err(Halt::Panic) => all = Err(Halt::Panic),
-                    }
-                }
-                all
-            }
-            (result, _) => result,
+    async fn store_batch(&self, batch: &[Received]) -> Result<usize, Halt> {
+        match self.try_store(batch).await {
+            Err(Halt::Panic) => {}
+            result => return result.map(|()| batch.len()),
         }
+        let mut stored = 0;
+        for one in batch {
+            match self.try_store(std::slice::from_ref(one)).await {
+                Ok(()) => stored += 1,
+                Err(Halt::Panic) => {
+                    tracing::error!(app = %one.origin.app, "a callback of the spool makes us panic");
+                }
+                Err(halt) => return Err(halt),
+            }
+        }
+        Ok(stored)
     }
 
     async fn try_store(&self, batch: &[Received]) -> Result<(), Halt> {
