@@ -1,6 +1,6 @@
 # What a newcomer needs, and what CI runs. `make` lists it.
 
-.PHONY: help run demo test check bench
+.PHONY: help run demo test check bench fuzz
 
 help: ## lists the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -21,3 +21,6 @@ check: ## format, lints and docs, warnings denied
 
 bench: ## callbacks a second, beside a handler with one insert per callback
 	scripts/mongod.py run -- cargo bench --locked --bench ingest -- $(CONNECTIONS)
+
+fuzz: ## tries the properties of tests/properties with a fuzzer, ten minutes each or SECONDS
+	scripts/fuzz.sh $(SECONDS)
