@@ -1,6 +1,6 @@
 # What a newcomer needs, and what CI runs. `make` lists it.
 
-.PHONY: help run demo test chaos hostile check bench
+.PHONY: help run demo test chaos hostile check bench fuzz
 
 help: ## lists the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -29,3 +29,6 @@ bench: ## callbacks a second, beside a handler with one insert per callback
 # A thousand clients have two sockets each, one in the service and one in the program that attacks it.
 hostile: ## callbacks a second among 1,000 slow clients and garbage, beside none
 	ulimit -n 8192 && scripts/mongod.py run -- cargo bench --locked --bench hostile -- $(CLIENTS)
+
+fuzz: ## tries the properties of tests/properties with a fuzzer, ten minutes each or SECONDS
+	scripts/fuzz.sh $(SECONDS)

@@ -1,31 +1,20 @@
 //! The spool's crash model: whatever is cut off or flipped in its files, what was fsynced and is whole comes
-//! back, and every other byte is reported. Also: its limit, a full disk, and two processes at one folder.
+//! back, and every other byte is reported; `tests/properties` tries any damage. Also: its limit, a full disk,
+//! and two processes at one folder.
 
 use std::fs::{self, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use bytes::Bytes;
-use im_callback::callback::ids::AppName;
-use im_callback::ingest::origin;
-use im_callback::spool::{
-    AppendError, Damage, OpenError, Reader, SEGMENT_BYTES, Salt, Settings, Spool, write,
-};
+#[path = "../properties/segment.rs"]
+mod segment;
+
+use im_callback::spool::{AppendError, Damage, OpenError, SEGMENT_BYTES, Salt, Settings, Spool};
 use im_callback::store::Received;
-use mongodb::bson::DateTime;
-use proptest::prelude::*;
 
 use crate::support::disk::SmallDisk;
-
-fn received(n: usize, body: &[u8]) -> Received {
-    let app = AppName::new(format!("app{}", n % 3)).unwrap();
-    Received {
-        origin: origin(&app, DateTime::from_millis(1_700_000_000_000 + n as i64)),
-        product: (n % 2 == 1).then(|| "RTC".into()),
-        body: Bytes::copy_from_slice(body),
-    }
-}
+use segment::{check, received, same, segment_of};
 
 fn callbacks(number: usize) -> Vec<Received> {
     let body = |n: usize| format!(r#"{{"eventType":"1","msgidServer":"{n}","body":"你好 {n}"}}"#);
@@ -41,17 +30,6 @@ fn spool(folder: &Path) -> Spool {
 fn spool_of(folder: &Path, max_bytes: u64) -> Spool {
     let path = folder.to_owned();
     Spool::open(Settings { path, max_bytes }).unwrap()
-}
-
-fn same(a: &Received, b: &Received) -> bool {
-    let place = |r: &Received| {
-        (
-            r.origin.app.clone(),
-            r.origin.received_at,
-            r.product.clone(),
-        )
-    };
-    place(a) == place(b) && a.body == b.body
 }
 
 /// Everything that comes out of a spool, and the damage; the segments are removed.
@@ -78,43 +56,10 @@ fn segments(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// A segment's bytes, its salt, and where each callback's frame is.
-fn segment_of(callbacks: &[Received]) -> (Vec<u8>, Salt, Vec<Range<usize>>) {
+fn salted_segment_of(callbacks: &[Received]) -> (Vec<u8>, Salt, Vec<Range<usize>>) {
     let salt = Salt::random().unwrap();
-    let mut bytes = Vec::new();
-    let mut frames = Vec::new();
-    for callback in callbacks {
-        let from = bytes.len();
-        write(callback, salt, &mut bytes);
-        frames.push(from..bytes.len());
-    }
+    let (bytes, frames) = segment_of(callbacks, salt);
     (bytes, salt, frames)
-}
-
-/// Checks what is read of bytes that were a segment: the callbacks whose frames are whole, those only, in
-/// order; and every other byte reported, once.
-#[track_caller]
-fn check(bytes: &[u8], salt: Salt, expected: &[&Received]) {
-    let mut callbacks = Vec::new();
-    let mut reported = 0;
-    let mut frames = 0;
-    for read in Reader::new(Bytes::copy_from_slice(bytes), salt) {
-        match read {
-            Ok(received) => {
-                let mut frame = Vec::new();
-                write(&received, salt, &mut frame);
-                frames += frame.len();
-                callbacks.push(received);
-            }
-            Err(Damage(range)) => {
-                assert!(!range.is_empty());
-                reported += range.len();
-            }
-        }
-    }
-    assert_eq!(callbacks.len(), expected.len(), "callbacks that came back");
-    assert!(callbacks.iter().zip(expected).all(|(a, b)| same(a, b)));
-    assert_eq!(frames + reported, bytes.len(), "bytes accounted for");
 }
 
 #[test]
@@ -148,7 +93,7 @@ fn what_was_appended_comes_back_also_to_another_process() {
 #[test]
 fn a_segment_cut_at_any_byte_gives_what_is_whole_and_reports_the_rest() {
     let all = callbacks(20);
-    let (bytes, salt, frames) = segment_of(&all);
+    let (bytes, salt, frames) = salted_segment_of(&all);
     for cut in 0..=bytes.len() {
         let whole: Vec<_> = all
             .iter()
@@ -167,7 +112,7 @@ fn a_segment_cut_at_any_byte_gives_what_is_whole_and_reports_the_rest() {
 #[test]
 fn a_flipped_bit_costs_its_own_record_only() {
     let all = callbacks(12);
-    let (bytes, salt, frames) = segment_of(&all);
+    let (bytes, salt, frames) = salted_segment_of(&all);
     for bit in 0..bytes.len() * 8 {
         let mut flipped = bytes.clone();
         flipped[bit / 8] ^= 1 << (bit % 8);
@@ -184,53 +129,13 @@ fn a_flipped_bit_costs_its_own_record_only() {
 /// Whoever writes messages could write a frame into one.
 #[test]
 fn a_frame_inside_of_a_message_is_not_read_as_one() {
-    let (forged, _, _) = segment_of(&callbacks(1));
+    let (forged, _, _) = salted_segment_of(&callbacks(1));
     let all = [received(1, &forged), received(2, b"{}")];
-    let (mut bytes, salt, frames) = segment_of(&all);
+    let (mut bytes, salt, frames) = salted_segment_of(&all);
     check(&bytes, salt, &[&all[0], &all[1]]);
     // Even where the frame around it is damaged.
     bytes[frames[0].start] ^= 1;
     check(&bytes, salt, &[&all[1]]);
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig {
-        failure_persistence: Some(Box::new(proptest::test_runner::FileFailurePersistence::Direct(
-            "tests/it/spool.proptest-regressions",
-        ))),
-        ..ProptestConfig::default()
-    })]
-
-    /// Any callbacks, and any bytes over any part of their segment.
-    #[test]
-    fn any_damage_is_told_apart_from_what_is_whole(
-        bodies in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 1..12),
-        damage in prop::collection::vec((any::<prop::sample::Index>(), prop::collection::vec(any::<u8>(), 1..60)), 0..4),
-        more in prop::collection::vec(any::<u8>(), 0..60),
-    ) {
-        let all: Vec<_> = bodies.iter().enumerate().map(|(n, body)| received(n, body)).collect();
-        let (bytes, salt, frames) = segment_of(&all);
-        let mut damaged = bytes.clone();
-        for (at, with) in damage {
-            let at = at.index(damaged.len());
-            let end = damaged.len().min(at + with.len());
-            damaged[at..end].copy_from_slice(&with[..end - at]);
-        }
-        let whole: Vec<_> = all
-            .iter()
-            .zip(&frames)
-            .filter(|(_, frame)| damaged[(*frame).clone()] == bytes[(*frame).clone()])
-            .map(|(callback, _)| callback)
-            .collect();
-        damaged.extend(more);
-        check(&damaged, salt, &whole);
-    }
-
-    /// Bytes that nobody wrote as a segment.
-    #[test]
-    fn garbage_is_reported_whole(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
-        check(&bytes, Salt::random().unwrap(), &[]);
-    }
 }
 
 #[test]
