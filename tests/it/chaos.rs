@@ -194,6 +194,9 @@ async fn killed_at_any_moment_it_loses_nothing_and_doubles_nothing() {
     let client = Client::with_uri_str(mongodb_uri()).await.unwrap();
     let database = client.database(&name);
     senders.check(&process, &database).await;
+    let reconciled = block_in_place(|| process.run(&["reconcile", "--dry-run", "--json"]));
+    let report = serde_json::from_slice::<serde_json::Value>(&reconciled.stdout).unwrap();
+    assert_eq!(report["disagreed"], 0, "{report}");
     let acknowledged = senders.acknowledged.load(Ordering::Relaxed);
     let episodes = senders.episodes.lock().unwrap().len();
     eprintln!(
