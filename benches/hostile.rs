@@ -59,21 +59,20 @@ async fn main() {
     let clean_rss = server.rss();
     println!("clean: {clean:.0} callbacks a second, {clean_rss:.0} MiB");
 
-    let attack = Attack::start(&server.address, slow, garbage);
-    sleep(ATTACH).await;
-    let attached = server.connections();
-    let hostile = load(&server.address, &next).await;
-    let ratio = hostile / clean;
-    println!(
-        "among {slow} slow and {garbage} garbage ({attached} connections at the start): \
-         {hostile:.0} callbacks a second, {ratio:.2} times"
-    );
-    let gone = attack.end(&server).await;
-    println!(
-        "the last slow client was gone after {:.1} s",
-        gone.as_secs_f64()
-    );
-    println!("resident memory: at most {:.0} MiB", server.rss());
+    for garbage in [0, garbage] {
+        let attack = Attack::start(&server.address, slow, garbage);
+        sleep(ATTACH).await;
+        let attached = server.connections();
+        let hostile = load(&server.address, &next).await;
+        let ratio = hostile / clean;
+        println!(
+            "among {slow} slow and {garbage} garbage ({attached} connections at the start): \
+             {hostile:.0} callbacks a second, {ratio:.2} times"
+        );
+        let gone = attack.end(&server).await.as_secs_f64();
+        let rss = server.rss();
+        println!("the last was gone after {gone:.1} s; resident memory: at most {rss:.0} MiB");
+    }
     drop(server);
     database.drop().await.unwrap();
 }

@@ -9,6 +9,7 @@ use actix_web::web;
 use anyhow::Context;
 use mongodb::options::ClientOptions;
 use secrecy::ExposeSecret;
+use tokio::net::TcpSocket;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -42,7 +43,7 @@ impl Service {
         let store = connect(&config).await?;
         let spool = Spool::open(config.spool)?;
         let limits = config.http;
-        let listener = TcpListener::bind(limits.listen)
+        let listener = listen(limits.listen)
             .with_context(|| format!("cannot listen on {} (http.listen)", limits.listen))?;
         let outage = Outage::default();
         let live = Live::new(Current::new(config.apps, config.keys));
@@ -158,6 +159,18 @@ impl Service {
         }
         Ok(())
     }
+}
+
+/// Binds the socket, with room for a burst of connections to wait in: std's 128 make the system ignore the
+/// others, and their clients try again a second later.
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(1024)?.into_std()
 }
 
 /// Prepares the store that a configuration names.

@@ -18,17 +18,19 @@ use crate::config::Http;
 /// How long a body may take before its rate counts.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Reads a body.
+/// Reads a body. `may_be_large` is asked before more than [`FREE`] bytes are read, whether this sender may
+/// have room for it.
 ///
 /// # Errors
-/// [`Code::BodyTooLarge`], [`Code::SlowBody`], [`Code::Overloaded`], [`Code::IncompleteBody`]. After each
-/// of them the connection ends, since the rest of the body stands before the next request.
+/// That answer, [`Code::BodyTooLarge`], [`Code::SlowBody`], [`Code::Overloaded`], [`Code::IncompleteBody`].
+/// After each of them the connection ends, since the rest of the body stands before the next request.
 pub async fn body(
     request: &HttpRequest,
     payload: web::Payload,
     service: &Service,
+    may_be_large: &dyn Fn() -> Result<(), Problem>,
 ) -> Result<Bytes, Problem> {
-    let body = read(request, payload, service).await;
+    let body = read(request, payload, service, may_be_large).await;
     if body.is_err()
         && let Some(turn) = request.conn_data::<Rc<Turn>>()
     {
@@ -41,6 +43,7 @@ async fn read(
     request: &HttpRequest,
     mut payload: web::Payload,
     service: &Service,
+    may_be_large: &dyn Fn() -> Result<(), Problem>,
 ) -> Result<Bytes, Problem> {
     let limits = &service.limits;
     let announced = request.headers().get(CONTENT_LENGTH);
@@ -48,6 +51,10 @@ async fn read(
     // Who announces too much need not send it.
     if announced.is_some_and(|length| length > limits.max_body) {
         return Err(too_large(limits));
+    }
+    let mut is_large = announced.is_some_and(|length| length > FREE);
+    if is_large {
+        may_be_large()?;
     }
     let started = Instant::now();
     let mut share = service.reading.share();
@@ -65,6 +72,10 @@ async fn read(
         let bytes = body.len() + chunk.len();
         if bytes > limits.max_body {
             return Err(too_large(limits));
+        }
+        if !is_large && bytes > FREE {
+            is_large = true;
+            may_be_large()?;
         }
         if !share.grow_to(bytes) {
             return Err(no_room());

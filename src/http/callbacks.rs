@@ -69,7 +69,6 @@ async fn taken(
     service: &Service,
     app: &App,
 ) -> Result<HttpResponse, Problem> {
-    let body = body(request, payload, service).await?;
     let header = |name: &str| {
         let mut values = request.headers().get_all(name);
         let value = values.next()?;
@@ -78,6 +77,12 @@ async fn taken(
         let readable = value.to_str().ok().filter(|_| values.next().is_none());
         Some(readable.unwrap_or("\u{fffd}"))
     };
+    let is_signed = || {
+        let now = DateTime::now().timestamp_millis();
+        let head = app.verifier.verify_head(&header, now);
+        head.map_err(|error| IngestError::from(error).into())
+    };
+    let body = body(request, payload, service, &is_signed).await?;
     let taken = ingest(app, &service.commits, &body, &header, DateTime::now());
     or_unavailable(taken).await?;
     Ok(HttpResponse::Ok()

@@ -43,7 +43,7 @@ pub async fn post(
 ) -> Result<HttpResponse, Problem> {
     let current = service.live.current();
     current.keys.authorize(&request, Scope::Read)?;
-    let body = body(&request, payload, &service).await?;
+    let body = body(&request, payload, &service, &|| Ok(())).await?;
     answer(&service, &current, &from_json(&body)?).await
 }
 

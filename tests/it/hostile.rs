@@ -22,6 +22,13 @@ const GONE: Duration = Duration::from_secs(20);
 const CALLBACK: &str = "POST /callbacks/otc HTTP/1.1\r\nHost: x\r\n";
 const ALIVE: &str = "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n";
 
+/// The head of a callback, up to its length, signed for this body: only then may it be large.
+fn signed_head(body: &str) -> String {
+    let headers =
+        signed(body.as_bytes(), SECRET).map(|(name, value)| format!("{name}: {value}\r\n"));
+    format!("{CALLBACK}{}", headers.concat())
+}
+
 async fn open(app: &TestApp) -> (OwnedReadHalf, OwnedWriteHalf) {
     let socket = TcpStream::connect(app.instance.address).await.unwrap();
     socket.into_split()
@@ -83,11 +90,16 @@ fn slow_clients() -> Vec<Slow> {
         slow("drips empty lines after a request", ALIVE, "\r\n", &["200"]),
         slow(
             "stalls its body",
-            format!("{CALLBACK}{long}{{"),
+            format!("{}{long}{{", signed_head("")),
             "",
             &["408"],
         ),
-        slow("drips its body", format!("{CALLBACK}{long}"), "x", &["408"]),
+        slow(
+            "drips its body",
+            format!("{}{long}", signed_head("")),
+            "x",
+            &["408"],
+        ),
         slow(
             "drips chunks",
             format!("{CALLBACK}{chunked}"),
@@ -104,7 +116,7 @@ fn slow_clients() -> Vec<Slow> {
             every: Duration::from_millis(50),
             ..slow(
                 "is just fast enough for ever",
-                format!("{CALLBACK}{long}"),
+                format!("{}{long}", signed_head("")),
                 rate,
                 &["408"],
             )
@@ -349,7 +361,8 @@ async fn large_bodies_that_stall_do_not_keep_callbacks_out() {
     let more = "http.body_timeout = \"20s\"\nhttp.bytes_reading = \"1MiB\"\n";
     let app = TestApp::with(more).await;
     let half = "x".repeat(600 * 1024);
-    let large = format!("{CALLBACK}Content-Length: 1000000\r\n\r\n{half}");
+    let head = signed_head("");
+    let large = format!("{head}Content-Length: 1000000\r\n\r\n{half}");
     let (_stalled, mut to) = open(&app).await;
     to.write_all(large.as_bytes()).await.unwrap();
     sleep(Duration::from_millis(500)).await;
@@ -378,13 +391,56 @@ async fn large_bodies_that_stall_do_not_keep_callbacks_out() {
     app.end().await;
 }
 
+/// Who cannot sign is refused by the head alone, and so takes no room from those who can.
+#[tokio::test(flavor = "multi_thread")]
+async fn large_bodies_are_taken_from_none_but_the_provider() {
+    let app = TestApp::with("http.body_timeout = \"60s\"\n").await;
+    let forged = signed(b"", "not the secret").map(|(name, value)| format!("{name}: {value}\r\n"));
+    let forged = forged.concat();
+    let chunk = "x".repeat(0x5000);
+    let cases = [
+        (
+            format!("{CALLBACK}Content-Length: 900000\r\n\r\n"),
+            "missing_header_md5",
+        ),
+        (
+            format!("{CALLBACK}{forged}Content-Length: 900000\r\n\r\n"),
+            "checksum_mismatch",
+        ),
+        (
+            format!("{CALLBACK}{forged}Transfer-Encoding: chunked\r\n\r\n5000\r\n{chunk}"),
+            "checksum_mismatch",
+        ),
+    ];
+    for (says, code) in cases {
+        let (from, mut to) = open(&app).await;
+        to.write_all(says.as_bytes()).await.unwrap();
+        let answer = until_end(from, code).await;
+        assert!(
+            answer.contains(&format!(r#""code":"{code}""#)),
+            "{answer:?}"
+        );
+    }
+    // What is signed may be large; that it is not what was signed shows at its end.
+    let (from, mut to) = open(&app).await;
+    let head = signed_head("{}");
+    let body = "x".repeat(100_000);
+    let other = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
+    to.write_all(other.as_bytes()).await.unwrap();
+    to.shutdown().await.unwrap();
+    let answer = until_end(from, "another body").await;
+    assert!(answer.contains(r#""code":"md5_mismatch""#), "{answer:?}");
+    app.end().await;
+}
+
 /// Room that was taken comes back, however the body ended.
 #[tokio::test(flavor = "multi_thread")]
 async fn room_comes_back() {
     let more = format!("{IMPATIENT}http.bytes_reading = \"1MiB\"\n");
     let app = TestApp::with(&more).await;
     let body = "x".repeat(1024 * 1024);
-    let large = format!("{CALLBACK}Content-Length: {}\r\n\r\n", body.len());
+    let head = signed_head("");
+    let large = format!("{head}Content-Length: {}\r\n\r\n", body.len());
     for end in [body.len() / 2, body.len() - 1] {
         let (from, mut to) = open(&app).await;
         let _ = to

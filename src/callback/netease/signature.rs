@@ -92,7 +92,27 @@ pub enum VerifyError {
     NotFresh,
 }
 
+/// The signature headers as they came.
+struct Sent<'r> {
+    md5: &'r str,
+    checksum: &'r str,
+    cur_time: &'r str,
+}
+
 impl Verifier {
+    /// Checks what can be checked before the body is there: `CheckSum` covers `MD5`, not the body itself.
+    /// Who has no secret fails here, so that large bodies need not be taken from strangers.
+    ///
+    /// # Errors
+    /// [`VerifyError`], and never [`VerifyError::Md5Differs`].
+    pub fn verify_head<'r>(
+        &self,
+        header: &dyn Fn(&str) -> Option<&'r str>,
+        now: i64,
+    ) -> Result<(), VerifyError> {
+        self.check_signed(&self.sent(header)?, now)
+    }
+
     /// Checks headers and body; `now`, in milliseconds since 1970, matters to a freshness window.
     ///
     /// # Errors
@@ -102,36 +122,50 @@ impl Verifier {
         raw: &RawCallback<'r>,
         now: i64,
     ) -> Result<VerifiedCallback<'r>, VerifyError> {
-        let header = |name| (raw.header)(name).ok_or(VerifyError::MissingHeader(name));
-        let sent_md5 = header(MD5)?;
-        let sent_checksum = header(CHECKSUM)?;
-        let cur_time = header(CUR_TIME)?;
-        if let Some(app_key) = (raw.header)(APP_KEY)
+        let sent = self.sent(raw.header)?;
+        let md5: [u8; 16] = Md5::digest(raw.body).into();
+        let sent_digest = <[u8; 16]>::from_hex(sent.md5).map_err(|_| VerifyError::Md5Differs)?;
+        if !bool::from(md5.ct_eq(&sent_digest)) {
+            return Err(VerifyError::Md5Differs);
+        }
+        self.check_signed(&sent, now)?;
+        Ok(VerifiedCallback {
+            body: raw.body,
+            product: (raw.header)(PRODUCT),
+        })
+    }
+
+    fn sent<'r>(&self, header: &dyn Fn(&str) -> Option<&'r str>) -> Result<Sent<'r>, VerifyError> {
+        let needed = |name| header(name).ok_or(VerifyError::MissingHeader(name));
+        let sent = Sent {
+            md5: needed(MD5)?,
+            checksum: needed(CHECKSUM)?,
+            cur_time: needed(CUR_TIME)?,
+        };
+        if let Some(app_key) = header(APP_KEY)
             && !bool::from(app_key.as_bytes().ct_eq(self.app_key.as_bytes()))
         {
             return Err(VerifyError::AppKeyDiffers);
         }
+        Ok(sent)
+    }
 
-        let md5: [u8; 16] = Md5::digest(raw.body).into();
-        let sent_digest = <[u8; 16]>::from_hex(sent_md5).map_err(|_| VerifyError::Md5Differs)?;
-        if !bool::from(md5.ct_eq(&sent_digest)) {
-            return Err(VerifyError::Md5Differs);
-        }
-
+    /// Whether one of the secrets made the `CheckSum`, and recently enough.
+    fn check_signed(&self, sent: &Sent<'_>, now: i64) -> Result<(), VerifyError> {
         let sent_checksum =
-            <[u8; 20]>::from_hex(sent_checksum).map_err(|_| VerifyError::CheckSumDiffers)?;
+            <[u8; 20]>::from_hex(sent.checksum).map_err(|_| VerifyError::CheckSumDiffers)?;
         // Where a sender or a proxy changed the case of `MD5`, the signature may cover either
         // spelling; both name the same digest.
-        let lower = sent_md5.to_ascii_lowercase();
-        let spellings = if lower == sent_md5 {
+        let lower = sent.md5.to_ascii_lowercase();
+        let spellings = if lower == sent.md5 {
             &[lower.as_str()][..]
         } else {
-            &[lower.as_str(), sent_md5][..]
+            &[lower.as_str(), sent.md5][..]
         };
         let mut signed = Choice::from(0);
         for secret in &self.secrets {
             for md5 in spellings {
-                signed |= checksum(secret, md5, cur_time).ct_eq(&sent_checksum);
+                signed |= checksum(secret, md5, sent.cur_time).ct_eq(&sent_checksum);
             }
         }
         if !bool::from(signed) {
@@ -139,16 +173,12 @@ impl Verifier {
         }
 
         if let Some(window) = self.freshness {
-            let sent: i64 = cur_time.parse().map_err(|_| VerifyError::NotFresh)?;
+            let sent: i64 = sent.cur_time.parse().map_err(|_| VerifyError::NotFresh)?;
             if u128::from(sent.abs_diff(now)) > window.as_millis() {
                 return Err(VerifyError::NotFresh);
             }
         }
-
-        Ok(VerifiedCallback {
-            body: raw.body,
-            product: (raw.header)(PRODUCT),
-        })
+        Ok(())
     }
 }
 
@@ -221,9 +251,16 @@ mod tests {
             body,
             header: &header,
         };
-        verifier.verify(&raw, 1_440_570_600_000).map(|verified| {
-            assert_eq!(verified.body(), body);
-        })
+        let now = 1_440_570_600_000;
+        let verified = verifier.verify(&raw, now);
+        // The head alone says the same of all but the body.
+        let head = verifier.verify_head(&header, now);
+        match &verified {
+            Ok(verified) => assert_eq!((verified.body(), head), (body, Ok(()))),
+            Err(VerifyError::Md5Differs) => {}
+            Err(error) => assert_eq!(head, Err(*error)),
+        }
+        verified.map(|_| ())
     }
 
     #[test]
