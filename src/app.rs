@@ -2,23 +2,26 @@
 //! works until it is told to stop.
 
 use std::net::{SocketAddr, TcpListener};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::web;
 use anyhow::Context;
-use mongodb::options::ClientOptions;
-use secrecy::ExposeSecret;
+use futures_util::FutureExt;
+use mongodb::error::ErrorKind;
+use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpSocket;
-use tokio::time::Instant;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, Http};
 use crate::http;
-use crate::ingest::{Durable, GroupCommit};
+use crate::ingest::{Drain, Durable, GroupCommit, Outage};
 use crate::live::{Current, Live};
-use crate::spool::{Drain, Outage, Spool};
+use crate::spool::Spool;
 use crate::store::indexes::Retention;
 use crate::store::reconcile;
 use crate::store::{Store, Submission};
@@ -32,6 +35,7 @@ pub struct Service {
     limits: Http,
     committers: TaskTracker,
     drain: Drain,
+    unresolved: Option<SecretString>,
 }
 
 impl Service {
@@ -40,22 +44,35 @@ impl Service {
     /// # Errors
     /// When the address or the spool is taken, or the MongoDB options cannot be used.
     pub async fn build(config: Config) -> anyhow::Result<Self> {
-        let store = connect(&config).await?;
         let spool = Spool::open(config.spool)?;
+        let store = Store::new(config.store.clone());
+        let outage = Outage::default();
+        let unresolved = match timeout(NAMES, store.reach(config.mongodb_uri.expose_secret())).await
+        {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) if !matches!(*error.kind, ErrorKind::DnsResolve { .. }) => {
+                return Err(unusable());
+            }
+            Ok(Err(_)) | Err(_) => {
+                tracing::error!("the name in mongodb.uri is not resolved");
+                outage.begin();
+                Some(config.mongodb_uri)
+            }
+        };
         let limits = config.http;
         let listener = listen(limits.listen)
             .with_context(|| format!("cannot listen on {} (http.listen)", limits.listen))?;
-        let outage = Outage::default();
         let live = Live::new(Current::new(config.apps, config.keys));
         let durable = Durable {
             store: store.clone(),
             spool: spool.clone(),
             outage: outage.clone(),
+            refusals: Arc::default(),
         };
         let committing = durable.clone();
-        let commit = move |batch: Arc<[Submission]>| {
+        let commit = move |batch: Arc<[Submission]>, since| {
             let durable = committing.clone();
-            async move { durable.commit(batch).await }
+            async move { durable.commit(batch, since).await }
         };
         let committers = TaskTracker::new();
         let commits = GroupCommit::start(commit, config.ingest, &committers);
@@ -72,6 +89,7 @@ impl Service {
             stopping: CancellationToken::new(),
             reading: http::room::Room::new(limits.bytes_reading),
             refusals: http::refusals::Refusals::default(),
+            checked: Mutex::default(),
             limits: limits.clone(),
         });
         Ok(Self {
@@ -82,6 +100,7 @@ impl Service {
             limits,
             committers,
             drain,
+            unresolved,
         })
     }
 
@@ -115,21 +134,27 @@ impl Service {
             limits,
             committers,
             drain,
+            unresolved,
         } = self;
         let store = shared.durable.store.clone();
         let stopping = shared.stopping.clone();
         let background = TaskTracker::new();
-        let indexes = keep_ensuring_indexes(store.clone(), retention, stopping.clone());
         let timer = reconcile::Timer {
             store: store.clone(),
             settings: reconcile,
         };
-        let stop_timer = stopping.clone();
-        background.spawn(async move {
-            indexes.await;
-            timer.run(stop_timer).await;
-        });
-        background.spawn(drain.run(stopping.clone()));
+        let upkeep = async move || {
+            if let Some(uri) = &unresolved {
+                keep_resolving(&timer.store, uri).await;
+            }
+            keep_ensuring_indexes(&timer.store, retention).await;
+            timer.run().await;
+        };
+        let stop = stopping.clone();
+        background.spawn(async move { stop.run_until_cancelled(for_good(upkeep)).await });
+        let stop = stopping.clone();
+        let draining = async move || drain.run().await;
+        background.spawn(async move { stop.run_until_cancelled(for_good(draining)).await });
         background.close();
         let server = http::server::start(listener, shared)?;
         let handle = server.handle();
@@ -173,35 +198,48 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.listen(1024)?.into_std()
 }
 
+/// How long a start waits for name servers.
+const NAMES: Duration = Duration::from_secs(2);
+
 /// Prepares the store that a configuration names.
 ///
 /// # Errors
 /// When the connection string cannot be resolved or used.
 pub async fn connect(config: &Config) -> anyhow::Result<Store> {
-    let options = ClientOptions::parse(config.mongodb_uri.expose_secret())
-        .await
-        // The driver's text may quote the string, which may hold a password.
-        .map_err(|_| anyhow::anyhow!("mongodb.uri cannot be resolved"))?;
-    Store::new(options, config.store.clone()).context("mongodb.uri cannot be used")
+    let store = Store::new(config.store.clone());
+    let reached = store.reach(config.mongodb_uri.expose_secret()).await;
+    reached.map_err(|_| unusable())?;
+    Ok(store)
+}
+
+/// The driver's text may quote the string, which may hold a password.
+fn unusable() -> anyhow::Error {
+    anyhow::anyhow!("mongodb.uri cannot be resolved or used")
+}
+
+/// Runs a task without end anew when it panics: else the service would go on without it, and slowly go wrong.
+async fn for_good(task: impl AsyncFn()) {
+    while AssertUnwindSafe(task()).catch_unwind().await.is_err() {
+        tracing::error!("a background task panicked, and begins anew");
+        tokio::time::sleep(Duration::from_secs(30)).await;
+    }
+}
+
+async fn keep_resolving(store: &Store, uri: &SecretString) {
+    while store.reach(uri.expose_secret()).await.is_err() {
+        tracing::debug!("the name in mongodb.uri is still not resolved");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    tracing::info!("the name in mongodb.uri is resolved");
 }
 
 /// Makes the indexes as soon as MongoDB is there. Callbacks need none and do not wait for them.
-async fn keep_ensuring_indexes(store: Store, retention: Retention, stopping: CancellationToken) {
+async fn keep_ensuring_indexes(store: &Store, retention: Retention) {
     let mut pause = Duration::from_millis(500);
-    loop {
-        tokio::select! {
-            () = stopping.cancelled() => return,
-            made = store.ensure_indexes(retention) => match made {
-                Ok(()) => {
-                    tracing::info!("indexes are present");
-                    return;
-                }
-                Err(error) => tracing::warn!(%error, "indexes cannot be made yet"),
-            },
-        }
-        tokio::select! {
-            () = stopping.cancelled() => return,
-            () = tokio::time::sleep(pause) => pause = (pause * 2).min(Duration::from_secs(30)),
-        }
+    while let Err(error) = store.ensure_indexes(retention).await {
+        tracing::warn!(%error, "indexes cannot be made yet");
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(30));
     }
+    tracing::info!("indexes are present");
 }

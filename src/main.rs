@@ -1,8 +1,18 @@
 //! The program: arguments, a command, an exit code.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    im_callback::cli::main().await
+fn main() -> ExitCode {
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = runtime.block_on(im_callback::cli::main());
+    // A disk that hangs would hold the process for good.
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    code
 }

@@ -611,7 +611,15 @@ fn dead_letters_are_listed_shown_retried_and_dropped() {
     assert_eq!(run(&["drop"]).status.code(), Some(2));
     assert_eq!(run(&["drop", "otc/none"]).status.code(), Some(1));
     assert!(succeeded(&run(&["drop", &id])).contains("dropped"));
-    assert!(succeeded(&run(&["drop", "--all", "--app", "otc"])).contains("dropped"));
+    let asked = run(&["drop", "--all", "--app", "otc"]);
+    assert!(!asked.status.success());
+    let stderr = String::from_utf8_lossy(&asked.stderr).into_owned();
+    assert!(
+        stderr.contains("1 dead letter(s)") && stderr.contains("--yes"),
+        "{stderr}"
+    );
+    assert!(!run(&["drop", "otc/x", "--app", "otc"]).status.success());
+    assert!(succeeded(&run(&["drop", "--all", "--yes", "--app", "otc"])).contains("dropped"));
     assert_eq!(succeeded(&run(&["list"])), "");
     assert_eq!(run(&["show", &id]).status.code(), Some(1));
 }

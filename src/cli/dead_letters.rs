@@ -46,7 +46,13 @@ enum Action {
     /// Decodes dead letters by this version and the configured rules, and stores what comes of them
     Retry(Chosen),
     /// Removes dead letters for good
-    Drop(Chosen),
+    Drop {
+        #[command(flatten)]
+        chosen: Chosen,
+        /// With --all: yes, remove them; without it they are only counted
+        #[arg(long, requires = "all")]
+        yes: bool,
+    },
 }
 
 #[derive(clap::Args, Debug, Clone)]
@@ -62,7 +68,7 @@ struct Filter {
 #[derive(clap::Args, Debug)]
 struct Chosen {
     /// Their ids, such as otc/0a1b…
-    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    #[arg(required_unless_present = "all", conflicts_with_all = ["all", "app", "code"])]
     ids: Vec<String>,
     /// All of them, or all that --app and --code leave
     #[arg(long)]
@@ -88,7 +94,10 @@ pub async fn run(args: Args, load: impl Load) -> Result<(), Failure> {
             })
             .await
         }
-        Action::Drop(chosen) => each(&store, chosen, async |id| one_drop(&store, id).await).await,
+        Action::Drop { chosen, yes } if chosen.all && !yes => refuse(&store, &chosen.filter).await,
+        Action::Drop { chosen, .. } => {
+            each(&store, chosen, async |id| one_drop(&store, id).await).await
+        }
     };
     store.close().await;
     Ok(done?)
@@ -196,6 +205,22 @@ async fn each(
         return Err(anyhow!("{failed} dead letter(s) are still there"));
     }
     Ok(())
+}
+
+/// Says how many letters would be removed, and fails.
+async fn refuse(store: &Store, filter: &Filter) -> anyhow::Result<()> {
+    let (mut number, mut after) = (0, None);
+    loop {
+        let letters = store
+            .dead_letters(&filter.which(), after.as_ref(), PAGE)
+            .await?;
+        let Some(last) = letters.last() else { break };
+        number += letters.len();
+        after = Some(Place::of(last));
+    }
+    Err(anyhow!(
+        "{number} dead letter(s) would be gone for good; add --yes to drop them"
+    ))
 }
 
 async fn one_retry(

@@ -8,6 +8,9 @@
 //! It also bounds what one connection may hold in memory. actix decodes all it has read into requests
 //! that wait, some hundred bytes for each 18-byte request, and reads on while answers are not taken. So
 //! a read brings little at a time, and none while a write waits.
+//!
+//! And it slows down who sends requests without waiting for answers, which no provider and no proxy does:
+//! each such request waits a little, and after some in a row the connection ends.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -32,6 +35,15 @@ const LONGEST_HEAD: usize = 128 * 1024;
 /// actix's own deadlines, so that they come first and answer.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// How long a request waits that came before the answer to the one before it.
+const AHEAD: Duration = Duration::from_millis(100);
+
+/// How many such requests in a row end the connection.
+const MOST_AHEAD: u32 = 16;
+
+/// The most that is read in one turn after such a request, in bytes, since it may hold many more.
+const READ_AHEAD: usize = 256;
+
 /// How long a client may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
@@ -49,6 +61,10 @@ pub struct Turn {
     until: Cell<Option<Instant>>,
     /// Whether the connection is to be closed because a body was not read to its end.
     closing: Cell<bool>,
+    /// Requests in a row that came before the answer to the one before.
+    ahead: Cell<u32>,
+    /// Whether such a request waits now, and so nothing is read.
+    waits: Cell<bool>,
     head: RefCell<Head>,
 }
 
@@ -65,16 +81,28 @@ impl Turn {
             patience,
             until: Cell::new(Some(Instant::now() + patience.header + GRACE)),
             closing: Cell::new(false),
+            ahead: Cell::new(0),
+            waits: Cell::new(false),
             head: RefCell::new(Head { bytes: 0, share }),
         }
     }
 
-    /// A head is complete, and a handler works.
-    pub fn request_begins(&self) {
+    /// A head is complete, and a handler works once this has passed.
+    pub async fn request_begins(&self) {
         self.until.set(None);
-        let mut head = self.head.borrow_mut();
-        head.bytes = 0;
-        head.share.clear();
+        let came_ahead = {
+            let mut head = self.head.borrow_mut();
+            head.share.clear();
+            std::mem::take(&mut head.bytes) == 0
+        };
+        if came_ahead {
+            self.ahead.set(self.ahead.get() + 1);
+            self.waits.set(true);
+            tokio::time::sleep(AHEAD).await;
+            self.waits.set(false);
+        } else {
+            self.ahead.set(0);
+        }
     }
 
     /// An answer is made. Now it is for the client to read it and to send the next head.
@@ -144,8 +172,11 @@ impl Guarded {
         self.turn.clone()
     }
 
-    /// Fails once the deadline has passed, and else has the connection woken when it does.
+    /// Fails once the deadline has passed or too much came ahead, and else has the connection woken when it does.
     fn watch(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.turn.ahead.get() > MOST_AHEAD {
+            return Err(self.cut());
+        }
         while let Some(until) = self.turn.until.get() {
             if self.alarm.deadline() > until {
                 self.alarm.as_mut().reset(until);
@@ -154,15 +185,19 @@ impl Guarded {
                 return Ok(());
             }
             if Instant::now() >= until {
-                if self.write_waits {
-                    // Else the system would go on offering what this client does not read.
-                    let _ = self.socket.set_zero_linger();
-                }
-                return Err(io::ErrorKind::TimedOut.into());
+                return Err(self.cut());
             }
             self.alarm.as_mut().reset(until);
         }
         Ok(())
+    }
+
+    fn cut(&self) -> io::Error {
+        if self.write_waits {
+            // Else the system would go on offering what this client does not read.
+            let _ = self.socket.set_zero_linger();
+        }
+        io::ErrorKind::TimedOut.into()
     }
 }
 
@@ -178,12 +213,20 @@ impl AsyncRead for Guarded {
             this.read_waits = true;
             return Poll::Pending;
         }
-        if this.read_in_turn >= READ_AT_ONCE {
+        // The connection is polled again when it has waited, by the request that waits.
+        if this.turn.waits.get() {
+            return Poll::Pending;
+        }
+        let at_once = match this.turn.ahead.get() {
+            0 => READ_AT_ONCE,
+            _ => READ_AHEAD,
+        };
+        if this.read_in_turn >= at_once {
             this.read_in_turn = 0;
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        let most = READ_AT_ONCE.min(buffer.remaining());
+        let most = at_once.min(buffer.remaining());
         let mut part = ReadBuf::new(buffer.initialize_unfilled_to(most));
         if Pin::new(&mut this.socket)
             .poll_read(cx, &mut part)?

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use actix_web::{HttpResponse, web};
 use serde_json::json;
-use tokio::time::timeout;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, timeout};
 
 use super::Service;
 
@@ -16,29 +17,38 @@ pub async fn livez() -> HttpResponse {
     HttpResponse::Ok().json(json!({ "status": "alive" }))
 }
 
+/// What was found out when `/readyz` was asked last.
+#[derive(Clone, Copy)]
+pub struct Checked {
+    at: Instant,
+    mongodb: &'static str,
+    indexes: &'static str,
+}
+
+/// How long that is not asked again: who asks often, with a key or without, costs MongoDB no more.
+const FRESH: Duration = Duration::from_millis(500);
+
 /// What of the service's work can be done now.
 ///
 /// 200 as long as callbacks can be taken: a balancer that took the service out while MongoDB is away
 /// would lose the callbacks that the spool is there for. Queries then are answered 503, and the body
-/// says so. 503 when callbacks cannot be taken, while MongoDB is there without its indexes, as at a
-/// first start, and from the moment on at which the service is told to stop.
+/// says so; the same holds while MongoDB is there without its indexes, as at a first start. 503 when
+/// callbacks cannot be taken, and from the moment on at which the service is told to stop.
 pub async fn readyz(service: web::Data<Service>) -> HttpResponse {
-    let durable = &service.durable;
-    let spool = durable.spool.status();
     let stopping = service.stopping.is_cancelled();
     let (mongodb, indexes) = if stopping {
         ("unknown", "unknown")
-    } else if durable.outage.is_known() {
-        ("down", "unknown")
     } else {
-        match timeout(PATIENCE, durable.store.has_indexes()).await {
-            Ok(Ok(true)) => ("up", "present"),
-            Ok(Ok(false)) => ("up", "missing"),
-            Ok(Err(_)) | Err(_) => ("down", "unknown"),
+        let checked = checked(&service).await;
+        if service.durable.outage.is_known() {
+            ("down", "unknown")
+        } else {
+            (checked.mongodb, checked.indexes)
         }
     };
+    let spool = service.durable.spool.status();
     let queries = indexes == "present" && !stopping;
-    let callbacks = (queries || (mongodb == "down" && spool.takes)) && !stopping;
+    let callbacks = (mongodb == "up" || spool.takes) && !stopping;
     let word = |ready: bool| if ready { "ready" } else { "not ready" };
     let mut response = if callbacks {
         HttpResponse::Ok()
@@ -61,4 +71,34 @@ pub async fn readyz(service: web::Data<Service>) -> HttpResponse {
         },
         "spool": { "bytes": spool.bytes, "set_aside_bytes": spool.set_aside_bytes },
     }))
+}
+
+/// Asks MongoDB, and a disk that has refused something, how they are, unless that was just done.
+async fn checked(service: &Service) -> Checked {
+    let mut last = service.checked.lock().await;
+    if let Some(checked) = *last
+        && checked.at.elapsed() < FRESH
+    {
+        return checked;
+    }
+    let durable = &service.durable;
+    if !durable.spool.status().takes {
+        let spool = durable.spool.clone();
+        let _ = timeout(PATIENCE, spawn_blocking(move || spool.try_disk())).await;
+    }
+    let (mongodb, indexes) = if durable.outage.is_known() {
+        ("down", "unknown")
+    } else {
+        match timeout(PATIENCE, durable.store.has_indexes()).await {
+            Ok(Ok(true)) => ("up", "present"),
+            Ok(Ok(false)) => ("up", "missing"),
+            Ok(Err(_)) | Err(_) => ("down", "unknown"),
+        }
+    };
+    let at = Instant::now();
+    *last.insert(Checked {
+        at,
+        mongodb,
+        indexes,
+    })
 }

@@ -6,7 +6,7 @@ mod callbacks;
 pub mod connection;
 pub(crate) mod dead_letters;
 pub mod error;
-mod health;
+pub mod health;
 pub mod refusals;
 pub mod room;
 pub mod server;
@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use actix_web::web::{self, ServiceConfig};
 use actix_web::{HttpResponse, Route};
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Http;
@@ -23,6 +24,7 @@ use crate::ingest::{Durable, GroupCommit};
 use crate::live::Live;
 
 use error::{Code, Problem};
+use health::Checked;
 use refusals::Refusals;
 use room::Room;
 
@@ -42,6 +44,8 @@ pub struct Service {
     pub reading: Arc<Room>,
     /// Which refused callbacks are logged.
     pub refusals: Refusals,
+    /// How MongoDB was when it was asked last.
+    pub checked: Mutex<Option<Checked>>,
 }
 
 /// Registers every route.

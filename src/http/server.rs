@@ -34,11 +34,12 @@ pub fn start(listener: TcpListener, shared: web::Data<Service>) -> io::Result<Se
     };
     let workers = available_parallelism().map_or(2, usize::from);
     let connections = within_files(limits.max_connections);
+    let left_to_finish = limits.shutdown_timeout - limits.shutdown_delay;
     let server = Server::build()
         .workers(workers)
         .max_concurrent_connections(connections.div_ceil(workers))
         .disable_signals()
-        .shutdown_timeout((limits.shutdown_timeout - limits.shutdown_delay).as_secs());
+        .shutdown_timeout(left_to_finish.as_secs_f64().ceil() as u64);
     let draining = server.graceful_shutdown_signal();
     let server = server.listen("http", listener, move || {
         let (shared, draining) = (shared.clone(), draining.clone());
@@ -47,11 +48,12 @@ pub fn start(listener: TcpListener, shared: web::Data<Service>) -> io::Result<Se
             .configure(|config| routes(&shared, config))
             .wrap_fn(|request, routes| {
                 let turn = request.conn_data::<Rc<Turn>>().cloned();
-                turn.iter().for_each(|turn| turn.request_begins());
                 let answer = routes.call(request);
                 async move {
+                    let turn = turn.expect("every connection is guarded");
+                    turn.request_begins().await;
                     let answer = answer.await;
-                    turn.iter().for_each(|turn| turn.request_ends());
+                    turn.request_ends();
                     answer
                 }
             });
@@ -81,21 +83,18 @@ pub fn start(listener: TcpListener, shared: web::Data<Service>) -> io::Result<Se
     Ok(server.run())
 }
 
-/// As many connections as the process may have files for. Else they would take the ones that the spool and
-/// MongoDB need.
+/// As many connections as the process may have files for, which are as many as the system lets it have. Else
+/// they would take the ones that the spool and MongoDB need.
 fn within_files(connections: usize) -> usize {
-    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
-    let files = limits
-        .lines()
-        .find_map(|line| line.strip_prefix("Max open files"))
-        .and_then(|line| line.split_whitespace().next()?.parse::<usize>().ok());
-    let most = files.map_or(connections, |files| {
-        files.saturating_sub(OTHER_FILES).max(1)
-    });
+    let wanted = (connections + OTHER_FILES) as u64;
+    // The usual soft limit of 1024 is there for programs that use `select`.
+    let files = rlimit::increase_nofile_limit(wanted).unwrap_or(wanted);
+    let files = usize::try_from(files).unwrap_or(usize::MAX);
+    let most = files.saturating_sub(OTHER_FILES).max(1);
     if connections > most {
         tracing::warn!(
             max_connections = most,
-            "fewer connections than http.max_connections, for want of open files; raise `ulimit -n`"
+            "fewer connections than http.max_connections, for want of open files; raise the hard limit (`ulimit -Hn`, LimitNOFILE)"
         );
     }
     connections.min(most)

@@ -8,10 +8,11 @@
 //! A crash, or the loss of MongoDB, after the events were stored and before the letter was removed leaves
 //! both. That is harmless: every write is idempotent, so the next retry changes nothing and removes it.
 
-use super::{App, origin, replay};
+use tokio::time::Instant;
+
+use super::{App, replay};
 use crate::store::dead_letters::DeadLetter;
-use crate::store::documents::STORE_REFUSED;
-use crate::store::documents::{Received, Write};
+use crate::store::documents::{Origin, Received, STORE_REFUSED, Write};
 use crate::store::{Durability, Store, StoreError};
 
 /// What became of a letter.
@@ -78,7 +79,7 @@ async fn decode_and_store(
     letter: &DeadLetter,
 ) -> Result<Retried, StoreError> {
     let received = Received {
-        origin: origin(&app.name, letter.heading.received_at),
+        origin: Origin::new(&app.name, letter.heading.received_at),
         product: letter.heading.product.as_deref().map(Box::from),
         body: letter.body.clone(),
     };
@@ -92,7 +93,7 @@ async fn decode_and_store(
     if submission.writes.is_empty() {
         return Ok(undecodable.unwrap_or(Retried::SaysNothing));
     }
-    let verdicts = store.commit(&[submission]).await;
+    let verdicts = store.commit(&[submission], Instant::now()).await;
     let unavailable = |why: &str| StoreError::Unavailable(why.to_owned());
     match verdicts.first() {
         Some(Ok(durability)) => Ok(undecodable.unwrap_or(match durability {

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::store::{Durability, Submission, Unavailable, Verdict};
@@ -52,6 +53,7 @@ struct Waiting {
     bytes: usize,
     room: Held,
     verdict: oneshot::Sender<Verdict>,
+    since: Instant,
 }
 
 /// A callback's share of the limits, until its commit has ended, whoever still waits for it.
@@ -71,11 +73,11 @@ pub struct GroupCommit {
 }
 
 impl GroupCommit {
-    /// Starts the committers on the current runtime; `tracker` sees them end. `commit` commits a batch and
-    /// gives the verdicts in its order.
+    /// Starts the committers on the current runtime; `tracker` sees them end. `commit` commits a batch, of
+    /// which the oldest callback waits since then, and gives the verdicts in its order.
     pub fn start<C, V>(commit: C, limits: Limits, tracker: &TaskTracker) -> Self
     where
-        C: Fn(Arc<[Submission]>) -> V + Clone + Send + Sync + 'static,
+        C: Fn(Arc<[Submission]>, Instant) -> V + Clone + Send + Sync + 'static,
         V: Future<Output = Vec<Verdict>> + Send + 'static,
     {
         let (queue, waiting) = mpsc::unbounded_channel();
@@ -104,6 +106,7 @@ impl GroupCommit {
             bytes,
             room,
             verdict,
+            since: Instant::now(),
         };
         self.queue.send(waiting).map_err(|_| Unavailable)?;
         match tokio::time::timeout(self.limits.patience, told).await {
@@ -129,10 +132,12 @@ async fn committer<C, V>(
     queue: Arc<Mutex<mpsc::UnboundedReceiver<Waiting>>>,
     limits: Limits,
 ) where
-    C: Fn(Arc<[Submission]>) -> V,
+    C: Fn(Arc<[Submission]>, Instant) -> V,
     V: Future<Output = Vec<Verdict>>,
 {
     while let Some(batch) = next_batch(&queue, limits).await {
+        let since = batch.iter().map(|waiting| waiting.since).min();
+        let since = since.unwrap_or_else(Instant::now);
         let (submissions, waiting): (Vec<_>, Vec<_>) = batch
             .into_iter()
             // Whoever waited too long has been refused already; no need to work for it.
@@ -142,7 +147,7 @@ async fn committer<C, V>(
         if submissions.is_empty() {
             continue;
         }
-        let commit = AssertUnwindSafe(async { commit(submissions.into()).await });
+        let commit = AssertUnwindSafe(async { commit(submissions.into(), since).await });
         let Ok(results) = commit.catch_unwind().await else {
             // The verdicts are dropped, which refuses the batch; the committer must live on.
             tracing::error!("a commit panicked");
@@ -179,7 +184,7 @@ mod tests {
 
     use futures_util::future::join_all;
     use mongodb::bson::DateTime;
-    use tokio::time::{Instant, sleep};
+    use tokio::time::sleep;
 
     use super::*;
     use crate::callback::ids::AppName;
@@ -217,7 +222,7 @@ mod tests {
     fn group(limits: Limits) -> (GroupCommit, Arc<StdMutex<Vec<usize>>>) {
         let sizes = Arc::new(StdMutex::new(Vec::new()));
         let seen = sizes.clone();
-        let commit = move |batch: Arc<[Submission]>| {
+        let commit = move |batch: Arc<[Submission]>, _since| {
             seen.lock().unwrap().push(batch.len());
             async move {
                 sleep(Duration::from_secs(1)).await;

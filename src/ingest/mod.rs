@@ -9,6 +9,7 @@
 //! spool while MongoDB cannot ([`durable`]).
 
 pub mod dead_letters;
+pub mod drain;
 pub mod durable;
 pub mod group;
 
@@ -21,7 +22,8 @@ use crate::callback::{RawCallback, VerifiedCallback};
 use crate::store::documents::{self, Origin, Received, Write};
 use crate::store::{Durability, Submission};
 
-pub use durable::Durable;
+pub use drain::Drain;
+pub use durable::{Durable, Outage};
 pub use group::{GroupCommit, Refused};
 
 /// What is needed to take callbacks of one app.
@@ -34,9 +36,6 @@ pub struct App {
     /// Its settings for decoding.
     pub rules: netease::Rules,
 }
-
-/// The provider's name in documents.
-const PROVIDER: &str = "netease";
 
 /// Why a callback is not acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -66,7 +65,7 @@ pub async fn ingest<'h>(
         let raw = RawCallback { body, header };
         let verified = app.verifier.verify(&raw, now.timestamp_millis())?;
         let received = Received {
-            origin: origin(&app.name, now),
+            origin: Origin::new(&app.name, now),
             product: verified.product().map(Box::from),
             body: body.clone(),
         };
@@ -76,15 +75,6 @@ pub async fn ingest<'h>(
         return Ok(None);
     }
     Ok(Some(commits.commit(submission).await?))
-}
-
-/// Where a callback of an app comes from, at this time.
-pub fn origin(app: &AppName, received_at: DateTime) -> Origin {
-    Origin {
-        app: app.clone(),
-        provider: PROVIDER,
-        received_at,
-    }
 }
 
 /// Decodes a callback that was verified when it came and has been kept since, in the spool or as a dead

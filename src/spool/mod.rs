@@ -26,9 +26,11 @@
 //!   asked again.
 //! - *Drain*: [`Spool::oldest`] gives the oldest closed segment, and closes the active one when there is no
 //!   other. A process never appends to a segment it finds at its start.
-//! - *Set aside*: a segment with bytes that are no frame is renamed to `….damaged` once all that could be read
-//!   of it is in MongoDB, and an error in the log says which bytes. It counts towards the limit until
-//!   somebody has looked at it and deleted it.
+//! - *Set aside*: the bytes of a segment that are no frame, and the frames of callbacks that cannot be stored in
+//!   any form, go to a file of the segment's name and `.damaged` once all else of it is in MongoDB, and errors
+//!   in the log say what and why. Where the disk cannot read all of a segment, the whole file is renamed so.
+//!   It counts towards the limit until somebody has looked at it and deleted it. Renamed back while the
+//!   service is stopped, it is tried again at the start.
 //!
 //! # What can be lost
 //! Nothing that was acknowledged, but by the disk itself. A process that dies within an append leaves a torn
@@ -37,13 +39,12 @@
 //! # Why not an embedded database
 //! See `docs/spool.md`: it was tried by experiment.
 
-mod drain;
 mod segment;
 
 use std::collections::VecDeque;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -52,7 +53,6 @@ use tokio::sync::Notify;
 
 use crate::store::Received;
 
-pub use drain::{Drain, Outage};
 pub use segment::{Damage, Reader, Salt, write};
 
 /// The size from which on a segment is closed and the next one begun. Small enough to be read whole.
@@ -60,6 +60,10 @@ pub const SEGMENT_BYTES: u64 = 4 * 1024 * 1024;
 
 const SEGMENT_END: &str = ".v1.spool";
 const DAMAGED_END: &str = ".damaged";
+/// Written to find out whether the disk takes anything.
+const TRIAL: &str = "trial";
+/// Room for a few callbacks. With less of it the spool counts as full.
+const ROOM: u64 = 64 * 1024;
 
 /// Where the spool is, and how large it may grow.
 #[derive(Debug, Clone)]
@@ -76,6 +80,12 @@ pub enum OpenError {
     /// Another process has it.
     #[error("another process uses the spool {}; give each its own spool.path", .0.display())]
     InUse(PathBuf),
+    /// Others may write to the folder, so they could forge what comes out of it.
+    #[error(
+        "others may write to the spool {}; let spool.path name a folder in it, which is then made, or `chmod 0700` it",
+        .0.display()
+    )]
+    Open(PathBuf),
     /// The folder cannot be made, read or locked.
     #[error("cannot use the spool {}: {error}", path.display())]
     Io {
@@ -105,7 +115,7 @@ pub struct Status {
     pub bytes: u64,
     /// Bytes of damaged segments that wait for somebody to look at them.
     pub set_aside_bytes: u64,
-    /// Whether the last append worked, as far as one was tried.
+    /// Whether there is room, and the disk took what it was given last.
     pub takes: bool,
 }
 
@@ -121,7 +131,7 @@ struct Inner {
     closed: Mutex<VecDeque<Segment>>,
     bytes: AtomicU64,
     set_aside_bytes: AtomicU64,
-    takes: AtomicBool,
+    disk_takes: AtomicBool,
     appended: Notify,
     /// Locked as long as it is open.
     _lock: File,
@@ -143,12 +153,32 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// Reads it whole.
+    /// Reads it, and says whether the disk gave all of it.
     ///
     /// # Errors
-    /// When the disk cannot.
-    pub fn read(&self) -> io::Result<Reader> {
-        Ok(Reader::new(fs::read(&self.path)?.into(), self.salt))
+    /// When it cannot be read, for another reason than that the disk has lost a part of it.
+    pub fn read(&self) -> io::Result<(Reader, bool)> {
+        let (bytes, is_all) = match fs::read(&self.path) {
+            Err(error) if error.raw_os_error() == Some(EIO) => {
+                let file = File::open(&self.path)?;
+                let length = file.metadata()?.len();
+                let bytes = around_lost_blocks(length, |block, at| file.read_exact_at(block, at))?;
+                (bytes, false)
+            }
+            bytes => (bytes?, true),
+        };
+        Ok((Reader::new(bytes.into(), self.salt), is_all))
+    }
+
+    /// What its frames are made with.
+    pub fn salt(&self) -> Salt {
+        self.salt
+    }
+
+    fn set_aside_path(&self) -> PathBuf {
+        let mut path = self.path.clone().into_os_string();
+        path.push(DAMAGED_END);
+        path.into()
     }
 
     /// Its file's name, for people.
@@ -156,6 +186,25 @@ impl Segment {
         let name = self.path.file_name().unwrap_or_default();
         name.to_string_lossy().into_owned()
     }
+}
+
+/// The system's number for a disk that fails.
+const EIO: i32 = 5;
+
+/// Reads a file block by block. Those that the disk has lost are zeros.
+fn around_lost_blocks(
+    length: u64,
+    read: impl Fn(&mut [u8], u64) -> io::Result<()>,
+) -> io::Result<Vec<u8>> {
+    const BLOCK: usize = 4096;
+    let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+    for (n, block) in bytes.chunks_mut(BLOCK).enumerate() {
+        match read(block, (n * BLOCK) as u64) {
+            Err(error) if error.raw_os_error() == Some(EIO) => block.fill(0),
+            read => read?,
+        }
+    }
+    Ok(bytes)
 }
 
 impl Spool {
@@ -169,8 +218,11 @@ impl Spool {
             |error| OpenError::Io { path, error }
         };
         let folder = &settings.path;
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
-        made.map_err(at(folder))?;
+        make(folder).map_err(at(folder))?;
+        let mode = folder.metadata().map_err(at(folder))?.permissions().mode();
+        if mode & 0o022 != 0 {
+            return Err(OpenError::Open(folder.clone()));
+        }
         let path = folder.join("lock");
         let lock = private().truncate(false).open(&path).map_err(at(&path))?;
         lock.try_lock().map_err(|error| match error {
@@ -186,7 +238,7 @@ impl Spool {
             bytes: AtomicU64::new(found.segments.iter().map(|s| s.bytes).sum()),
             closed: Mutex::new(found.segments.into()),
             set_aside_bytes: AtomicU64::new(found.set_aside_bytes),
-            takes: AtomicBool::new(true),
+            disk_takes: AtomicBool::new(true),
             appended: Notify::new(),
             settings,
             _lock: lock,
@@ -202,23 +254,33 @@ impl Spool {
         callbacks: impl Iterator<Item = &'r Received>,
     ) -> Result<(), AppendError> {
         let appended = self.0.append(callbacks);
-        self.0.takes.store(appended.is_ok(), Ordering::Relaxed);
+        if !matches!(appended, Err(AppendError::Full(_))) {
+            self.0.disk_takes.store(appended.is_ok(), Ordering::Relaxed);
+        }
         self.0.appended.notify_one();
         appended
     }
 
+    /// Finds out whether the disk takes something again. Blocks on it.
+    pub fn try_disk(&self) {
+        let path = self.0.settings.path.join(TRIAL);
+        let tried = private().truncate(true).open(&path).and_then(|mut file| {
+            file.write_all(&[0; 4096])?;
+            file.sync_all()
+        });
+        let _ = fs::remove_file(&path);
+        self.0.disk_takes.store(tried.is_ok(), Ordering::Relaxed);
+    }
+
     /// What is in it.
     pub fn status(&self) -> Status {
-        let Inner {
+        let bytes = self.0.bytes.load(Ordering::Relaxed);
+        let set_aside_bytes = self.0.set_aside_bytes.load(Ordering::Relaxed);
+        let has_room = bytes + set_aside_bytes + ROOM <= self.0.settings.max_bytes;
+        Status {
             bytes,
             set_aside_bytes,
-            takes,
-            ..
-        } = &*self.0;
-        Status {
-            bytes: bytes.load(Ordering::Relaxed),
-            set_aside_bytes: set_aside_bytes.load(Ordering::Relaxed),
-            takes: takes.load(Ordering::Relaxed),
+            takes: has_room && self.0.disk_takes.load(Ordering::Relaxed),
         }
     }
 
@@ -247,19 +309,34 @@ impl Spool {
     }
 
     /// Knows a segment no longer whose file is gone.
-    pub fn forget(&self, segment: &Segment) -> io::Result<()> {
+    pub fn forget(&self, segment: &Segment) {
         self.0.forget(segment);
-        Ok(())
     }
 
-    /// Renames a segment with damage: all that could be read of it is in MongoDB.
+    /// Deletes a segment but for these bytes: all else is in MongoDB.
     ///
     /// # Errors
     /// When the disk refuses; the segment then is still the oldest.
-    pub fn set_aside(&self, segment: &Segment) -> io::Result<()> {
-        let mut name = segment.path.clone().into_os_string();
-        name.push(DAMAGED_END);
-        fs::rename(&segment.path, name)?;
+    pub fn set_aside(&self, segment: &Segment, bytes: &[u8]) -> io::Result<()> {
+        let path = segment.set_aside_path();
+        // What a process left that died before it deleted the segment.
+        let before = path.metadata().map_or(0, |found| found.len());
+        let mut file = private().truncate(true).open(&path)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        sync_folder(&self.0.settings.path)?;
+        let counted = &self.0.set_aside_bytes;
+        counted.fetch_sub(before, Ordering::Relaxed);
+        counted.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        self.remove(segment)
+    }
+
+    /// Renames a segment that the disk cannot read whole: all that could be read is in MongoDB.
+    ///
+    /// # Errors
+    /// When the disk refuses; the segment then is still the oldest.
+    pub fn set_all_aside(&self, segment: &Segment) -> io::Result<()> {
+        fs::rename(&segment.path, segment.set_aside_path())?;
         self.0.forget(segment);
         let bytes = &self.0.set_aside_bytes;
         bytes.fetch_add(segment.bytes, Ordering::Relaxed);
@@ -318,7 +395,7 @@ impl Inner {
         let name = format!("{number:020}-{}{SEGMENT_END}", salt.to_hex());
         let path = self.settings.path.join(name);
         let file = private().create_new(true).open(&path)?;
-        if let Err(error) = File::open(&self.settings.path).and_then(|folder| folder.sync_all()) {
+        if let Err(error) = sync_folder(&self.settings.path) {
             let _ = fs::remove_file(&path);
             return Err(error);
         }
@@ -346,6 +423,25 @@ impl Inner {
         self.closed().retain(|closed| closed.path != segment.path);
         self.bytes.fetch_sub(segment.bytes, Ordering::Relaxed);
     }
+}
+
+/// Makes a folder that is its owner's alone, and durable, with those above it that are missing.
+fn make(folder: &Path) -> io::Result<()> {
+    if !folder.exists() {
+        let parent = match folder.parent() {
+            Some(parent) if parent != Path::new("") => parent,
+            _ => Path::new("."),
+        };
+        make(parent)?;
+        DirBuilder::new().mode(0o700).create(folder)?;
+        sync_folder(parent)?;
+    }
+    Ok(())
+}
+
+/// Makes the names in a folder durable.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
 }
 
 fn private() -> OpenOptions {
@@ -383,7 +479,7 @@ impl Found {
                     "a damaged segment waits to be looked at"
                 );
                 found.set_aside_bytes += bytes;
-            } else if name != "lock" {
+            } else if name != "lock" && name != TRIAL {
                 tracing::error!(
                     file = name,
                     bytes,
@@ -400,4 +496,34 @@ impl Found {
 fn salt_of(name: &str) -> Option<Salt> {
     let (_, salt) = name.strip_suffix(SEGMENT_END)?.split_once('-')?;
     Salt::from_hex(salt)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_disk_has_lost_is_zeros_and_the_rest_is_read() {
+        let disk: Vec<u8> = (0..10_000).map(|n| (n % 251) as u8).collect();
+        let read = |lost: Option<u64>, error| {
+            around_lost_blocks(disk.len() as u64, |block, at| {
+                block.copy_from_slice(&disk[at as usize..][..block.len()]);
+                match lost {
+                    Some(lost) if lost == at => Err(io::Error::from_raw_os_error(error)),
+                    _ => Ok(()),
+                }
+            })
+        };
+        assert_eq!(read(None, 0).unwrap(), disk);
+        for lost in [0, 4096, 8192] {
+            let mut expected = disk.clone();
+            let end = disk.len().min(lost + 4096);
+            expected[lost..end].fill(0);
+            assert_eq!(read(Some(lost as u64), EIO).unwrap(), expected);
+        }
+        // Any other error may pass, and says nothing of what is on the disk.
+        const EACCES: i32 = 13;
+        assert!(read(Some(0), EACCES).is_err());
+    }
 }

@@ -17,8 +17,8 @@ use mongodb::bson::DateTime;
 use sha2::{Digest, Sha256};
 
 use crate::callback::ids::AppName;
-use crate::ingest::origin;
 use crate::store::Received;
+use crate::store::documents::Origin;
 
 /// Where a frame begins: no text in UTF-8 has such bytes, so looking for the next one is quick.
 const MARKER: [u8; 4] = [0xfe, b'I', b'M', 0xff];
@@ -107,6 +107,11 @@ impl Reader {
         Self { bytes, salt, at: 0 }
     }
 
+    /// The bytes that damage tells of.
+    pub fn damaged(&self, damage: &Damage) -> Bytes {
+        self.bytes.slice(damage.0.clone())
+    }
+
     /// The frame that begins at `at`, and where it ends.
     fn frame(&self, at: usize) -> Option<(Received, usize)> {
         let head = self.bytes.get(at..at + HEAD)?;
@@ -134,7 +139,7 @@ impl Reader {
         let product = std::str::from_utf8(product).ok()?;
         let received_at = DateTime::from_millis(i64::from_le_bytes(*received_at));
         Some(Received {
-            origin: origin(&app, received_at),
+            origin: Origin::new(&app, received_at),
             product: (!product.is_empty()).then(|| product.into()),
             body: self.bytes.slice(range.end - body.len()..range.end),
         })

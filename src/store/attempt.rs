@@ -212,7 +212,7 @@ impl<'s> Attempt<'s> {
         let ids: Vec<&str> = messages.iter().map(|(_, m)| m.key.id.as_str()).collect();
         let found = self
             .store
-            .database
+            .database()?
             .collection::<Document>(collection::MESSAGES);
         let found = found
             .find(doc! { "_id": { "$in": ids } })
@@ -334,7 +334,7 @@ impl<'s> Attempt<'s> {
         let ids: Vec<_> = pairs.map(Pair::mark_id).collect();
         let mut found = self
             .store
-            .database
+            .database()?
             .collection::<Document>(collection::READ_MARKS)
             .find(doc! { "_id": { "$in": ids } })
             .projection(doc! { "readUpTo": 1 })
@@ -447,7 +447,7 @@ impl<'s> Attempt<'s> {
         }
         bytes.append(cstr!("ordered"), false);
         bytes.append(cstr!("writeConcern"), raw(&concern));
-        let reply = self.store.database.run_raw_command(bytes).await?;
+        let reply = self.store.database()?.run_raw_command(bytes).await?;
         if !self.confirms_each {
             self.check_term(&reply)?;
         }

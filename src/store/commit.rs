@@ -61,11 +61,15 @@ pub type Verdict = Result<Durability, Unavailable>;
 #[error("the event could not be stored durably in time")]
 pub struct Unavailable;
 
+/// The time that a commit has, however long its callbacks have waited.
+const LEAST: Duration = Duration::from_millis(500);
+
 impl Store {
-    /// Commits a batch; the verdicts are in its order.
-    pub async fn commit(&self, batch: &[Submission]) -> Vec<Verdict> {
-        let deadline = Instant::now() + self.settings.commit_timeout;
-        self.commit_until(batch, deadline).await
+    /// Commits a batch of which the oldest callback waits since then; the verdicts are in its order.
+    pub async fn commit(&self, batch: &[Submission], since: Instant) -> Vec<Verdict> {
+        let least = Instant::now() + LEAST.min(self.settings.commit_timeout);
+        let deadline = since + self.settings.commit_timeout;
+        self.commit_until(batch, deadline.max(least)).await
     }
 
     async fn commit_until(&self, batch: &[Submission], deadline: Instant) -> Vec<Verdict> {
@@ -76,13 +80,14 @@ impl Store {
                     refusals.iter().map(|r| (r.callback, r.code)).collect();
                 for (callback, code) in refused {
                     let why = format!("error {code}");
-                    verdicts[callback] = self.bury(&batch[callback], &why, deadline).await;
+                    let received = &batch[callback].received;
+                    verdicts[callback] = self.bury(received, &why, deadline).await;
                 }
                 verdicts
             }
             Err(StoreError::Refused(reason)) => match batch {
                 [] => Vec::new(),
-                [alone] => vec![self.bury(alone, &reason, deadline).await],
+                [alone] => vec![self.bury(&alone.received, &reason, deadline).await],
                 _ => {
                     tracing::warn!(callbacks = batch.len(), reason, "a refused batch is halved");
                     let (first, second) = batch.split_at(batch.len() / 2);
@@ -123,8 +128,7 @@ impl Store {
 
     /// Keeps a callback that MongoDB refuses as a dead letter. That it can be kept shows that the
     /// fault is the document's.
-    async fn bury(&self, submission: &Submission, why: &str, deadline: Instant) -> Verdict {
-        let received = &submission.received;
+    pub async fn bury(&self, received: &Received, why: &str, deadline: Instant) -> Verdict {
         tracing::error!(app = %received.origin.app, why, "a refused callback becomes a dead letter");
         let reason = format!("MongoDB refused the document: {why}");
         let letter = dead_letter(received, STORE_REFUSED, &reason, "$");

@@ -90,7 +90,7 @@ impl Store {
         after: Option<&Place>,
         limit: u32,
     ) -> Result<Vec<Heading>, StoreError> {
-        let letters = self.letters();
+        let letters = self.letters()?;
         let find = letters
             .find(filter(which, after))
             .sort(doc! { "receivedAt": -1, "_id": -1 })
@@ -108,7 +108,7 @@ impl Store {
     /// # Errors
     /// When MongoDB does not answer in time.
     pub async fn dead_letter(&self, id: &str) -> Result<Option<DeadLetter>, StoreError> {
-        let letters = self.letters();
+        let letters = self.letters()?;
         let find = letters.find_one(doc! { "_id": id });
         let found = self.within_query_timeout(async move { find.await }).await?;
         let Some(found) = found else { return Ok(None) };
@@ -133,7 +133,7 @@ impl Store {
         path: &str,
     ) -> Result<(), StoreError> {
         let label = doc! { "$set": { "code": code, "reason": reason, "path": path } };
-        let letters = self.letters();
+        let letters = self.letters()?;
         let update = letters
             .update_one(doc! { "_id": id }, label)
             .write_concern(confirmed());
@@ -147,7 +147,7 @@ impl Store {
     /// # Errors
     /// When MongoDB does not confirm it in time. It may have gone all the same.
     pub async fn remove_dead_letter(&self, id: &str) -> Result<bool, StoreError> {
-        let letters = self.letters();
+        let letters = self.letters()?;
         let delete = letters
             .delete_one(doc! { "_id": id })
             .write_concern(confirmed());
@@ -157,8 +157,8 @@ impl Store {
         Ok(deleted.deleted_count > 0)
     }
 
-    fn letters(&self) -> Collection<Document> {
-        self.database.collection(collection::DEAD_LETTERS)
+    fn letters(&self) -> Result<Collection<Document>, StoreError> {
+        Ok(self.database()?.collection(collection::DEAD_LETTERS))
     }
 }
 

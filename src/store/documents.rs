@@ -24,6 +24,20 @@ pub struct Origin {
     pub received_at: DateTime,
 }
 
+/// The provider's name in documents.
+const PROVIDER: &str = "netease";
+
+impl Origin {
+    /// A callback of an app, at this time.
+    pub fn new(app: &AppName, received_at: DateTime) -> Self {
+        Self {
+            app: app.clone(),
+            provider: PROVIDER,
+            received_at,
+        }
+    }
+}
+
 /// A verified callback, whole: what is kept of it until all that it says is stored. Not `Debug`: it holds
 /// a message's text.
 #[derive(Clone)]

@@ -1,6 +1,6 @@
 //! Whose fault a failure is: MongoDB's for now, or the document's for good.
 
-use mongodb::error::{Error, ErrorKind};
+use mongodb::error::{Error, ErrorKind, WriteFailure};
 
 /// A failed command.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -65,9 +65,15 @@ impl From<Error> for StoreError {
             ErrorKind::BsonSerialization { .. } | ErrorKind::InvalidArgument { .. } => {
                 Self::Refused("the document cannot be sent".to_owned())
             }
-            // Only the code of a command error: its text may quote a document.
+            // Only the code of a command's error, or a write's: the text may quote a document.
             ErrorKind::Command(command) => {
                 Self::Unavailable(format!("{} ({})", command.code_name, command.code))
+            }
+            ErrorKind::Write(WriteFailure::WriteError(error)) => {
+                Self::Unavailable(format!("write error {}", error.code))
+            }
+            ErrorKind::Write(_) | ErrorKind::InsertMany(_) | ErrorKind::BulkWrite(_) => {
+                Self::Unavailable("a write failed".to_owned())
             }
             _ => Self::Unavailable(error.to_string()),
         }

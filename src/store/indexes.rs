@@ -73,12 +73,12 @@ impl Store {
     /// # Errors
     /// When MongoDB is away, or has an index of one of our names with other keys.
     pub async fn ensure_indexes(&self, retention: Retention) -> Result<(), StoreError> {
-        self.database
+        self.database()?
             .collection::<Document>(collection::MESSAGES)
             .create_indexes(unread_indexes())
             .await?;
         let newest = IndexOptions::builder().name(NEWEST.to_owned()).build();
-        self.database
+        self.database()?
             .collection::<Document>(collection::DEAD_LETTERS)
             .create_index(
                 IndexModel::builder()
@@ -98,7 +98,9 @@ impl Store {
     /// # Errors
     /// When MongoDB does not answer in time.
     pub async fn has_indexes(&self) -> Result<bool, StoreError> {
-        let messages = self.database.collection::<Document>(collection::MESSAGES);
+        let messages = self
+            .database()?
+            .collection::<Document>(collection::MESSAGES);
         let names = self
             .within_query_timeout(async move { index_names(&messages).await })
             .await?;
@@ -122,7 +124,7 @@ impl Store {
     }
 
     async fn ensure_retention(&self, name: &str, keep: Option<Duration>) -> Result<(), StoreError> {
-        let documents = self.database.collection::<Document>(name);
+        let documents = self.database()?.collection::<Document>(name);
         let there = index_names(&documents)
             .await?
             .iter()
@@ -141,7 +143,7 @@ impl Store {
             }
             (Some(keep), true) => {
                 let seconds = i64::try_from(keep.as_secs()).unwrap_or(i64::MAX);
-                self.database
+                self.database()?
                     .run_command(doc! {
                         "collMod": name,
                         "index": { "name": RETENTION, "expireAfterSeconds": seconds },

@@ -18,13 +18,13 @@ pub mod reconcile;
 mod statements;
 mod unread;
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use mongodb::bson::doc;
 use mongodb::options::{ClientOptions, ReadConcern, ReadPreference, SelectionCriteria};
 use mongodb::{Client, Database};
+use tokio::sync::Semaphore;
 
 use attempt::Attempt;
 pub use commit::{Durability, Submission, Unavailable, Verdict};
@@ -59,24 +59,44 @@ pub struct Settings {
     pub query_timeout: Duration,
 }
 
+/// Connections for commits and queries, unless the connection string says how many.
+const CONNECTIONS: u32 = 64;
+
+/// Queries at once: some of the connections, so that commits always find one.
+const QUERIES: usize = 24;
+
 /// The MongoDB side of the service. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Store {
-    database: Database,
+    /// Absent until [`Store::reach`].
+    database: Arc<OnceLock<Database>>,
     settings: Settings,
+    queries: Arc<Semaphore>,
     /// Whether the server's replies tell no term, so that every write has to wait for itself.
     confirms_each: Arc<AtomicBool>,
 }
 
 impl Store {
-    /// Prepares a client. Connects in the background: MongoDB need not be there yet.
+    /// A store that does not know yet where MongoDB is: until [`Store::reach`], it is not available.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            database: Arc::default(),
+            settings,
+            queries: Arc::new(Semaphore::new(QUERIES)),
+            confirms_each: Arc::default(),
+        }
+    }
+
+    /// Prepares the client. Connects in the background: MongoDB need not be there yet. To resolve a
+    /// `mongodb+srv` address takes name servers, which do.
     ///
     /// # Errors
-    /// When the options cannot be used.
-    pub fn new(mut options: ClientOptions, settings: Settings) -> mongodb::error::Result<Self> {
+    /// When the connection string cannot be resolved or used.
+    pub async fn reach(&self, uri: &str) -> mongodb::error::Result<()> {
+        let mut options = ClientOptions::parse(uri).await?;
         options.app_name.get_or_insert("im-callback".to_owned());
         // Shorter than a commit, so that the loss of MongoDB is an error within it, not its end.
-        let patience = settings.commit_timeout / 2;
+        let patience = self.settings.commit_timeout / 2;
         options.server_selection_timeout = Some(patience);
         options.connect_timeout.get_or_insert(patience);
         // After an error the driver waits for the next heartbeat; the default of 10 s is beyond any commit.
@@ -86,23 +106,16 @@ impl Store {
         options.selection_criteria =
             Some(SelectionCriteria::ReadPreference(ReadPreference::Primary));
         // Several commits are under way at once, each with several commands side by side, and queries.
-        options.max_pool_size.get_or_insert(64);
-        let database = Client::with_options(options)?.database(&settings.database);
-        Ok(Self {
-            database,
-            settings,
-            confirms_each: Arc::default(),
-        })
+        options.max_pool_size.get_or_insert(CONNECTIONS);
+        let database = Client::with_options(options)?.database(&self.settings.database);
+        // A second client would be as good as the first.
+        let _ = self.database.set(database);
+        Ok(())
     }
 
-    /// Whether a primary answers.
-    ///
-    /// # Errors
-    /// When none does within the query timeout.
-    pub async fn ping(&self) -> Result<(), StoreError> {
-        let ping = self.database.run_command(doc! { "ping": 1 });
-        self.within_query_timeout(async move { ping.await }).await?;
-        Ok(())
+    fn database(&self) -> Result<&Database, StoreError> {
+        let unresolved = || StoreError::Unavailable("mongodb.uri is not resolved yet".to_owned());
+        self.database.get().ok_or_else(unresolved)
     }
 
     /// Whether a write is confirmed now, by the same rule as a commit's.
@@ -117,13 +130,20 @@ impl Store {
 
     /// Ends the client: connections close, nothing more is accepted.
     pub async fn close(self) {
-        self.database.client().clone().shutdown().await;
+        if let Some(database) = self.database.get() {
+            database.client().clone().shutdown().await;
+        }
     }
 
     async fn within_query_timeout<T>(
         &self,
         query: impl Future<Output = mongodb::error::Result<T>>,
     ) -> Result<T, StoreError> {
+        let query = async {
+            // It is never closed.
+            let _turn = self.queries.acquire().await;
+            query.await
+        };
         tokio::time::timeout(self.settings.query_timeout, query)
             .await
             .map_err(|_| StoreError::TimedOut)?

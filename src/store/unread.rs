@@ -68,7 +68,9 @@ impl Store {
         if ids.is_empty() {
             return Ok(HashMap::new());
         }
-        let messages = self.database.collection::<Document>(collection::MESSAGES);
+        let messages = self
+            .database()?
+            .collection::<Document>(collection::MESSAGES);
         let query = messages
             .aggregate(by.pipeline(app, reader, ids))
             .hint(by.hint())

@@ -244,6 +244,33 @@ async fn who_reads_no_answers_is_gone() {
     app.end().await;
 }
 
+/// Each request that does not wait for the answer before it is served slowly, and many end the connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn few_requests_are_taken_ahead_of_their_answers() {
+    let app = TestApp::with(IMPATIENT).await;
+    for (requests, fewest, most) in [(10, 10, 10), (200, 1, 20)] {
+        let (from, mut to) = open(&app).await;
+        to.write_all(ALIVE.repeat(requests).as_bytes())
+            .await
+            .unwrap();
+        let answers = until_end(from, "ahead")
+            .await
+            .matches("HTTP/1.1 200")
+            .count();
+        assert!(
+            (fewest..=most).contains(&answers),
+            "{answers} of {requests}"
+        );
+    }
+    let (mut from, mut to) = open(&app).await;
+    for n in 0..200 {
+        to.write_all(ALIVE.as_bytes()).await.unwrap();
+        let read = from.read(&mut [0; 1024]).await.unwrap();
+        assert!(read > 0, "gone after {n} requests, one at a time");
+    }
+    app.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn broken_http_is_refused_and_does_no_harm() {
     let app = TestApp::with(IMPATIENT).await;

@@ -2,9 +2,10 @@
 //! back, and every other byte is reported; `tests/properties` tries any damage. Also: its limit, a full disk,
 //! and two processes at one folder.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, OpenOptions, Permissions};
 use std::io::{Seek, SeekFrom, Write};
 use std::ops::Range;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 #[path = "../properties/segment.rs"]
@@ -36,7 +37,7 @@ fn spool_of(folder: &Path, max_bytes: u64) -> Spool {
 fn emptied(spool: &Spool) -> (Vec<Received>, Vec<Damage>) {
     let (mut callbacks, mut damage) = (Vec::new(), Vec::new());
     while let Some(segment) = spool.oldest() {
-        for read in segment.read().unwrap() {
+        for read in segment.read().unwrap().0 {
             match read {
                 Ok(received) => callbacks.push(received),
                 Err(found) => damage.push(found),
@@ -205,14 +206,28 @@ fn a_segment_with_damage_is_set_aside_and_counts_towards_the_limit() {
 
     let open = spool(folder.path());
     let segment = open.oldest().unwrap();
-    assert_eq!(segment.read().unwrap().filter(Result::is_ok).count(), 2);
-    open.set_aside(&segment).unwrap();
-    assert!(open.oldest().is_none());
-    let status = open.status();
-    assert_eq!((status.bytes, status.set_aside_bytes), (0, length));
+    let (mut reader, is_all) = segment.read().unwrap();
+    assert!(is_all);
+    let Some(Err(damage)) = reader.next() else {
+        panic!()
+    };
+    let aside = reader.damaged(&damage);
+    assert_eq!(reader.filter(Result::is_ok).count(), 2);
+    // Twice, as a process does that died before it deleted the segment.
+    let path = file.with_extension("spool.damaged");
+    fs::write(&path, b"of an earlier time").unwrap();
     drop(open);
     let open = spool(folder.path());
-    assert_eq!(open.status().set_aside_bytes, length);
+    open.set_aside(&segment, &aside).unwrap();
+    assert!(open.oldest().is_none());
+    let held = aside.len() as u64;
+    assert!(held < length / 2);
+    assert_eq!(fs::read(&path).unwrap(), aside);
+    let status = open.status();
+    assert_eq!((status.bytes, status.set_aside_bytes), (0, held));
+    drop(open);
+    let open = spool(folder.path());
+    assert_eq!(open.status().set_aside_bytes, held);
     // Its number is not given again.
     open.append(callbacks(1).iter()).unwrap();
     assert!(segments(folder.path())[0].file_name() > file.file_name());
@@ -234,8 +249,21 @@ fn a_second_owner_is_refused() {
 }
 
 #[test]
+fn a_folder_that_others_may_write_to_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o777)).unwrap();
+    let settings = |path: &Path| Settings {
+        path: path.to_owned(),
+        max_bytes: SEGMENT_BYTES,
+    };
+    let refused = Spool::open(settings(folder.path())).err().unwrap();
+    assert!(matches!(refused, OpenError::Open(_)), "{refused}");
+    assert!(refused.to_string().contains("chmod 0700"), "{refused}");
+    assert!(Spool::open(settings(&folder.path().join("own"))).is_ok());
+}
+
+#[test]
 fn its_files_are_their_owners_alone() {
-    use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("spool");
     let spool = spool(&path);

@@ -4,8 +4,8 @@
 use im_callback::callback::VerifiedCallback;
 use im_callback::callback::ids::AppName;
 use im_callback::callback::netease::{OrderIdAt, Rules, decode};
-use im_callback::ingest::origin;
 use im_callback::store::Received;
+use im_callback::store::documents::Origin;
 use im_callback::store::documents::{Write, writes};
 use mongodb::bson::{Bson, DateTime, Document, RawDocumentBuf};
 
@@ -53,7 +53,7 @@ pub fn holds(data: &[u8], samples: &[&[u8]]) {
 fn check(body: Vec<u8>, product: Option<&str>, rules: &Rules) {
     let app = AppName::new("app").unwrap();
     let received = Received {
-        origin: origin(&app, DateTime::from_millis(1_700_000_000_000)),
+        origin: Origin::new(&app, DateTime::from_millis(1_700_000_000_000)),
         product: product.map(Box::from),
         body: body.into(),
     };

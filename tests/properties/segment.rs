@@ -4,15 +4,15 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use im_callback::callback::ids::AppName;
-use im_callback::ingest::origin;
 use im_callback::spool::{Damage, Reader, Salt, write};
 use im_callback::store::Received;
+use im_callback::store::documents::Origin;
 use mongodb::bson::DateTime;
 
 pub fn received(n: usize, body: &[u8]) -> Received {
     let app = AppName::new(format!("app{}", n % 3)).unwrap();
     Received {
-        origin: origin(&app, DateTime::from_millis(1_700_000_000_000 + n as i64)),
+        origin: Origin::new(&app, DateTime::from_millis(1_700_000_000_000 + n as i64)),
         product: (n % 2 == 1).then(|| "RTC".into()),
         body: Bytes::copy_from_slice(body),
     }

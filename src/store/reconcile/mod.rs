@@ -10,8 +10,9 @@
 //!   up the mark of each pair. It finds what is unread though its mark says read: that is what a crash
 //!   between the steps of a commit leaves. It reads no document where all is well.
 //! - The **history pass** walks the messages themselves by `_id`, and finds every disagreement: unread
-//!   though read or recalled, and read though neither. Where it has come to is kept in MongoDB
-//!   (`progress`), so the service takes a slice at a time, and a run that was interrupted goes on.
+//!   though read or recalled, and read though neither.
+//! - Where the passes have come to is kept in MongoDB (`progress`), so the service takes a slice of each at
+//!   a time, and a run that was interrupted goes on.
 //! - A message between the two steps of its commit looks wrong for a moment. So what was found is looked
 //!   at **again** after a `grace`, and only what is wrong both times, in the same way, is a
 //!   disagreement.
@@ -23,7 +24,7 @@
 //! # Cost
 //! Reads of `CHUNK` index entries or documents, one after the other, on one connection; at most
 //! `MOST_HELD` findings in memory; no wait where nothing is found. Several instances may do it at once:
-//! they share the history's position, and what both repair is repaired once.
+//! they share the positions, and what both repair is repaired once.
 //!
 //! # What can go wrong
 //! - A callback whose commit failed may be stored in part while it waits in a spool. It is found and
@@ -43,6 +44,7 @@ use futures_util::TryStreamExt;
 use mongodb::Cursor;
 use mongodb::bson::{Document, doc};
 use mongodb::options::Hint;
+use serde_json::json;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::attempt::Attempt;
@@ -63,14 +65,19 @@ const MOST_HELD: usize = 10_000;
 /// How long one read may take. Longer than a query's time: nobody waits, and a cold disk is slow.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How many unread messages are looked at for each of the history: an entry of an index costs that much
+/// less than a document.
+const UNREAD: usize = 10;
+
 /// What a run looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// All unread messages, and this many messages of the history, from where the last slice ended.
+    /// This many messages of the history and [`UNREAD`] times as many unread ones, from where the last
+    /// slice ended.
     Slice(usize),
     /// All messages.
     All,
-    /// All unread messages, and the history from where the last run over all messages was interrupted.
+    /// All messages, from where the last run over all of them was interrupted.
     Rest,
     /// All messages, without writing anything.
     DryRun,
@@ -106,14 +113,20 @@ impl Store {
             // The history pass finds all, and both passes would find some of it twice.
             Scope::DryRun => run.history(None, usize::MAX).await,
             Scope::Slice(most) => {
-                run.unread().await?;
-                let shared = Progress::shared(self).await?;
-                run.history(Some(shared), most).await
+                let progress = Progress::shared(self, "unread").await?;
+                run.unread(progress, most.saturating_mul(UNREAD)).await?;
+                let progress = Progress::shared(self, "history").await?;
+                run.history(Some(progress), most).await
             }
             Scope::All | Scope::Rest => {
-                let mine = Progress::of_command(self, scope == Scope::Rest).await?;
-                run.unread().await?;
-                run.history(Some(mine), usize::MAX).await
+                let resumes = scope == Scope::Rest;
+                let unread = Progress::of_command(self, "unread", resumes).await?;
+                let history = Progress::of_command(self, "history", resumes).await?;
+                // An interruption in the second pass is no reason to begin the first anew.
+                if history.after().is_empty() {
+                    run.unread(unread, usize::MAX).await?;
+                }
+                run.history(Some(history), usize::MAX).await
             }
         }
     }
@@ -136,38 +149,54 @@ struct Run<'r> {
 }
 
 impl Run<'_> {
-    /// Looks at all unread messages, in the index alone.
-    async fn unread(&mut self) -> Result<(), StoreError> {
-        let mut walk = patiently(self.unread_index()).await?;
+    /// Looks at unread messages in the index alone, at most so many, from where `progress` has come to. Ends
+    /// early where another instance has moved it on.
+    async fn unread(&mut self, mut progress: Progress<'_>, most: usize) -> Result<(), StoreError> {
+        let mut left = most;
         let mut oldest = HashMap::new();
-        while let Some(found) = patiently(walk.try_next()).await? {
-            self.report.looked_at += 1;
-            let Some((pair, sent_at)) = entry(&found) else {
-                continue;
-            };
-            // A pair's entries stand together and by time, so the first is the oldest.
-            oldest.entry(pair).or_insert(sent_at);
-            if oldest.len() == CHUNK {
+        for range in ranges_after(progress.after()) {
+            let mut walk = self.unread_in(range).await?;
+            while let Some(found) = patiently(walk.try_next()).await? {
+                self.report.looked_at += 1;
+                left -= 1;
+                let Some((pair, sent_at)) = entry(&found) else {
+                    continue;
+                };
+                let position = position(&pair);
+                // A pair's entries stand together and by time, so the first is the oldest, and the
+                // others need not be seen.
+                oldest.entry(pair).or_insert(sent_at);
+                if oldest.len() < CHUNK && left > 0 {
+                    continue;
+                }
                 self.look_at_pairs(mem::take(&mut oldest)).await?;
+                if left == 0 || self.is_time_to_look_again() {
+                    self.look_again().await?;
+                }
+                // What is held would be passed over by a run that goes on from here.
+                let is_saved = !self.held.is_empty() || progress.save(&position).await?;
+                if left == 0 || !is_saved {
+                    return self.look_again().await;
+                }
             }
         }
         self.look_at_pairs(oldest).await?;
-        self.look_again().await
+        self.look_again().await?;
+        progress.save("").await.map(drop)
     }
 
-    async fn unread_index(&self) -> mongodb::error::Result<Cursor<Document>> {
+    async fn unread_in(&self, range: Document) -> Result<Cursor<Document>, StoreError> {
         let keys = doc! { "app": 1, "to": 1, "state": 1, "fromAccount": 1, "msgTimestamp": 1 };
         let mut shown = keys.clone();
         shown.insert("_id", 0);
-        // Any app and account; unless the first keys are asked for, MongoDB reads documents for `state`.
-        let all = doc! { "app": { "$gt": "" }, "to": { "$gte": "" }, "state": 0 };
-        self.messages()
-            .find(all)
+        let messages = self.messages()?;
+        let found = messages
+            .find(range)
             .projection(shown)
             .sort(keys)
             .hint(Hint::Name(UNREAD_BY_PEER.to_owned()))
-            .batch_size(CHUNK as u32)
-            .await
+            .batch_size(CHUNK as u32);
+        patiently(async { found.await }).await
     }
 
     /// Holds the messages of those pairs whose oldest unread one is at or under the mark.
@@ -189,7 +218,7 @@ impl Run<'_> {
             "fromAccount": &pair.peer,
             "msgTimestamp": { "$lte": mark },
         };
-        let messages = self.messages();
+        let messages = self.messages()?;
         let unread = messages
             .find(unread)
             .projection(Seen::projection())
@@ -244,7 +273,7 @@ impl Run<'_> {
     }
 
     async fn messages_after(&self, id: &str, most: usize) -> Result<Vec<Document>, StoreError> {
-        let messages = self.messages();
+        let messages = self.messages()?;
         let chunk = messages
             .find(doc! { "_id": { "$gt": id } })
             .sort(doc! { "_id": 1 })
@@ -300,7 +329,7 @@ impl Run<'_> {
         for some in held.chunks(CHUNK) {
             let states: HashMap<_, _> = some.iter().map(|f| (&*f.seen.id, f.seen.state)).collect();
             let ids: Vec<_> = states.keys().copied().collect();
-            let messages = self.messages();
+            let messages = self.messages()?;
             let again = messages
                 .find(doc! { "_id": { "$in": ids } })
                 .projection(Seen::projection());
@@ -346,12 +375,30 @@ impl Run<'_> {
             .map_err(|_| StoreError::TimedOut)?
     }
 
-    fn messages(&self) -> mongodb::Collection<Document> {
-        self.store.database.collection(collection::MESSAGES)
+    fn messages(&self) -> Result<mongodb::Collection<Document>, StoreError> {
+        Ok(self.store.database()?.collection(collection::MESSAGES))
     }
 
     fn grace(&self) -> Duration {
         grace(self.store.settings.commit_timeout)
+    }
+}
+
+/// A pair's position in the index, as text.
+fn position(pair: &Pair) -> String {
+    json!([pair.app, pair.reader, pair.peer]).to_string()
+}
+
+/// The parts of the index after a position, in order. The empty position is the start. Each part names its
+/// first keys: else MongoDB reads documents for `state`.
+fn ranges_after(position: &str) -> Vec<Document> {
+    match serde_json::from_str::<[String; 3]>(position) {
+        Ok([app, to, peer]) => vec![
+            doc! { "app": &app, "to": &to, "state": 0, "fromAccount": { "$gt": peer } },
+            doc! { "app": &app, "to": { "$gt": to }, "state": 0 },
+            doc! { "app": { "$gt": app }, "to": { "$gte": "" }, "state": 0 },
+        ],
+        Err(_) => vec![doc! { "app": { "$gt": "" }, "to": { "$gte": "" }, "state": 0 }],
     }
 }
 

@@ -1,5 +1,5 @@
-//! How far the history pass has come, kept in MongoDB: in the collection `progress`, one document for
-//! the service, which all its instances share, and one for the command.
+//! How far the passes have come, kept in MongoDB: in the collection `progress`, one document for each pass of
+//! the service, which all its instances share, and one for each of the command.
 
 use mongodb::bson::{DateTime, Document, doc};
 use mongodb::error::{ErrorKind, WriteFailure};
@@ -8,21 +8,21 @@ use super::patiently;
 use crate::store::error::{DUPLICATE_KEY, StoreError};
 use crate::store::{Store, collection};
 
-/// A position in the history. The empty one is its start.
+/// A position in what a pass walks. The empty one is the start.
 pub struct Progress<'s> {
     store: &'s Store,
-    id: &'static str,
+    id: String,
     /// Whether others may move it too.
     is_shared: bool,
     after: String,
 }
 
 impl<'s> Progress<'s> {
-    /// Where the service's instances have come to.
-    pub async fn shared(store: &'s Store) -> Result<Self, StoreError> {
+    /// Where the service's instances have come to in a pass.
+    pub async fn shared(store: &'s Store, pass: &str) -> Result<Self, StoreError> {
         Self {
             store,
-            id: "reconcile/service",
+            id: format!("reconcile/service/{pass}"),
             is_shared: true,
             after: String::new(),
         }
@@ -30,11 +30,15 @@ impl<'s> Progress<'s> {
         .await
     }
 
-    /// The start, or where the last run of the command was interrupted.
-    pub async fn of_command(store: &'s Store, resumes: bool) -> Result<Self, StoreError> {
+    /// The start, or where the last run of the command was interrupted in a pass.
+    pub async fn of_command(
+        store: &'s Store,
+        pass: &str,
+        resumes: bool,
+    ) -> Result<Self, StoreError> {
         let mut last = Self {
             store,
-            id: "reconcile/command",
+            id: format!("reconcile/command/{pass}"),
             is_shared: false,
             after: String::new(),
         }
@@ -46,7 +50,7 @@ impl<'s> Progress<'s> {
         Ok(last)
     }
 
-    /// The `_id` of the last message that was looked at.
+    /// What was looked at last: a message's `_id`, or a pair in the index.
     pub fn after(&self) -> &str {
         &self.after
     }
@@ -57,14 +61,14 @@ impl<'s> Progress<'s> {
         if self.after == after {
             return Ok(true);
         }
-        let mut filter = doc! { "_id": self.id };
+        let mut filter = doc! { "_id": &self.id };
         if self.is_shared {
             filter.insert("after", &self.after);
         }
         let moved = doc! { "$set": { "after": after, "updatedAt": DateTime::now() } };
         let progress = self
             .store
-            .database
+            .database()?
             .collection::<Document>(collection::PROGRESS);
         let saved = progress.update_one(filter, moved).upsert(true);
         let saved = patiently(async {
@@ -83,9 +87,9 @@ impl<'s> Progress<'s> {
     async fn read(mut self) -> Result<Self, StoreError> {
         let progress = self
             .store
-            .database
+            .database()?
             .collection::<Document>(collection::PROGRESS);
-        let found = progress.find_one(doc! { "_id": self.id });
+        let found = progress.find_one(doc! { "_id": &self.id });
         if let Some(found) = patiently(async { found.await }).await? {
             self.after = found.get_str("after").unwrap_or_default().to_owned();
         }

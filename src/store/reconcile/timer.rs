@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use tokio_util::sync::CancellationToken;
-
 use super::{Report, Scope};
 use crate::store::Store;
 
@@ -28,12 +26,8 @@ pub struct Timer {
 }
 
 impl Timer {
-    /// Runs until it is told to stop. A run that is cut short is as good as one that was not begun.
-    pub async fn run(self, stopping: CancellationToken) {
-        stopping.run_until_cancelled(self.forever()).await;
-    }
-
-    async fn forever(self) {
+    /// Runs without end. A run that is cut short is as good as one that was not begun.
+    pub async fn run(&self) {
         let scope = Scope::Slice(self.settings.messages_per_run);
         let mut is_failing = false;
         loop {
