@@ -72,6 +72,8 @@ async fn main() {
         let gone = attack.end(&server).await.as_secs_f64();
         let rss = server.rss();
         println!("the last was gone after {gone:.1} s; resident memory: at most {rss:.0} MiB");
+        assert!(gone < 30.0 && rss < 256.0);
+        assert!(garbage > 0 || ratio >= 0.5);
     }
     drop(server);
     database.drop().await.unwrap();

@@ -62,7 +62,7 @@ const SEGMENT_END: &str = ".v1.spool";
 const DAMAGED_END: &str = ".damaged";
 /// Written to find out whether the disk takes anything.
 const TRIAL: &str = "trial";
-/// Room for a few callbacks. With less of it the spool counts as full.
+/// Room for a few callbacks. With less of it, in the spool or on the disk, nothing more counts as taken.
 const ROOM: u64 = 64 * 1024;
 
 /// Where the spool is, and how large it may grow.
@@ -261,11 +261,11 @@ impl Spool {
         appended
     }
 
-    /// Finds out whether the disk takes something again. Blocks on it.
+    /// Finds out whether the disk takes some bytes again. Blocks on it.
     pub fn try_disk(&self) {
         let path = self.0.settings.path.join(TRIAL);
         let tried = private().truncate(true).open(&path).and_then(|mut file| {
-            file.write_all(&[0; 4096])?;
+            file.write_all(&[0; ROOM as usize])?;
             file.sync_all()
         });
         let _ = fs::remove_file(&path);

@@ -20,12 +20,17 @@ use crate::support::mongod::Mongod;
 use crate::support::process::{Process, try_deliver};
 use crate::support::proxy::{Line, Proxy};
 use crate::support::trace::{ACCOUNTS, Happening, bodies, delivery, outcome, trace};
-use crate::support::{database_name, documents, http, mongodb_uri};
+use crate::support::{database_name, documents, http, mongodb_uri, skip};
 
 /// How much a run does: `make chaos` asks for more than `make test`.
 pub fn asked_for(variable: &str, otherwise: u64) -> u64 {
     let asked = std::env::var(variable).ok();
     asked.map_or(otherwise, |n| n.parse().expect("a number"))
+}
+
+/// Whether a run is long and alone, so that its times say something.
+fn is_long() -> bool {
+    std::env::var_os("CHAOS_OUTAGE_SECONDS").is_some()
 }
 
 /// A random number from a range.
@@ -297,7 +302,7 @@ async fn killed_between_the_steps_of_a_commit_it_finishes_them_the_next_time() {
 async fn while_mongodb_is_dead_everything_is_taken_and_stored_afterwards() {
     let seconds = asked_for("CHAOS_OUTAGE_SECONDS", 5);
     let Some(mut mongod) = Mongod::start(true).await else {
-        eprintln!("skipped: MONGOD names no program");
+        skip("MONGOD names no program");
         return;
     };
     let name = database_name();
@@ -311,7 +316,11 @@ async fn while_mongodb_is_dead_everything_is_taken_and_stored_afterwards() {
 
     block_in_place(|| mongod.kill());
     load.run(Duration::from_secs(seconds)).await;
-    load.report("MongoDB dead");
+    let (all, later) = load.report("MongoDB dead");
+    assert!(
+        !is_long() || (all < 3000.0 && later < 50.0),
+        "callbacks take too long"
+    );
     // The service dies, too, and begins anew without MongoDB.
     block_in_place(|| {
         process.kill();
@@ -375,6 +384,10 @@ async fn the_spool_drains_beside_live_traffic() {
             n / seconds as f64,
             n / took,
         );
+        assert!(
+            !is_long() || n / took >= n / seconds as f64,
+            "it drains too slowly"
+        );
         done.store(true, Ordering::Relaxed);
     };
     tokio::join!(watch, join_all((0..64).map(|_| lane())));
@@ -431,8 +444,8 @@ impl Load {
         }
     }
 
-    /// Prints how long callbacks took, all of them and those from the third second on.
-    fn report(&self, when: &str) {
+    /// Prints how long callbacks took, all of them and those from the third second on, in milliseconds.
+    fn report(&self, when: &str) -> (f64, f64) {
         let took = std::mem::take(&mut *self.took.lock().unwrap());
         let p99 = |from: Duration| {
             let mut took: Vec<_> = took
@@ -449,5 +462,6 @@ impl Load {
             "{when}: {} callbacks, all 200; p99 {all:.1} ms, from the third second on {later:.1} ms",
             took.len()
         );
+        (all, later)
     }
 }

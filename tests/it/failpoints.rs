@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use futures_util::future::join;
+use futures_util::future::{join, join_all};
 use im_callback::app::connect;
 use im_callback::store::reconcile::{Report, Scope};
 use mongodb::Client;
@@ -11,7 +11,7 @@ use mongodb::bson::{Document, doc};
 use serde_json::json;
 use tokio::sync::Mutex;
 
-use crate::support::{TestApp, config, mongodb_uri};
+use crate::support::{TestApp, config, mongodb_uri, skip};
 
 /// There is one `failCommand` in a server, so tests take turns.
 pub static TURN: Mutex<()> = Mutex::const_new(());
@@ -37,7 +37,7 @@ pub async fn are_there(client: &Client) -> bool {
     let enabled =
         enabled.is_ok_and(|reply| reply.get_bool("enableTestCommands").unwrap_or_default());
     if !enabled {
-        eprintln!("skipped: this server has no fail points (enableTestCommands)");
+        skip("this server has no fail points (enableTestCommands)");
     }
     enabled
 }
@@ -165,6 +165,33 @@ async fn a_mark_that_cannot_be_read_is_read_again() {
     }
     off(&client).await;
     assert!(app.documents("dead_letters", doc! {}).await.is_empty());
+    app.end().await;
+}
+
+/// However many wait for a count, a commit finds a connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn queries_without_an_end_keep_no_callback_waiting() {
+    let _turn = TURN.lock().await;
+    let name = "queries";
+    let Some((app, client)) = service(name, "mongodb.query_timeout = \"10s\"\n").await else {
+        return;
+    };
+    let slow = doc! { "failCommands": ["aggregate"], "blockConnection": true, "blockTimeMS": 4000 };
+    fail(&client, name, "alwaysOn", slow).await;
+    let question = json!({ "user": "bob", "peers": ["ann"] });
+    let asked = join_all((0..100).map(|_| app.ask(&question)));
+    let delivered = async {
+        // Until they all wait.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        app.deliver(message(1)).await.expect_ok();
+        // In MongoDB, not in the spool.
+        app.document("messages", "otc/p2p/1").await;
+    };
+    tokio::select! {
+        _ = asked => panic!("the callback waited for the queries"),
+        () = delivered => {}
+    }
+    off(&client).await;
     app.end().await;
 }
 

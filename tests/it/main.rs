@@ -13,6 +13,7 @@ mod dead_letters;
 mod errors;
 mod failover;
 mod failpoints;
+mod fsync;
 mod hostile;
 mod load;
 mod oracle;

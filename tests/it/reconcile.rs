@@ -224,8 +224,17 @@ async fn many_are_found_once_each() {
         repaired: 0,
     };
     assert_eq!(dry, expected);
-    let report = run(&store, Scope::Slice(1)).await;
-    assert_eq!(wrong_and_repaired(report), (3000, 3000));
+    // In slices of 1,200 unread messages, and some of the history, which they share with another instance.
+    let (mut found, mut slices) = (0, 0);
+    while found < 3000 {
+        let report = run(&store, Scope::Slice(120)).await;
+        assert!(report.looked_at <= 1200 + 120, "{report:?}");
+        assert_eq!(report.disagreed, report.repaired);
+        found += report.repaired;
+        slices += 1;
+        assert!(slices <= 5, "{found} after {slices}");
+    }
+    assert_eq!(found, 3000);
     let left = app.documents("messages", doc! { "state": 0 }).await;
     assert_eq!(left.len(), 2000);
     assert_eq!(wrong_and_repaired(run(&store, Scope::All).await), (0, 0));
@@ -334,12 +343,12 @@ async fn an_interrupted_run_is_resumed() {
         .await
         .expect_err("it has something to wait for");
     assert_eq!(report.repaired, 0);
-    let progress = app.document("progress", "reconcile/command").await;
+    let progress = app.document("progress", "reconcile/command/history").await;
     assert_eq!(progress.get_str("after").ok(), Some("otc/p2p/1999"));
 
     let report = run(&store, Scope::Rest).await;
-    // All unread messages, and what was left of the history.
-    assert_eq!(report.looked_at, 3499 + 1500);
+    // What was left of the history. The unread messages had all been looked at.
+    assert_eq!(report.looked_at, 1500);
     assert_eq!(wrong_and_repaired(report), (1, 1));
     // That was the end, so there is nothing to resume: it begins at the start.
     assert_eq!(run(&store, Scope::Rest).await.looked_at, 3500 + 3500);

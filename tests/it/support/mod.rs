@@ -71,6 +71,13 @@ async fn sweep(client: &Client) {
         .await;
 }
 
+/// Says that something cannot be tried here, which `.ci/run` forbids.
+pub fn skip(why: &str) {
+    let forbidden = std::env::var("TESTS_SKIP").is_ok_and(|word| word == "never");
+    assert!(!forbidden, "{why}");
+    eprintln!("skipped: {why}");
+}
+
 /// A service on a port of its own, in a thread of its own, as another process would be.
 pub struct Instance {
     pub address: SocketAddr,
@@ -172,6 +179,9 @@ pub fn config(uri: &str, database: &str, more: &str) -> Config {
 
 /// The same, as it is written.
 pub fn config_text(listen: &str, uri: &str, database: &str, more: &str) -> String {
+    let of_mongodb = |line: &&str| line.starts_with("mongodb.");
+    let (mongodb, more): (Vec<_>, Vec<_>) = more.lines().partition(of_mongodb);
+    let (mongodb, more) = (mongodb.join("\n").replace("mongodb.", ""), more.join("\n"));
     format!(
         r#"
         http.listen = "{listen}"
@@ -182,6 +192,7 @@ pub fn config_text(listen: &str, uri: &str, database: &str, more: &str) -> Strin
         database = "{database}"
         # Tests side by side make MongoDB slow, and only some of them are about the spool.
         commit_timeout = "3s"
+        {mongodb}
         [[apps]]
         name = "otc"
         provider = "netease"
@@ -244,7 +255,7 @@ impl TestApp {
             .await;
     }
 
-    async fn until(&self, is_so: impl Fn(&Value) -> bool) {
+    pub async fn until(&self, is_so: impl Fn(&Value) -> bool) {
         let mut last = Value::Null;
         for _ in 0..1200 {
             last = self.get("/readyz", &[]).await.json();

@@ -14,6 +14,7 @@ pub struct Process {
     pub address: SocketAddr,
     folder: TempDir,
     child: Option<Child>,
+    under: Vec<String>,
 }
 
 impl Process {
@@ -32,7 +33,13 @@ impl Process {
             address,
             folder,
             child: None,
+            under: Vec::new(),
         }
+    }
+
+    /// Starts it by another program from now on, such as `strace`, which ends when it does.
+    pub fn under(&mut self, program: &[&str]) {
+        self.under = program.iter().map(|part| (*part).to_owned()).collect();
     }
 
     pub fn config_file(&self) -> PathBuf {
@@ -44,8 +51,11 @@ impl Process {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_im-callback"));
+        let ours = env!("CARGO_BIN_EXE_im-callback").to_owned();
+        let mut words = self.under.iter().chain([&ours]);
+        let mut command = Command::new(words.next().unwrap());
         command
+            .args(words)
             .args(arguments)
             .args(["--config", "im.toml"])
             .current_dir(self.folder.path());
@@ -83,7 +93,16 @@ impl Process {
     /// Ends it by SIGKILL.
     pub fn kill(&mut self) {
         let mut child = self.child.take().unwrap();
-        child.kill().unwrap();
+        if self.under.is_empty() {
+            child.kill().unwrap();
+        } else {
+            // What it runs under must see its end.
+            let parent = child.id().to_string();
+            let sent = Command::new("pkill")
+                .args(["-KILL", "-P", &parent])
+                .status();
+            assert!(sent.unwrap().success());
+        }
         child.wait().unwrap();
     }
 
