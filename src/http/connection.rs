@@ -115,8 +115,8 @@ impl Turn {
         self.until.set(Some(Instant::now() + patience));
     }
 
-    /// The body under way is not read to its end: the connection ends soon after the answer. actix does
-    /// so itself after a body of a known length, and goes on reading a chunked one.
+    /// The body under way is not read to its end, nor is anything after it, and the connection ends soon
+    /// after the answer. actix would go on and throw away what comes.
     pub fn leaves_body(&self) {
         self.closing.set(true);
     }
@@ -213,8 +213,8 @@ impl AsyncRead for Guarded {
             this.read_waits = true;
             return Poll::Pending;
         }
-        // The connection is polled again when it has waited, by the request that waits.
-        if this.turn.waits.get() {
+        // The connection is polled again by the request that waits, or at the deadline.
+        if this.turn.waits.get() || this.turn.closing.get() {
             return Poll::Pending;
         }
         let at_once = match this.turn.ahead.get() {
