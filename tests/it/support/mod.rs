@@ -71,6 +71,19 @@ async fn sweep(client: &Client) {
         .await;
 }
 
+/// A port for a program that is started later, and perhaps anew. Not one of those that the system gives to
+/// whoever asks for any, for in the meantime it might.
+pub fn port() -> u16 {
+    loop {
+        let mut random = [0; 2];
+        getrandom::fill(&mut random).unwrap();
+        let port = 10_000 + u16::from_le_bytes(random) % 20_000;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
 /// Says that something cannot be tried here, which `.ci/run` forbids.
 pub fn skip(why: &str) {
     let forbidden = std::env::var("TESTS_SKIP").is_ok_and(|word| word == "never");

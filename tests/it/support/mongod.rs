@@ -28,11 +28,7 @@ impl Mongod {
     fn launch(replica_set: bool) -> Option<Self> {
         let program = std::env::var("MONGOD").ok()?;
         let data = tempfile::tempdir().unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
+        let port = super::port();
         let folder = data.path().to_str().unwrap();
         let port_text = port.to_string();
         let mut arguments = vec![program.as_str(), "--dbpath", folder, "--port", &port_text];
@@ -103,6 +99,13 @@ async fn initiate(nodes: &[Mongod]) {
         // A tenth of the default, so that tests need not wait for elections.
         "settings": { "electionTimeoutMillis": 1000, "heartbeatIntervalMillis": 300 },
     };
+    for node in nodes {
+        let since = Instant::now();
+        let admin = node.client().await.database("admin");
+        while let Err(error) = admin.run_command(doc! { "ping": 1 }).await {
+            assert!(since.elapsed() < Duration::from_secs(60), "{error}");
+        }
+    }
     let admin = nodes[0].client().await.database("admin");
     admin
         .run_command(doc! { "replSetInitiate": config })

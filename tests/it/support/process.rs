@@ -1,6 +1,6 @@
 //! The built program as a process of its own, to be killed and started again at the same address.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -20,8 +20,7 @@ pub struct Process {
 impl Process {
     /// A configured process, not yet started.
     pub fn new(uri: &str, database: &str, more: &str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], super::port()));
         let folder = tempfile::tempdir().unwrap();
         let text = config_text(&address.to_string(), uri, database, more);
         // What is asked of a service is asked of its defaults.
