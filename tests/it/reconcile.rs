@@ -311,13 +311,13 @@ async fn of_two_instances_one_takes_what_comes_next() {
     set_state(&app, "otc/p2p/1", 1).await;
     let other = async {
         tokio::time::sleep(Duration::from_millis(500)).await;
-        let moved = doc! { "_id": "reconcile/service", "after": "otc/p2p/3" };
+        let moved = doc! { "_id": "reconcile/service/history", "after": "otc/p2p/3" };
         let progress = app.database.collection("progress");
         progress.insert_one(moved).await.unwrap();
     };
     let (report, ()) = join(run(&store, Scope::Slice(2)), other).await;
     assert_eq!(wrong_and_repaired(report), (1, 1));
-    let progress = app.document("progress", "reconcile/service").await;
+    let progress = app.document("progress", "reconcile/service/history").await;
     assert_eq!(progress.get_str("after").ok(), Some("otc/p2p/3"));
     store.close().await;
     app.end().await;
