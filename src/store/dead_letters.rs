@@ -63,7 +63,7 @@ impl Place {
         }
     }
 
-    /// Reads a place as [`Place::to_string`] writes it.
+    /// Reads a place as its `Display` writes it.
     pub fn parse(text: &str) -> Option<Self> {
         let (millis, id) = text.split_once('.')?;
         Some(Self {

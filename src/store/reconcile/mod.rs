@@ -72,7 +72,7 @@ const UNREAD: usize = 10;
 /// What a run looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// This many messages of the history and [`UNREAD`] times as many unread ones, from where the last
+    /// This many messages of the history and ten times as many unread ones, from where the last
     /// slice ended.
     Slice(usize),
     /// All messages.
@@ -158,7 +158,7 @@ impl Run<'_> {
             let mut walk = self.unread_in(range).await?;
             while let Some(found) = patiently(walk.try_next()).await? {
                 self.report.looked_at += 1;
-                left -= 1;
+                left = left.saturating_sub(1);
                 let Some((pair, sent_at)) = entry(&found) else {
                     continue;
                 };
