@@ -13,12 +13,15 @@
 //! instances, and settling needs no lock.
 //!
 //! # One confirmation
-//! To wait for a majority and the journal costs MongoDB far more than to write, so a batch waits once, at
-//! its last write. That covers the others as long as one primary took them all: a term has one primary,
-//! whose log is one sequence, and a majority that has its end has all before it. Every reply tells the
-//! term; where two differ, the primary changed in between, an early write may have been rolled back,
-//! and the attempt is void. Where replies tell no term (`mongos`, a server without a replica set), every
-//! write waits for itself.
+//! To wait for a majority and the journal costs MongoDB far more than to write, so a batch with marks waits
+//! once, at its last write, which settles. That covers the others as long as one primary took them all: a
+//! term has one primary, whose log is one sequence, and a majority that has its end has all before it. Every
+//! reply tells the term; where two differ, the primary changed in between, an early write may have been
+//! rolled back, and the attempt is void. Where replies tell no term (`mongos`, a server without a replica
+//! set), every write waits for itself.
+//!
+//! A batch without marks has seldom anything to settle, so its facts wait for themselves, at the same time:
+//! a confirmation after them would make MongoDB write its journal twice.
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
@@ -138,16 +141,20 @@ impl<'s> Attempt<'s> {
     /// Stores and confirms a batch; the result are the writes that MongoDB refuses.
     pub async fn store(&self, submissions: &[Submission]) -> Result<Vec<Refusal>, StoreError> {
         let batch = Batch::of(submissions);
+        let wait = if batch.marks.is_empty() {
+            Wait::Confirmed
+        } else {
+            Wait::Done
+        };
         let (messages, changes, marks, presence, events, letters) = tokio::try_join!(
-            self.insert_messages(&batch.messages),
-            self.update(collection::MESSAGES, &batch.changes),
-            self.update(collection::READ_MARKS, &batch.marks),
-            self.update(collection::PRESENCE, &batch.presence),
-            self.insert(collection::EVENTS, &batch.events),
-            self.insert(collection::DEAD_LETTERS, &batch.dead_letters),
+            self.insert_messages(&batch.messages, wait),
+            self.update(collection::MESSAGES, &batch.changes, wait),
+            self.update(collection::READ_MARKS, &batch.marks, wait),
+            self.update(collection::PRESENCE, &batch.presence, wait),
+            self.insert(collection::EVENTS, &batch.events, wait),
+            self.insert(collection::DEAD_LETTERS, &batch.dead_letters, wait),
         )?;
-        let marks_rise = !batch.marks.is_empty();
-        self.settle_and_confirm(&batch.pairs(), marks_rise).await?;
+        self.settle_and_confirm(&batch.pairs(), wait).await?;
         let refusals = [messages, changes, marks, presence, events, letters];
         Ok(refusals.into_iter().flatten().collect())
     }
@@ -155,12 +162,12 @@ impl<'s> Attempt<'s> {
     /// Stores and confirms a dead letter.
     pub async fn store_dead_letter(&self, letter: &RawDocument) -> Result<(), StoreError> {
         let refused = self
-            .insert(collection::DEAD_LETTERS, &[(0, letter)])
+            .insert(collection::DEAD_LETTERS, &[(0, letter)], Wait::Confirmed)
             .await?;
-        if let Some(Refusal { code, .. }) = refused.first() {
-            return Err(StoreError::Refused(code.to_string()));
+        match refused.first() {
+            Some(Refusal { code, .. }) => Err(StoreError::Refused(code.to_string())),
+            None => Ok(()),
         }
-        self.confirm().await
     }
 
     /// Runs updates of messages, then settles the pairs given, each with the time of its oldest message
@@ -178,34 +185,34 @@ impl<'s> Attempt<'s> {
         if let Some(error) = errors.first() {
             return Err(StoreError::Unavailable(format!("repair: {}", error.code)));
         }
-        self.settle_and_confirm(pairs, false).await
+        self.settle_and_confirm(pairs, Wait::Done).await
     }
 
     async fn insert_messages(
         &self,
         messages: &[Of<'_, MessageWrite>],
+        wait: Wait,
     ) -> Result<Vec<Refusal>, StoreError> {
         let documents: Vec<&RawDocument> = messages.iter().map(|(_, m)| &*m.document).collect();
         let errors = self
-            .write(
-                Command::Insert,
-                collection::MESSAGES,
-                &documents,
-                Wait::Done,
-            )
+            .write(Command::Insert, collection::MESSAGES, &documents, wait)
             .await?;
         let (taken, refused): (Vec<_>, Vec<_>) =
             errors.into_iter().partition(|e| e.code == DUPLICATE_KEY);
         let mut refusals = refusals(messages, &refused);
         let taken: Vec<_> = taken.iter().map(|e| messages[e.index]).collect();
-        refusals.extend(self.meet(&taken).await?);
+        refusals.extend(self.meet(&taken, wait).await?);
         Ok(refusals)
     }
 
     /// Looks at what is there under the `_id`s of messages that could not be inserted. A message: this is
     /// a redelivery. Words about a message: they are filled in. Either of them for another `to`: the
     /// message contradicts what is stored, and is refused.
-    async fn meet(&self, messages: &[Of<'_, MessageWrite>]) -> Result<Vec<Refusal>, StoreError> {
+    async fn meet(
+        &self,
+        messages: &[Of<'_, MessageWrite>],
+        wait: Wait,
+    ) -> Result<Vec<Refusal>, StoreError> {
         if messages.is_empty() {
             return Ok(Vec::new());
         }
@@ -238,7 +245,7 @@ impl<'s> Attempt<'s> {
             }
         }
         let to_fill: Vec<_> = to_fill.iter().map(|(i, s)| (*i, &**s)).collect();
-        refusals.extend(self.update(collection::MESSAGES, &to_fill).await?);
+        refusals.extend(self.update(collection::MESSAGES, &to_fill, wait).await?);
         Ok(refusals)
     }
 
@@ -247,11 +254,10 @@ impl<'s> Attempt<'s> {
         &self,
         collection: &'static str,
         documents: &[Of<'_, RawDocument>],
+        wait: Wait,
     ) -> Result<Vec<Refusal>, StoreError> {
         let all: Vec<_> = documents.iter().map(|(_, d)| *d).collect();
-        let mut errors = self
-            .write(Command::Insert, collection, &all, Wait::Done)
-            .await?;
+        let mut errors = self.write(Command::Insert, collection, &all, wait).await?;
         errors.retain(|e| e.code != DUPLICATE_KEY);
         Ok(refusals(documents, &errors))
     }
@@ -263,11 +269,10 @@ impl<'s> Attempt<'s> {
         &self,
         collection: &'static str,
         statements: &[Of<'_, RawDocument>],
+        wait: Wait,
     ) -> Result<Vec<Refusal>, StoreError> {
         let all: Vec<_> = statements.iter().map(|(_, s)| *s).collect();
-        let errors = self
-            .write(Command::Update, collection, &all, Wait::Done)
-            .await?;
+        let errors = self.write(Command::Update, collection, &all, wait).await?;
         let (raced, refused): (Vec<_>, Vec<_>) =
             errors.into_iter().partition(|e| e.code == DUPLICATE_KEY);
         let mut all = refusals(statements, &refused);
@@ -275,7 +280,7 @@ impl<'s> Attempt<'s> {
             let raced: Vec<_> = raced.iter().map(|e| statements[e.index]).collect();
             let again: Vec<_> = raced.iter().map(|(_, s)| *s).collect();
             let errors = self
-                .write(Command::Update, collection, &again, Wait::Done)
+                .write(Command::Update, collection, &again, wait)
                 .await?;
             all.extend(refusals(&raced, &errors));
         }
@@ -283,20 +288,14 @@ impl<'s> Attempt<'s> {
     }
 
     /// Makes `state` agree with the read marks for every pair that the attempt touches, each with the
-    /// time of its oldest message, and waits until all that the attempt wrote is durable.
+    /// time of its oldest message, and waits until all that the attempt wrote is durable; `waited` is what
+    /// its writes have waited for.
     async fn settle_and_confirm(
         &self,
         pairs: &HashMap<&Pair, i64>,
-        marks_rise: bool,
+        waited: Wait,
     ) -> Result<(), StoreError> {
-        let marks = self.marks(pairs.keys().copied());
-        // Without a mark in the batch there is seldom anything to settle, so the reading of marks and
-        // the confirmation go side by side; with one, settling confirms.
-        let (marks, confirmed) = if marks_rise {
-            (marks.await?, false)
-        } else {
-            (tokio::try_join!(marks, self.confirm())?.0, true)
-        };
+        let marks = self.marks(pairs.keys().copied()).await?;
         let statements: Vec<_> = pairs
             .iter()
             .filter_map(|(pair, oldest)| {
@@ -305,10 +304,9 @@ impl<'s> Attempt<'s> {
             })
             .collect();
         if statements.is_empty() {
-            return if confirmed {
-                Ok(())
-            } else {
-                self.confirm().await
+            return match waited {
+                Wait::Confirmed => Ok(()),
+                Wait::Done => self.confirm().await,
             };
         }
         let all: Vec<&RawDocument> = statements.iter().map(|s| &**s).collect();

@@ -225,13 +225,12 @@ async fn killed_at_any_moment_it_loses_nothing_and_doubles_nothing() {
 const STEPS: &[(&str, &str, i32)] = &[
     ("message", "insert", 0),
     ("message", "find", 0),
-    ("message", "update", 0),
     ("receipt", "insert", 0),
     ("receipt", "update", 0),
     ("receipt", "find", 0),
     ("receipt", "update", 1),
     ("recall", "update", 0),
-    ("recall", "update", 1),
+    ("recall", "insert", 0),
 ];
 
 fn word(what: &str, n: usize) -> String {

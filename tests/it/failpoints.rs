@@ -77,7 +77,7 @@ async fn what_no_majority_confirms_is_spooled_or_not_acknowledged() {
         return;
     };
     let unconfirmed = doc! {
-        "failCommands": ["update"],
+        "failCommands": ["insert", "update"],
         "writeConcernError": { "code": 64, "errmsg": "waiting for replication timed out" },
     };
     fail(&client, name, "alwaysOn", unconfirmed.clone()).await;
