@@ -2,7 +2,7 @@
 FROM rust:1.95-slim-bookworm AS build
 WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
-COPY benches ./benches
+COPY bench ./bench
 COPY config ./config
 COPY src ./src
 RUN cargo build --release --locked --bin im-callback && strip target/release/im-callback

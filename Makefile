@@ -23,8 +23,9 @@ check: ## format, lints and docs, warnings denied
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 
-bench: ## callbacks a second, beside a handler with one insert per callback
-	scripts/mongod.py run -- cargo bench --locked --bench ingest -- $(CONNECTIONS)
+bench: ## callbacks a second, beside handlers by hand in Express and Rust, and what the machine allows
+	cd bench/express && npm install --no-package-lock --no-fund --no-audit --silent
+	scripts/mongod.py run -- cargo bench --locked --bench yardsticks -- $(CONNECTIONS)
 
 # A thousand clients have two sockets each, one in the service and one in the program that attacks it.
 hostile: ## callbacks a second among 1,000 slow clients and garbage, beside none
