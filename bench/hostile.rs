@@ -2,7 +2,7 @@
 //!
 //! `make hostile` runs it; `make hostile CLIENTS="500 20"` chooses the numbers of slow clients and of
 //! connections that send garbage. The service is the release binary in a process of its own, with its
-//! default limits, so that its memory is its own. Slow clients come again as soon as they are gone, as long
+//! default limits, so that its memory is its own. It meets the slow clients alone first, and then both. Slow clients come again as soon as they are gone, as long
 //! as the load runs. Then they stay away, and what counts is how long the last one is still attached.
 
 #![allow(
@@ -10,6 +10,8 @@
     clippy::unwrap_used,
     reason = "a benchmark that panics has failed"
 )]
+
+mod memory;
 
 use std::cell::Cell;
 use std::io::{BufRead, BufReader};
@@ -304,13 +306,7 @@ impl Server {
 
     /// The largest resident memory so far, in MiB.
     fn rss(&self) -> f64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmHWM:"))
-            .unwrap();
-        let kib: f64 = line.trim().trim_end_matches("kB").trim().parse().unwrap();
-        kib / 1024.0
+        memory::peak(self.child.id())
     }
 
     /// Connections that the service holds, idle ones among them. It has ended those of the load.

@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
 use crate::callbacks::{APP_KEY, SECRET};
+use crate::memory;
 
 /// A handler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,13 +129,7 @@ impl Server {
 
     /// The largest resident memory so far, in MiB.
     pub fn rss(&self) -> f64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmHWM:"))
-            .unwrap();
-        let kib: f64 = line.trim().trim_end_matches("kB").trim().parse().unwrap();
-        kib / 1024.0
+        memory::peak(self.child.id())
     }
 }
 

@@ -15,6 +15,7 @@
 mod by_hand;
 mod callbacks;
 mod load;
+mod memory;
 mod servers;
 
 use std::time::Instant;
