@@ -253,8 +253,8 @@ impl Drain {
                     None => without_app(received.clone()),
                 })
                 .collect();
-            let verdicts = self.durable.store.commit(&submissions, Instant::now());
-            let verdicts = verdicts.await;
+            let store = &self.durable.store;
+            let verdicts = store.commit(&submissions, Instant::now()).await;
             verdicts.into_iter().try_for_each(|v| v.map(drop))
         };
         match AssertUnwindSafe(store).catch_unwind().await {

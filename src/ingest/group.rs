@@ -135,18 +135,17 @@ async fn committer<C, V>(
     C: Fn(Arc<[Submission]>, Instant) -> V,
     V: Future<Output = Vec<Verdict>>,
 {
-    while let Some(batch) = next_batch(&queue, limits).await {
-        let since = batch.iter().map(|waiting| waiting.since).min();
-        let since = since.unwrap_or_else(Instant::now);
+    while let Some(mut batch) = next_batch(&queue, limits).await {
+        // Whoever waited too long has been refused already; no need to work for it.
+        batch.retain(|waiting| !waiting.verdict.is_closed());
+        // The queue is in the order of time.
+        let Some(since) = batch.first().map(|oldest| oldest.since) else {
+            continue;
+        };
         let (submissions, waiting): (Vec<_>, Vec<_>) = batch
             .into_iter()
-            // Whoever waited too long has been refused already; no need to work for it.
-            .filter(|waiting| !waiting.verdict.is_closed())
             .map(|waiting| (waiting.submission, (waiting.room, waiting.verdict)))
             .unzip();
-        if submissions.is_empty() {
-            continue;
-        }
         let commit = AssertUnwindSafe(async { commit(submissions.into(), since).await });
         let Ok(results) = commit.catch_unwind().await else {
             // The verdicts are dropped, which refuses the batch; the committer must live on.
