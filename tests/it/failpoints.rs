@@ -11,7 +11,7 @@ use mongodb::bson::{Document, doc};
 use serde_json::json;
 use tokio::sync::Mutex;
 
-use crate::support::{TestApp, config, mongodb_uri, skip};
+use crate::support::{TestApp, config, message, mongodb_uri, skip};
 
 /// There is one `failCommand` in a server, so tests take turns.
 pub static TURN: Mutex<()> = Mutex::const_new(());
@@ -52,14 +52,6 @@ pub async fn fail(client: &Client, name: &str, mode: impl Into<bson::Bson>, how:
 pub async fn off(client: &Client) {
     let point = doc! { "configureFailPoint": "failCommand", "mode": "off" };
     client.database("admin").run_command(point).await.unwrap();
-}
-
-fn message(id: i32) -> String {
-    json!({
-        "eventType": 1, "convType": "PERSON", "to": "bob", "fromAccount": "ann", "msgType": "TEXT",
-        "body": "x", "msgTimestamp": 1_700_000_000_000_i64, "msgidServer": id,
-    })
-    .to_string()
 }
 
 fn receipt() -> String {
@@ -168,6 +160,21 @@ async fn a_mark_that_cannot_be_read_is_read_again() {
     app.end().await;
 }
 
+/// Waits until MongoDB has got some of the aggregates of an app, and has got no more for a while.
+async fn until_no_more_come(client: &Client, app_name: &str) {
+    let mut last = 0;
+    loop {
+        let running = doc! { "currentOp": 1, "appName": app_name, "command.aggregate": "messages" };
+        let running = client.database("admin").run_command(running).await.unwrap();
+        let number = running.get_array("inprog").unwrap().len();
+        if number > 0 && number == last {
+            return;
+        }
+        last = number;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+}
+
 /// However many wait for a count, a commit finds a connection.
 #[tokio::test(flavor = "multi_thread")]
 async fn queries_without_an_end_keep_no_callback_waiting() {
@@ -181,8 +188,7 @@ async fn queries_without_an_end_keep_no_callback_waiting() {
     let question = json!({ "user": "bob", "peers": ["ann"] });
     let asked = join_all((0..100).map(|_| app.ask(&question)));
     let delivered = async {
-        // Until they all wait.
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        until_no_more_come(&client, name).await;
         app.deliver(message(1)).await.expect_ok();
         // In MongoDB, not in the spool.
         app.document("messages", "otc/p2p/1").await;

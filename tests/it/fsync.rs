@@ -9,7 +9,7 @@ use tokio::task::block_in_place;
 
 use crate::support::process::{Process, try_deliver};
 use crate::support::proxy::{Line, Proxy};
-use crate::support::{database_name, http, mongodb_uri};
+use crate::support::{database_name, http, message, mongodb_uri};
 
 /// Whether processes can be traced here.
 fn can_trace() -> bool {
@@ -21,14 +21,6 @@ fn can_trace() -> bool {
         eprintln!("skipped: there is no strace, or no right to trace");
     }
     can
-}
-
-fn message(id: usize) -> String {
-    json!({
-        "eventType": 1, "convType": "PERSON", "to": "bob", "fromAccount": "ann", "msgType": "TEXT",
-        "body": "x", "msgTimestamp": 1_700_000_000_000_i64, "msgidServer": id,
-    })
-    .to_string()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,15 +12,7 @@ use crate::support::disk::SmallDisk;
 use crate::support::mongod::Mongod;
 use crate::support::process::{Process, try_deliver};
 use crate::support::proxy::{Line, Proxy};
-use crate::support::{TestApp, database_name, documents, http, mongodb_uri, skip};
-
-fn message(id: usize) -> String {
-    json!({
-        "eventType": 1, "convType": "PERSON", "to": "bob", "fromAccount": "ann", "msgType": "TEXT",
-        "body": "x", "msgTimestamp": 1_700_000_000_000_i64, "msgidServer": id,
-    })
-    .to_string()
-}
+use crate::support::{TestApp, database_name, documents, http, message, mongodb_uri, skip};
 
 /// What every test here asks.
 fn question() -> serde_json::Value {

@@ -20,7 +20,7 @@ use im_callback::config::Config;
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::{Client, Database};
 use reqwest::header::HeaderMap;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
@@ -397,6 +397,15 @@ pub fn signed(body: &[u8], secret: &str) -> [(&'static str, String); 4] {
         ("MD5", signature.md5),
         ("CheckSum", signature.checksum),
     ]
+}
+
+/// A message from ann to bob, of which only the id matters.
+pub fn message(id: usize) -> String {
+    json!({
+        "eventType": 1, "convType": "PERSON", "to": "bob", "fromAccount": "ann", "msgType": "TEXT",
+        "body": "x", "msgTimestamp": 1_700_000_000_000_i64, "msgidServer": id,
+    })
+    .to_string()
 }
 
 /// Delivers a callback to an instance as the provider does.

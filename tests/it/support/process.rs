@@ -95,11 +95,10 @@ impl Process {
         if self.under.is_empty() {
             child.kill().unwrap();
         } else {
-            // What it runs under must see its end.
+            // What it runs under sees its end, and ends.
             let parent = child.id().to_string();
-            let sent = Command::new("pkill")
-                .args(["-KILL", "-P", &parent])
-                .status();
+            let mut pkill = Command::new("pkill");
+            let sent = pkill.args(["-KILL", "-P", &parent]).status();
             assert!(sent.unwrap().success());
         }
         child.wait().unwrap();
@@ -176,9 +175,9 @@ pub async fn try_deliver_signed(
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if let Some(child) = &mut self.child {
-            let _ = child.kill();
-            let _ = child.wait();
+        let ended = |child: &mut Child| child.try_wait().is_ok_and(|status| status.is_some());
+        if self.child.as_mut().is_some_and(|child| !ended(child)) {
+            self.kill();
         }
         if std::thread::panicking() {
             let log = self.log();
