@@ -318,16 +318,13 @@ impl Spool {
     /// # Errors
     /// When the disk refuses; the segment then is still the oldest.
     pub fn set_aside(&self, segment: &Segment, bytes: &[u8]) -> io::Result<()> {
+        // Perhaps over what a try left that failed, or a process that died before it deleted the segment.
         let path = segment.set_aside_path();
-        // What a process left that died before it deleted the segment.
-        let before = path.metadata().map_or(0, |found| found.len());
         let mut file = private().truncate(true).open(&path)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         sync_folder(&self.0.settings.path)?;
-        let counted = &self.0.set_aside_bytes;
-        counted.fetch_sub(before, Ordering::Relaxed);
-        counted.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        self.0.count_set_aside()?;
         self.remove(segment)
     }
 
@@ -338,8 +335,8 @@ impl Spool {
     pub fn set_all_aside(&self, segment: &Segment) -> io::Result<()> {
         fs::rename(&segment.path, segment.set_aside_path())?;
         self.0.forget(segment);
-        let bytes = &self.0.set_aside_bytes;
-        bytes.fetch_add(segment.bytes, Ordering::Relaxed);
+        // It is aside all the same.
+        let _ = self.0.count_set_aside();
         Ok(())
     }
 }
@@ -417,6 +414,18 @@ impl Inner {
             }
             None => {}
         }
+    }
+
+    fn count_set_aside(&self) -> io::Result<()> {
+        let mut bytes = 0;
+        for entry in fs::read_dir(&self.settings.path)? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().ends_with(DAMAGED_END) {
+                bytes += entry.metadata()?.len();
+            }
+        }
+        self.set_aside_bytes.store(bytes, Ordering::Relaxed);
+        Ok(())
     }
 
     fn forget(&self, segment: &Segment) {

@@ -215,11 +215,12 @@ fn a_segment_with_damage_is_set_aside_and_counts_towards_the_limit() {
     };
     let aside = reader.damaged(&damage);
     assert_eq!(reader.filter(Result::is_ok).count(), 2);
-    // Twice, as a process does that died before it deleted the segment.
+    // After a process that died before it deleted the segment, and a try that failed half-way.
     let path = file.with_extension("spool.damaged");
     fs::write(&path, b"of an earlier time").unwrap();
     drop(open);
     let open = spool(folder.path());
+    fs::write(&path, vec![0; 10_000]).unwrap();
     open.set_aside(&segment, &aside).unwrap();
     assert!(open.oldest().is_none());
     let held = aside.len() as u64;
