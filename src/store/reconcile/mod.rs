@@ -162,10 +162,11 @@ impl Run<'_> {
                 let Some((pair, sent_at)) = entry(&found) else {
                     continue;
                 };
-                let position = position(&pair);
                 // A pair's entries stand together and by time, so the first is the oldest, and the
                 // others need not be seen.
-                oldest.entry(pair).or_insert(sent_at);
+                if !oldest.contains_key(&pair) {
+                    oldest.insert(pair.clone(), sent_at);
+                }
                 if oldest.len() < CHUNK && left > 0 {
                     continue;
                 }
@@ -174,7 +175,7 @@ impl Run<'_> {
                     self.look_again().await?;
                 }
                 // What is held would be passed over by a run that goes on from here.
-                let is_saved = !self.held.is_empty() || progress.save(&position).await?;
+                let is_saved = !self.held.is_empty() || progress.save(&position(&pair)).await?;
                 if left == 0 || !is_saved {
                     return self.look_again().await;
                 }
