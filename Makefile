@@ -23,9 +23,11 @@ check: ## format, lints and docs, warnings denied
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 
-bench: ## callbacks a second, beside handlers by hand in Express and Rust, and what the machine allows
+# The load has a thousand connections.
+bench: ## each goal beside its yardsticks, into docs/benchmarks.md; parts: ONLY="ingest unread", small: QUICK=1
 	cd bench/express && npm install --no-package-lock --no-fund --no-audit --silent
-	scripts/mongod.py run -- cargo bench --locked --bench yardsticks -- $(CONNECTIONS)
+	ulimit -n 8192 && QUICK=$(QUICK) scripts/mongod.py run -- \
+		cargo bench --locked --bench yardsticks -- $(ONLY) $(CONNECTIONS)
 
 # A thousand clients have two sockets each, one in the service and one in the program that attacks it.
 hostile: ## callbacks a second among 1,000 slow clients and garbage, beside none

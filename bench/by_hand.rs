@@ -1,6 +1,8 @@
 //! Handlers in Rust to compare with: the one a user would write by hand, and one that stores nothing.
 
-use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
+use std::sync::LazyLock;
+
+use actix_web::{HttpRequest, HttpResponse, HttpServer, web};
 use im_callback::callback::RawCallback;
 use im_callback::callback::netease::Verifier;
 use mongodb::bson::{DateTime, Document, doc};
@@ -9,8 +11,10 @@ use mongodb::options::ClientOptions;
 use mongodb::{Client, Collection, IndexModel};
 use serde_json::Value;
 
-use crate::callbacks::{APP_KEY, SECRET};
+use crate::app::App;
 use crate::confirmed;
+
+static VERIFIER: LazyLock<Verifier> = LazyLock::new(|| App::new().verifier);
 
 /// Serves until it is killed.
 pub async fn serve(uri: &str, database: &str) {
@@ -24,7 +28,7 @@ pub async fn serve(uri: &str, database: &str) {
     let index = IndexModel::builder().keys(keys).build();
     collections[0].create_index(index).await.unwrap();
     let server = HttpServer::new(move || {
-        App::new()
+        actix_web::App::new()
             .app_data(web::Data::new(collections.clone()))
             .route("/callbacks/otc", web::post().to(store))
     });
@@ -39,7 +43,9 @@ pub async fn serve_no_op() {
         Some(_event) => delivered(),
         None => HttpResponse::Forbidden().finish(),
     };
-    let server = HttpServer::new(move || App::new().route("/callbacks/otc", web::post().to(no_op)));
+    let server = HttpServer::new(move || {
+        actix_web::App::new().route("/callbacks/otc", web::post().to(no_op))
+    });
     let server = server.bind("127.0.0.1:0").unwrap();
     eprintln!("address={}", server.addrs()[0]);
     server.run().await.unwrap();
@@ -53,16 +59,11 @@ fn delivered() -> HttpResponse {
 
 fn verified(request: &HttpRequest, body: &[u8]) -> Option<Value> {
     let header = |name: &str| request.headers().get(name)?.to_str().ok();
-    let verifier = Verifier {
-        app_key: APP_KEY.to_owned(),
-        secrets: vec![SECRET.into()],
-        freshness: None,
-    };
     let raw = RawCallback {
         body,
         header: &header,
     };
-    verifier.verify(&raw, 0).ok()?;
+    VERIFIER.verify(&raw, 0).ok()?;
     serde_json::from_slice(body).ok()
 }
 

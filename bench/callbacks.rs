@@ -1,5 +1,7 @@
-//! The load's callbacks, signed beforehand: 80 % messages, 15 % receipts, 5 % logins, of 5,000 readers and
-//! 500 peers.
+//! The load's callbacks, signed beforehand: 80 % messages, 15 % receipts, 5 % logins, among 5,000 readers and
+//! 500 peers. All that a callback says follows from its number, and distinct numbers make distinct callbacks.
+
+use std::collections::{HashMap, HashSet};
 
 use im_callback::callback::ids::Millis;
 use im_callback::callback::netease::sign;
@@ -7,59 +9,179 @@ use serde_json::{Value, json};
 
 pub const SECRET: &str = "bench-secret";
 pub const APP_KEY: &str = "bench-key";
+/// The app that they are for.
+pub const APP: &str = "otc";
 
-/// Whether the callback of this number is a message.
+/// The provider's time of number 0, in milliseconds.
+pub const START: u64 = 1_700_000_000_000;
+/// How many callbacks lie between a message and the receipt that acknowledges it: more than are ever on
+/// their way at once.
+const LAG: usize = 2000;
+
+/// What a callback says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Message,
+    /// Acknowledges the message of this number.
+    Receipt(usize),
+    Login,
+}
+
+pub fn kind(n: usize) -> Kind {
+    match n % 20 {
+        0..16 => Kind::Message,
+        // The first ones have no message so far back, and take one that no later receipt takes.
+        16..19 => Kind::Receipt(n.checked_sub(LAG + 16).unwrap_or(n - 13)),
+        _ => Kind::Login,
+    }
+}
+
 pub fn is_message(n: usize) -> bool {
-    n % 20 < 16
+    kind(n) == Kind::Message
 }
 
-/// How many of so many are messages.
-pub fn messages_in(n: usize) -> u64 {
-    (0..n).filter(|n| is_message(*n)).count() as u64
+/// The reader and the peer of a message: one of 50,000 pairs, ten peers to a reader.
+pub fn pair(n: usize) -> (usize, usize) {
+    // Fibonacci hashing, so that neighbours have nothing to do with each other.
+    let scattered = (n as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+    let pair = scattered as usize % 50_000;
+    let reader = pair % 5000;
+    (reader, (reader + pair / 5000 * 50) % 500)
 }
 
-/// The body of a callback. Distinct numbers make distinct callbacks.
+/// The provider's time of a number.
+pub fn sent_at(n: usize) -> u64 {
+    START + n as u64
+}
+
 pub fn body(n: usize) -> Value {
-    let (reader, peer) = (
-        format!("reader{}", n * 7 % 5000),
-        format!("peer{}", n * 13 % 500),
-    );
-    let at = 1_700_000_000_000 + n;
-    if is_message(n) {
-        return json!({
-            "eventType": "1", "convType": "PERSON", "to": reader, "fromAccount": peer, "fromNick": peer,
-            "fromClientType": "IOS", "fromDeviceId": "B0BFF2EB-E2E1-4063-9E73-92FB926BF388", "msgType": "TEXT",
-            "body": "Is it still there? I could come by tonight.", "msgTimestamp": at.to_string(),
-            "msgidServer": n.to_string(), "msgidClient": format!("b0b703ea-3e10-453e-8650-{n:012}"),
-            "resendFlag": "0", "ext": format!("{{\"orderId\":\"A-{}\"}}", n % 1000),
-        });
+    match kind(n) {
+        Kind::Message => {
+            let (reader, peer) = pair(n);
+            message(n, reader, peer)
+        }
+        Kind::Receipt(acknowledged) => {
+            let (reader, peer) = pair(acknowledged);
+            let receipt = json!([{
+                "fromAccount": format!("reader{reader}"), "toAccount": format!("peer{peer}"),
+                "clientType": "AOS", "timestamp": sent_at(acknowledged),
+            }]);
+            json!({ "eventType": "30", "objects": receipt.to_string() })
+        }
+        Kind::Login => {
+            let reader = format!("reader{}", pair(n).0);
+            json!({
+                "eventType": "2", "accid": reader, "clientType": "AOS", "code": "200", "clientIp": "10.0.0.1",
+                "deviceId": format!("device-{reader}"), "timestamp": sent_at(n).to_string(),
+            })
+        }
     }
-    if n % 20 < 19 {
-        let receipt = json!([{ "fromAccount": reader, "toAccount": peer, "clientType": "AOS", "timestamp": at }]);
-        return json!({ "eventType": "30", "objects": receipt.to_string() });
-    }
+}
+
+/// The body of a message between any two.
+pub fn message(n: usize, reader: usize, peer: usize) -> Value {
+    let (reader, peer) = (format!("reader{reader}"), format!("peer{peer}"));
     json!({
-        "eventType": "2", "accid": reader, "clientType": "AOS", "code": "200", "clientIp": "10.0.0.1",
-        "deviceId": format!("device-{reader}"), "timestamp": at.to_string(),
+        "eventType": "1", "convType": "PERSON", "to": reader, "fromAccount": peer, "fromNick": peer,
+        "fromClientType": "IOS", "fromDeviceId": "B0BFF2EB-E2E1-4063-9E73-92FB926BF388", "msgType": "TEXT",
+        "body": "Is it still there? I could come by tonight.", "msgTimestamp": sent_at(n).to_string(),
+        "msgidServer": n.to_string(), "msgidClient": format!("b0b703ea-3e10-453e-8650-{n:012}"),
+        "resendFlag": "0", "ext": format!("{{\"orderId\":\"A-{}\"}}", n % 1000),
     })
+}
+
+/// The headers that sign a body.
+pub fn signed(body: &str) -> [(&'static str, String); 4] {
+    let now = Millis::new(START as i64).unwrap();
+    let signature = sign(body.as_bytes(), &SECRET.into(), now);
+    [
+        ("AppKey", APP_KEY.to_owned()),
+        ("CurTime", signature.cur_time),
+        ("MD5", signature.md5),
+        ("CheckSum", signature.checksum),
+    ]
 }
 
 /// A whole request for a body.
 pub fn request(body: &str) -> Vec<u8> {
-    let now = Millis::new(1_700_000_000_000).unwrap();
-    let signature = sign(body.as_bytes(), &SECRET.into(), now);
+    let headers = signed(body).map(|(name, value)| format!("{name}: {value}\r\n"));
     format!(
-        "POST /callbacks/otc HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nAppKey: {APP_KEY}\r\n\
-         CurTime: {}\r\nMD5: {}\r\nCheckSum: {}\r\nContent-Length: {}\r\n\r\n{body}",
-        signature.cur_time,
-        signature.md5,
-        signature.checksum,
+        "POST /callbacks/{APP} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{}Content-Length: {}\r\n\r\n{body}",
+        headers.concat(),
         body.len()
     )
     .into_bytes()
 }
 
 /// The requests of some numbers.
-pub fn requests(numbers: impl Iterator<Item = usize>) -> Vec<Vec<u8>> {
-    numbers.map(|n| request(&body(n).to_string())).collect()
+pub fn requests(numbers: impl IntoIterator<Item = usize>) -> Vec<Vec<u8>> {
+    let bodies = numbers.into_iter().map(|n| body(n).to_string());
+    bodies.map(|body| request(&body)).collect()
+}
+
+/// Numbers of which half are redeliveries of what was sent a little earlier.
+pub fn half_repeated(n: usize) -> impl Iterator<Item = usize> {
+    (0..n / 2).flat_map(|n| [n, n.checked_sub(500).unwrap_or(n / 2)])
+}
+
+/// What is in MongoDB once some callbacks are acknowledged.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Stored {
+    pub messages: u64,
+    pub unread: u64,
+    pub events: u64,
+    pub read_marks: u64,
+}
+
+impl Stored {
+    /// By the plain rule: a message is unread when it is later than its pair's mark.
+    pub fn of(numbers: impl IntoIterator<Item = usize>) -> Self {
+        let numbers: HashSet<usize> = numbers.into_iter().collect();
+        let mut marks: HashMap<(usize, usize), usize> = HashMap::new();
+        for n in &numbers {
+            if let Kind::Receipt(acknowledged) = kind(*n) {
+                let mark = marks.entry(pair(acknowledged)).or_default();
+                *mark = acknowledged.max(*mark);
+            }
+        }
+        let messages = || numbers.iter().filter(|n| is_message(**n));
+        let is_unread = |n: &&usize| marks.get(&pair(**n)).is_none_or(|mark| *n > mark);
+        Self {
+            messages: messages().count() as u64,
+            unread: messages().filter(is_unread).count() as u64,
+            events: (numbers.len() - messages().count()) as u64,
+            read_marks: marks.len() as u64,
+        }
+    }
+}
+
+/// Checks that the mix is what its description says.
+pub fn check() {
+    const SOME: usize = 100_000;
+    let stored = Stored::of(0..SOME);
+    let (mut receipts, mut acknowledged) = (0, HashSet::new());
+    let (mut pairs, mut readers) = (HashSet::new(), HashSet::new());
+    for n in 0..SOME {
+        match kind(n) {
+            Kind::Message => {
+                pairs.insert(pair(n));
+                readers.insert(pair(n).0);
+            }
+            Kind::Receipt(message) => {
+                assert!(is_message(message) && message < n, "receipt {n}");
+                receipts += 1;
+                acknowledged.insert(message);
+            }
+            Kind::Login => {}
+        }
+    }
+    assert_eq!((stored.messages, receipts), (80_000, 15_000));
+    assert_eq!(acknowledged.len(), receipts, "two receipts are the same");
+    assert!(stored.messages - stored.unread >= receipts as u64);
+    let peers = pairs.len() as f64 / readers.len() as f64;
+    assert!(
+        readers.len() == 5000 && (7.0..=10.0).contains(&peers),
+        "{} readers, {peers} peers",
+        readers.len()
+    );
 }

@@ -1,10 +1,14 @@
 //! What is measured: the service, and the handlers it is compared with, each in a process of its own.
 
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use crate::callbacks::{APP_KEY, SECRET};
+use crate::callbacks::{APP, APP_KEY, SECRET};
 use crate::memory;
+
+/// The service's key for queries.
+pub const READ_KEY: &str = "bench-read-key-0123456789";
 
 /// A handler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +61,41 @@ impl Who {
     }
 }
 
+/// Lets the service make its indexes in a database.
+pub fn make_indexes(uri: &str, database: &str) {
+    let spool = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_im-callback"));
+    command.arg("indexes");
+    configure(&mut command, uri, database, spool.path());
+    assert!(command.output().unwrap().status.success());
+}
+
+/// The same to every handler, and to the service its configuration.
+fn configure(command: &mut Command, uri: &str, database: &str, spool: &Path) {
+    let apps = format!(
+        r#"[{{name="{APP}",provider="netease",app_key="{APP_KEY}",app_secrets=["{SECRET}"],order_id={{field="ext",pointer="/orderId"}}}}]"#
+    );
+    let keys = format!(r#"[{{name="bench",secret="{READ_KEY}",scopes=["read"]}}]"#);
+    command
+        .env_remove("IM_CALLBACK_CONFIG")
+        .env("IM_CALLBACK__HTTP__LISTEN", "127.0.0.1:0")
+        .env("IM_CALLBACK__MONGODB__URI", uri)
+        .env("IM_CALLBACK__MONGODB__DATABASE", database)
+        .env("IM_CALLBACK__SPOOL__PATH", spool)
+        .env("IM_CALLBACK__APPS", apps)
+        .env("IM_CALLBACK__AUTH__KEYS", keys)
+        .env("MONGODB_URI", uri)
+        .env("BENCH_DATABASE", database)
+        .env("BENCH_SECRET", SECRET)
+        .env("NODE_ENV", "production");
+    for (name, value) in std::env::vars() {
+        // Settings that are tried out.
+        if let Some(key) = name.strip_prefix("BENCH_SET_") {
+            command.env(format!("IM_CALLBACK__{key}"), value);
+        }
+    }
+}
+
 /// A handler that runs, ended with its owner.
 pub struct Server {
     child: Child,
@@ -67,31 +106,10 @@ pub struct Server {
 impl Server {
     pub fn start(who: Who, uri: &str, database: &str) -> Self {
         let spool = tempfile::tempdir().unwrap();
-        let apps = format!(
-            r#"[{{name="otc",provider="netease",app_key="{APP_KEY}",app_secrets=["{SECRET}"],order_id={{field="ext",pointer="/orderId"}}}}]"#
-        );
-        let keys = r#"[{name="bench",secret="bench-read-key-0123456789",scopes=["read"]}]"#;
         let mut command = who.command();
-        command
-            .env_remove("IM_CALLBACK_CONFIG")
-            .env("IM_CALLBACK__HTTP__LISTEN", "127.0.0.1:0")
-            .env("IM_CALLBACK__MONGODB__URI", uri)
-            .env("IM_CALLBACK__MONGODB__DATABASE", database)
-            .env("IM_CALLBACK__SPOOL__PATH", spool.path())
-            .env("IM_CALLBACK__APPS", apps)
-            .env("IM_CALLBACK__AUTH__KEYS", keys)
-            .env("MONGODB_URI", uri)
-            .env("BENCH_DATABASE", database)
-            .env("BENCH_SECRET", SECRET)
-            .env("NODE_ENV", "production")
-            .stderr(Stdio::piped());
-        for (name, value) in std::env::vars() {
-            // Settings that are tried out.
-            if let Some(key) = name.strip_prefix("BENCH_SET_") {
-                command.env(format!("IM_CALLBACK__{key}"), value);
-            }
-        }
+        configure(&mut command, uri, database, spool.path());
         let mut child = command
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| panic!("{}: {error}", who.name()));
         let mut log = BufReader::new(child.stderr.take().unwrap());

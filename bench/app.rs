@@ -1,0 +1,91 @@
+//! A callback's way through the service's own code, up to the documents: no HTTP, no MongoDB.
+
+use bytes::Bytes;
+use im_callback::callback::ids::AppName;
+use im_callback::callback::netease::{OrderIdAt, Rules, Verifier, decode};
+use im_callback::callback::{RawCallback, VerifiedCallback};
+use im_callback::store::documents::{Origin, Received, Write, writes};
+use mongodb::bson::DateTime;
+
+use crate::callbacks::{APP, APP_KEY, SECRET, START, signed};
+
+/// A signed callback, as the HTTP side hands it on.
+pub struct Callback {
+    body: Bytes,
+    headers: [(&'static str, String); 4],
+}
+
+impl Callback {
+    pub fn new(body: String) -> Self {
+        Self {
+            headers: signed(&body),
+            body: body.into(),
+        }
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        let mut headers = self.headers.iter();
+        let (_, value) = headers.find(|(known, _)| known.eq_ignore_ascii_case(name))?;
+        Some(value)
+    }
+}
+
+/// The app, configured as for the servers.
+pub struct App {
+    pub verifier: Verifier,
+    pub rules: Rules,
+    origin: Origin,
+}
+
+impl App {
+    pub fn new() -> Self {
+        let order_id = OrderIdAt {
+            field: "ext",
+            pointer: "/orderId".to_owned(),
+        };
+        Self {
+            verifier: Verifier {
+                app_key: APP_KEY.to_owned(),
+                secrets: vec![SECRET.into()],
+                freshness: None,
+            },
+            rules: Rules {
+                count_tips: false,
+                order_id: Some(order_id),
+            },
+            origin: Origin::new(
+                &AppName::new(APP).unwrap(),
+                DateTime::from_millis(START as i64),
+            ),
+        }
+    }
+
+    /// Verifies a callback, and hands on what that makes of it.
+    pub fn verified<T>(
+        &self,
+        callback: &Callback,
+        then: impl FnOnce(&VerifiedCallback<'_>) -> T,
+    ) -> T {
+        let header = |name: &str| callback.header(name);
+        let raw = RawCallback {
+            body: &callback.body,
+            header: &header,
+        };
+        then(&self.verifier.verify(&raw, START as i64).unwrap())
+    }
+
+    pub fn received(&self, callback: &Callback) -> Received {
+        Received {
+            origin: self.origin.clone(),
+            product: None,
+            body: callback.body.clone(),
+        }
+    }
+
+    /// All that a callback changes in the store.
+    pub fn writes(&self, callback: &Callback) -> Vec<Write> {
+        self.verified(callback, |verified| {
+            writes(&self.received(callback), &decode(verified, &self.rules))
+        })
+    }
+}

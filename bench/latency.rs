@@ -1,0 +1,130 @@
+//! How long a callback waits for its acknowledgement.
+
+use std::time::{Duration, Instant};
+
+use mongodb::Client;
+use mongodb::bson::{RawDocumentBuf, doc};
+use mongodb::options::ClientOptions;
+
+use crate::app::App;
+use crate::load::{self, Connection, Latencies};
+use crate::report::at_most;
+use crate::servers::{Server, Who, make_indexes};
+use crate::{Bench, TURNS, callbacks, confirmed, median};
+
+const DATABASE: &str = "im_bench_latency";
+
+/// One callback at a time, alternating with the driver's `insert_one` of the same document on one connection.
+pub fn lone(bench: &mut Bench) {
+    let turns: Vec<(f64, f64)> = (0..TURNS).map(|_| lone_turn(bench)).collect();
+    let ratios = turns.iter().map(|(service, driver)| service / driver);
+    let what = "one lone callback at a time: p50 ÷ one `insert_one`";
+    let ratio = median(ratios.collect());
+    bench.report.goal(what, ratio, "", at_most(1.3, 1.1));
+}
+
+/// The median latencies, in milliseconds.
+fn lone_turn(bench: &Bench) -> (f64, f64) {
+    const BESIDE: &str = "im_bench_insert_one";
+    const WARM: usize = 50;
+    bench.drop_database(DATABASE);
+    bench.drop_database(BESIDE);
+    make_indexes(&bench.uri, BESIDE);
+    let server = Server::start(Who::Service, &bench.uri, DATABASE);
+    let numbers = (0..).filter(|n| callbacks::is_message(*n));
+    let numbers: Vec<usize> = numbers.take(WARM + bench.size(1000)).collect();
+    let app = App::new();
+    let (service, driver) = load::alone(async || {
+        let mut options = ClientOptions::parse(&bench.uri).await.unwrap();
+        options.write_concern = Some(confirmed());
+        options.max_pool_size = Some(1);
+        let database = Client::with_options(options).unwrap().database(BESIDE);
+        let messages = database.collection::<RawDocumentBuf>("messages");
+        let mut connection = Connection::open(&server.address).await;
+        let (mut service, mut driver) = (Vec::new(), Vec::new());
+        for n in &numbers {
+            let message = callbacks::body(*n);
+            let (request, document) = (
+                callbacks::request(&message.to_string()),
+                app.document(&message),
+            );
+            let began = Instant::now();
+            connection.ask(&request).await;
+            service.push(began.elapsed());
+            let began = Instant::now();
+            messages.insert_one(document).await.unwrap();
+            driver.push(began.elapsed());
+        }
+        (service, driver)
+    });
+    drop(server);
+    bench.check_stored(Who::Service, DATABASE, &numbers);
+    assert_eq!(
+        bench.count(BESIDE, "messages", doc! {}),
+        numbers.len() as u64
+    );
+    bench.drop_database(DATABASE);
+    bench.drop_database(BESIDE);
+    let median = |took: &[Duration]| Latencies::new(took[WARM..].to_vec()).percentile(50.0);
+    let (service, driver) = (median(&service), median(&driver));
+    println!("one callback: p50 {service:.2} ms; `insert_one`: p50 {driver:.2} ms");
+    (service, driver)
+}
+
+/// The percentiles that are shown.
+pub const PERCENTILES: [f64; 4] = [50.0, 90.0, 99.0, 99.9];
+
+/// Latencies at a rate, in milliseconds, by [`PERCENTILES`].
+pub struct AtRate {
+    pub rate: f64,
+    pub percentiles: [f64; 4],
+}
+
+/// Open loop at parts of the maximal rate.
+pub fn over_rates(bench: &mut Bench) {
+    const PARTS: [f64; 5] = [0.1, 0.25, 0.5, 0.75, 0.9];
+    let maximum = bench.maximum();
+    let rates = PARTS.map(|part| part * maximum);
+    let turns: Vec<Vec<[f64; 4]>> = (0..TURNS).map(|_| turn(bench, &rates)).collect();
+    for (at, rate) in rates.into_iter().enumerate() {
+        let percentiles =
+            [0, 1, 2, 3].map(|p| median(turns.iter().map(|turn| turn[at][p]).collect()));
+        if PARTS[at] == 0.5 {
+            let what = "p99 at half the maximal rate, open loop";
+            bench
+                .report
+                .goal(what, percentiles[2], "ms", at_most(20.0, 10.0));
+        }
+        bench.report.latencies.push(AtRate { rate, percentiles });
+    }
+}
+
+/// The percentiles at each rate, on one service.
+fn turn(bench: &Bench, rates: &[f64]) -> Vec<[f64; 4]> {
+    const CONNECTIONS: usize = 256;
+    let seconds = if bench.quick { 1.0 } else { 8.0 };
+    bench.drop_database(DATABASE);
+    let server = Server::start(Who::Service, &bench.uri, DATABASE);
+    let warm = bench.size(20_000);
+    load::closed(&server.address, &callbacks::requests(0..warm), CONNECTIONS);
+    let mut next = warm;
+    let mut percentiles = Vec::new();
+    for rate in rates {
+        let end = next + (rate * seconds) as usize;
+        let requests = callbacks::requests(next..end);
+        let outcome = load::open(&server.address, &requests, *rate, CONNECTIONS);
+        percentiles.push(PERCENTILES.map(|percent| outcome.took.percentile(percent)));
+        println!(
+            "{rate:>6.0} a second due, {:>6.0} answered: p50 {:.2} ms, p99 {:.2} ms, p99.9 {:.2} ms",
+            outcome.rate,
+            outcome.took.percentile(50.0),
+            outcome.took.percentile(99.0),
+            outcome.took.percentile(99.9),
+        );
+        next = end;
+    }
+    drop(server);
+    bench.check_stored(Who::Service, DATABASE, &Vec::from_iter(0..next));
+    bench.drop_database(DATABASE);
+    percentiles
+}

@@ -1,0 +1,203 @@
+//! The table of goals, and what goes into the documentation.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::Command;
+
+use mongodb::bson::doc;
+
+use crate::disk::Sizes;
+use crate::ingest::Rates;
+use crate::latency::AtRate;
+use crate::unread::WithStored;
+use crate::{Bench, plots};
+
+/// The results of a run.
+#[derive(Default)]
+pub struct Report {
+    goals: Vec<Measured>,
+    pub rates: Vec<Rates>,
+    pub latencies: Vec<AtRate>,
+    pub history: Vec<WithStored>,
+    pub disk: Option<Sizes>,
+}
+
+/// A bound, and one that would be better still.
+pub enum Goal {
+    AtLeast(f64, f64),
+    AtMost(f64, f64),
+}
+
+pub fn at_least(goal: f64, stretch: f64) -> Goal {
+    Goal::AtLeast(goal, stretch)
+}
+
+pub fn at_most(goal: f64, stretch: f64) -> Goal {
+    Goal::AtMost(goal, stretch)
+}
+
+struct Measured {
+    what: String,
+    value: f64,
+    unit: &'static str,
+    goal: Goal,
+}
+
+impl Measured {
+    /// A row of the table.
+    fn row(&self) -> String {
+        let with_unit = |number: String| format!("{number} {}", self.unit).trim_end().to_owned();
+        let (sign, goal, stretch, is_within): (_, _, _, fn(f64, f64) -> bool) = match self.goal {
+            Goal::AtLeast(goal, stretch) => ("≥", goal, stretch, |value, bound| value >= bound),
+            Goal::AtMost(goal, stretch) => ("≤", goal, stretch, |value, bound| value <= bound),
+        };
+        let met = match (is_within(self.value, goal), is_within(self.value, stretch)) {
+            (_, true) => "stretch",
+            (true, false) => "goal",
+            (false, false) => "**no**",
+        };
+        format!(
+            "| {} | {} | {sign} {} | {sign} {} | {met} |",
+            self.what,
+            with_unit(format!("{:.2}", self.value)),
+            with_unit(goal.to_string()),
+            with_unit(stretch.to_string()),
+        )
+    }
+}
+
+/// What it was measured on.
+pub struct Machine(Vec<(&'static str, String)>);
+
+impl Machine {
+    pub fn of(bench: &Bench) -> Self {
+        let said = |program: &str, arguments: &[&str]| {
+            let output = Command::new(program).args(arguments).output();
+            let text =
+                output.map_or_else(|_| String::new(), |o| String::from_utf8(o.stdout).unwrap());
+            text.trim().to_owned()
+        };
+        let field = |path: &str, name: &str| {
+            let text = std::fs::read_to_string(path).unwrap_or_default();
+            let line = text.lines().find(|line| line.starts_with(name));
+            let value = line.and_then(|line| line.split_once(':'));
+            value.map_or_else(String::new, |(_, value)| value.trim().to_owned())
+        };
+        let cores = std::thread::available_parallelism().map_or(0, usize::from);
+        let memory: f64 = field("/proc/meminfo", "MemTotal")
+            .trim_end_matches(" kB")
+            .parse()
+            .unwrap_or_default();
+        let admin = bench.client.database("admin");
+        let build = bench
+            .runtime
+            .block_on(async { admin.run_command(doc! { "buildInfo": 1 }).await });
+        let is_changed =
+            !said("git", &["status", "--porcelain", "--untracked-files=no"]).is_empty();
+        let changed = if is_changed { ", with changes" } else { "" };
+        Self(vec![
+            ("date", said("date", &["+%F"])),
+            (
+                "commit",
+                said("git", &["rev-parse", "--short=12", "HEAD"]) + changed,
+            ),
+            (
+                "processor",
+                format!("{}, {cores} cores", field("/proc/cpuinfo", "model name")),
+            ),
+            ("memory", format!("{:.0} GiB", memory / 1024.0 / 1024.0)),
+            ("kernel", said("uname", &["-sr"])),
+            (
+                "MongoDB",
+                build.unwrap().get_str("version").unwrap().to_owned(),
+            ),
+            ("Rust", said("rustc", &["--version"])),
+            ("Node.js", said("node", &["--version"])),
+        ])
+    }
+}
+
+impl Report {
+    /// Adds a measurement that has a goal.
+    pub fn goal(&mut self, what: impl Into<String>, value: f64, unit: &'static str, goal: Goal) {
+        self.goals.push(Measured {
+            what: what.into(),
+            value,
+            unit,
+            goal,
+        });
+    }
+
+    pub fn print(&self) {
+        print!("\n{}", self.tables());
+    }
+
+    fn tables(&self) -> String {
+        let mut text = String::new();
+        if !self.goals.is_empty() {
+            text += "| what | measured | goal | stretch | met |\n| --- | --- | --- | --- | --- |\n";
+        }
+        for measured in &self.goals {
+            text += &measured.row();
+            text += "\n";
+        }
+        if !self.rates.is_empty() {
+            text += "\nCallbacks a second (bare mongod: documents):\n\n";
+            text += "| connections | im-callback | Express | Rust by hand | no-op | bare mongod | limit |\n";
+            text += "| --- | --- | --- | --- | --- | --- | --- |\n";
+        }
+        for rates in &self.rates {
+            let _ = writeln!(
+                text,
+                "| {} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} |",
+                rates.connections,
+                rates.service,
+                rates.express,
+                rates.rust,
+                rates.no_op,
+                rates.bare,
+                rates.limit,
+            );
+        }
+        if !self.latencies.is_empty() {
+            text += "\nMilliseconds until a callback is acknowledged, open loop:\n\n";
+            text += "| callbacks a second | p50 | p90 | p99 | p99.9 |\n| --- | --- | --- | --- | --- |\n";
+        }
+        for AtRate {
+            rate,
+            percentiles: [p50, p90, p99, p999],
+        } in &self.latencies
+        {
+            let _ = writeln!(
+                text,
+                "| {rate:.0} | {p50:.2} | {p90:.2} | {p99:.2} | {p999:.2} |"
+            );
+        }
+        text
+    }
+
+    /// Writes the tables and the plots: a real run into the documentation, any other where builds go.
+    pub fn write(&self, machine: &Machine, is_real: bool) {
+        const BEGIN: &str = "<!-- results -->\n";
+        const END: &str = "<!-- end of results -->";
+        let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+        let folder = if is_real {
+            &docs
+        } else {
+            Path::new(env!("CARGO_TARGET_TMPDIR"))
+        };
+        let text = std::fs::read_to_string(docs.join("benchmarks.md")).unwrap();
+        let (before, rest) = text.split_once(BEGIN).unwrap();
+        let (_, after) = rest.split_once(END).unwrap();
+        let machine: Vec<String> = machine
+            .0
+            .iter()
+            .map(|(what, value)| format!("{what}: {value}"))
+            .collect();
+        let results = format!("{}.\n\n{}\n", machine.join("; "), self.tables());
+        plots::draw(self, &folder.join("benchmarks"));
+        let page = folder.join("benchmarks.md");
+        std::fs::write(&page, [before, BEGIN, &results, END, after].concat()).unwrap();
+        println!("\nwritten: {}", page.display());
+    }
+}
