@@ -1,0 +1,74 @@
+//! The steps of a callback before its commit, one by one: `cargo bench --bench micro`.
+
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    reason = "a benchmark that panics has failed"
+)]
+
+mod app;
+#[allow(dead_code, reason = "of the load, only its bodies are needed")]
+mod callbacks;
+
+use std::hint::black_box;
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use im_callback::callback::netease::decode;
+use im_callback::store::documents::writes;
+use serde_json::{Value, json};
+
+use app::{App, Callback};
+use callbacks::{Kind, kind, sent_at};
+
+fn body(wanted: fn(Kind) -> bool) -> Value {
+    let n = (0..).find(|n| wanted(kind(*n))).unwrap();
+    callbacks::body(n)
+}
+
+/// As many receipts as a provider sends at once, of one reader.
+fn receipts() -> Value {
+    let receipts: Vec<Value> = (0..50)
+        .map(|n| {
+            json!({
+                "fromAccount": "reader1", "toAccount": format!("peer{n}"), "clientType": "AOS",
+                "timestamp": sent_at(n),
+            })
+        })
+        .collect();
+    json!({ "eventType": "30", "objects": Value::from(receipts).to_string() })
+}
+
+fn steps(criterion: &mut Criterion) {
+    let app = App::new();
+    let callbacks = [
+        ("message", body(|kind| kind == Kind::Message)),
+        ("receipts", receipts()),
+        ("login", body(|kind| kind == Kind::Login)),
+    ];
+    for (name, body) in callbacks {
+        let body = body.to_string();
+        let length = body.len() as u64;
+        let callback = Callback::new(body);
+        let mut group = criterion.benchmark_group(name);
+        group.throughput(Throughput::Bytes(length));
+        group.bench_function(BenchmarkId::from_parameter("verify"), |bencher| {
+            bencher.iter(|| app.verified(black_box(&callback), |_| ()));
+        });
+        app.verified(&callback, |verified| {
+            group.bench_function(BenchmarkId::from_parameter("decode"), |bencher| {
+                bencher.iter(|| decode(black_box(verified), &app.rules));
+            });
+            let (received, decoded) = (app.received(&callback), decode(verified, &app.rules));
+            group.bench_function(BenchmarkId::from_parameter("documents"), |bencher| {
+                bencher.iter(|| writes(black_box(&received), black_box(&decoded)));
+            });
+        });
+        group.bench_function(BenchmarkId::from_parameter("all"), |bencher| {
+            bencher.iter(|| app.writes(black_box(&callback)));
+        });
+        group.finish();
+    }
+}
+
+criterion_group!(benches, steps);
+criterion_main!(benches);
