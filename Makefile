@@ -1,6 +1,6 @@
 # What a newcomer needs, and what CI runs. `make` lists it.
 
-.PHONY: help run demo test chaos hostile check bench fuzz
+.PHONY: help run demo test chaos hostile check bench cost fuzz
 
 help: ## lists the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -28,6 +28,10 @@ bench: ## each goal beside its yardsticks, into docs/benchmarks.md; parts: ONLY=
 	cd bench/express && npm install --no-package-lock --no-fund --no-audit --silent
 	ulimit -n 8192 && QUICK=$(QUICK) scripts/mongod.py run -- \
 		cargo bench --locked --bench yardsticks -- $(ONLY) $(CONNECTIONS)
+	$(if $(ONLY)$(CONNECTIONS),,scripts/cost.py)
+
+cost: ## instructions and allocations a callback, under valgrind, beside those kept; RENEW=1 keeps them
+	scripts/cost.py $(if $(RENEW),--renew)
 
 # A thousand clients have two sockets each, one in the service and one in the program that attacks it.
 hostile: ## callbacks a second among 1,000 slow clients and garbage, beside none
