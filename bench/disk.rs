@@ -46,8 +46,8 @@ fn turn(bench: &Bench) -> Sizes {
         let requests = callbacks::requests(portion.iter().copied());
         load::closed(&server.address, &requests, 256);
     }
-    drop(server);
     bench.check_stored(Who::Service, DATABASE, &numbers);
+    drop(server);
     let bodies = numbers.iter().filter(|n| callbacks::is_message(**n));
     let json: usize = bodies.map(|n| callbacks::body(*n).to_string().len()).sum();
     let sizes = sizes(bench, json as f64);
@@ -71,12 +71,10 @@ fn number(value: &Bson) -> f64 {
 }
 
 fn sizes(bench: &Bench, json: f64) -> Sizes {
+    bench.checkpoint();
     let found: Vec<Document> = bench
         .runtime
         .block_on(async {
-            // A checkpoint, so that all is where it stays.
-            let admin = bench.client.database("admin");
-            admin.run_command(doc! { "fsync": 1 }).await?;
             let stats = [doc! { "$collStats": { "storageStats": {} } }];
             let messages = bench.collection(DATABASE, "messages");
             messages.aggregate(stats).await?.try_collect().await

@@ -103,4 +103,5 @@ fn insert(
     }
     let stored = bench.count(database, name, doc! {});
     assert!(stored >= count as u64);
+    bench.checkpoint();
 }

@@ -139,8 +139,8 @@ fn deliver(bench: &Bench, who: Who, numbers: &[usize], connections: usize) -> De
     load::closed(&server.address, warm, connections);
     let outcome = load::closed(&server.address, measured, connections);
     let memory = server.rss();
-    drop(server);
     bench.check_stored(who, DATABASE, numbers);
+    drop(server);
     bench.drop_database(DATABASE);
     println!(
         "{:>15}, {connections:>4} connections: {:>8.0} a second, p50 {:.2} ms, p99 {:.2} ms, {memory:.0} MiB",

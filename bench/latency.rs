@@ -57,8 +57,8 @@ fn lone_turn(bench: &Bench) -> (f64, f64) {
         }
         (service, driver)
     });
-    drop(server);
     bench.check_stored(Who::Service, DATABASE, &numbers);
+    drop(server);
     assert_eq!(
         bench.count(BESIDE, "messages", doc! {}),
         numbers.len() as u64
@@ -123,8 +123,8 @@ fn turn(bench: &Bench, rates: &[f64]) -> Vec<[f64; 4]> {
         );
         next = end;
     }
-    drop(server);
     bench.check_stored(Who::Service, DATABASE, &Vec::from_iter(0..next));
+    drop(server);
     bench.drop_database(DATABASE);
     percentiles
 }

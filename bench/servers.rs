@@ -114,8 +114,9 @@ impl Server {
             .unwrap_or_else(|error| panic!("{}: {error}", who.name()));
         let mut log = BufReader::new(child.stderr.take().unwrap());
         let (mut address, mut line) = (None, String::new());
+        // The service looks over what is stored before it is at rest.
         let ready = if who == Who::Service {
-            "indexes are present"
+            "reconciled"
         } else {
             "address="
         };
@@ -127,6 +128,7 @@ impl Server {
                 "{} ended at once",
                 who.name()
             );
+            assert!(!line.contains("messages disagreed"), "{line}");
             if let Some((_, found)) = line.split_once("address=") {
                 address = Some(found.trim().to_owned());
             }
