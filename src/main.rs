@@ -3,6 +3,10 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+/// Callbacks are made of many small pieces that one thread allocates and another frees.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
