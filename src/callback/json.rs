@@ -155,7 +155,8 @@ impl<'de> Visitor<'de> for Text {
         Ok(Cow::Owned(text.to_owned()))
     }
     fn visit_borrowed_bytes<E>(self, bytes: &'de [u8]) -> Result<Self::Value, E> {
-        Ok(String::from_utf8_lossy(bytes))
+        // Most texts are whole, and this is the fast way to see it.
+        Ok(str::from_utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed))
     }
     fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Self::Value, E> {
         Ok(Cow::Owned(String::from_utf8_lossy(bytes).into_owned()))

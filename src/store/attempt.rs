@@ -4,8 +4,8 @@
 //!    recalls and edits merged onto their message's `_id`, read marks raised, events inserted. A message
 //!    whose `_id` is taken is either stored already, or meets what a recall or an edit left there before
 //!    it; then it is filled in.
-//! 2. The pairs touched are **settled**: their marks are read, and what is at or under its mark becomes
-//!    `state: 1`.
+//! 2. The pairs touched are **settled**, which means that messages at or under the mark become `state: 1`:
+//!    a receipt's pair up to the receipt's time, a message's pair up to its mark, which is read for that.
 //! 3. All of it is **confirmed**: on a majority, journaled.
 //!
 //! A message is inserted before its mark is read, and a mark is raised before messages are looked for,
@@ -28,10 +28,11 @@ use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 
 use futures_util::TryStreamExt;
-use mongodb::bson::{Document, RawArrayBuf, RawDocument, RawDocumentBuf, cstr, doc};
+use mongodb::bson::error::Error as RawError;
+use mongodb::bson::{Document, RawArrayBuf, RawDocument, RawDocumentBuf, cstr, doc, rawdoc};
 
 use super::commit::Submission;
-use super::documents::{MessageWrite, Pair, Write, raw};
+use super::documents::{MessageWrite, Pair, Write};
 use super::error::{DUPLICATE_KEY, StoreError, blames_the_document};
 use super::statements::{confirmation, fill_in, settle};
 use super::{Store, collection};
@@ -78,7 +79,8 @@ struct Batch<'b> {
     messages: Vec<Of<'b, MessageWrite>>,
     changes: Vec<Of<'b, RawDocument>>,
     marks: Vec<Of<'b, RawDocument>>,
-    marked_pairs: Vec<&'b Pair>,
+    /// The pairs whose marks are raised, and up to where.
+    read: HashMap<&'b Pair, i64>,
     presence: Vec<Of<'b, RawDocument>>,
     events: Vec<Of<'b, RawDocument>>,
     dead_letters: Vec<Of<'b, RawDocument>>,
@@ -94,7 +96,10 @@ impl<'b> Batch<'b> {
                     Write::Change(change) => batch.changes.push((i, change)),
                     Write::Mark(mark) => {
                         batch.marks.push((i, &mark.statement));
-                        batch.marked_pairs.extend(&mark.pair);
+                        if let Some(pair) = &mark.pair {
+                            let up_to = batch.read.entry(pair).or_insert(i64::MIN);
+                            *up_to = mark.up_to.get().max(*up_to);
+                        }
                     }
                     Write::Presence(presence) => batch.presence.push((i, presence)),
                     Write::Event(event) => batch.events.push((i, event)),
@@ -105,16 +110,14 @@ impl<'b> Batch<'b> {
         batch
     }
 
-    /// The pairs whose messages or marks are in the batch, each with the time of its oldest message
-    /// here. For a mark that is the oldest there can be: any stored message may now be read.
-    fn pairs(&self) -> HashMap<&'b Pair, i64> {
-        let mut pairs = HashMap::new();
+    /// The pairs whose messages are in the batch, each with the time of its oldest message here.
+    fn written(&self) -> HashMap<&'b Pair, i64> {
+        let mut written = HashMap::with_capacity(self.messages.len());
         for (pair, sent_at) in self.messages.iter().filter_map(|(_, m)| m.counts.as_ref()) {
-            let oldest = pairs.entry(pair).or_insert(i64::MAX);
+            let oldest = written.entry(pair).or_insert(i64::MAX);
             *oldest = sent_at.get().min(*oldest);
         }
-        pairs.extend(self.marked_pairs.iter().map(|pair| (*pair, i64::MIN)));
-        pairs
+        written
     }
 }
 
@@ -154,7 +157,8 @@ impl<'s> Attempt<'s> {
             self.insert(collection::EVENTS, &batch.events, wait),
             self.insert(collection::DEAD_LETTERS, &batch.dead_letters, wait),
         )?;
-        self.settle_and_confirm(&batch.pairs(), wait).await?;
+        self.settle_and_confirm(&batch.read, &batch.written(), wait)
+            .await?;
         let refusals = [messages, changes, marks, presence, events, letters];
         Ok(refusals.into_iter().flatten().collect())
     }
@@ -185,7 +189,8 @@ impl<'s> Attempt<'s> {
         if let Some(error) = errors.first() {
             return Err(StoreError::Unavailable(format!("repair: {}", error.code)));
         }
-        self.settle_and_confirm(pairs, Wait::Done).await
+        self.settle_and_confirm(&HashMap::new(), pairs, Wait::Done)
+            .await
     }
 
     async fn insert_messages(
@@ -287,28 +292,38 @@ impl<'s> Attempt<'s> {
         Ok(all)
     }
 
-    /// Makes `state` agree with the read marks for every pair that the attempt touches, each with the
-    /// time of its oldest message, and waits until all that the attempt wrote is durable; `waited` is what
-    /// its writes have waited for.
+    /// Makes `state` agree with the read marks, and waits until all that the attempt wrote is durable.
+    /// `read` are the pairs whose marks it raised, and up to where: what a mark stood at before was settled
+    /// by whoever raised it. `written` are the pairs whose messages it wrote, each with the time of its
+    /// oldest message; `waited` is what its writes have waited for.
     async fn settle_and_confirm(
         &self,
-        pairs: &HashMap<&Pair, i64>,
+        read: &HashMap<&Pair, i64>,
+        written: &HashMap<&Pair, i64>,
         waited: Wait,
     ) -> Result<(), StoreError> {
-        let marks = self.marks(pairs.keys().copied()).await?;
-        let statements: Vec<_> = pairs
+        let read: Vec<_> = read
+            .iter()
+            .map(|(pair, up_to)| settle(pair, *up_to))
+            .collect();
+        let ((), marks) =
+            tokio::try_join!(self.settle(&read), self.marks(written.keys().copied()))?;
+        let late: Vec<_> = written
             .iter()
             .filter_map(|(pair, oldest)| {
                 let mark = *marks.get(*pair)?;
                 (*oldest <= mark).then(|| settle(pair, mark))
             })
             .collect();
-        if statements.is_empty() {
-            return match waited {
-                Wait::Confirmed => Ok(()),
-                Wait::Done => self.confirm().await,
-            };
+        self.settle(&late).await?;
+        if waited == Wait::Done && read.is_empty() && late.is_empty() {
+            self.confirm().await?;
         }
+        Ok(())
+    }
+
+    /// Settles pairs, and waits until that and all before it is durable.
+    async fn settle(&self, statements: &[RawDocumentBuf]) -> Result<(), StoreError> {
         let all: Vec<&RawDocument> = statements.iter().map(|s| &**s).collect();
         let settled = self
             .write(Command::Update, collection::MESSAGES, &all, Wait::Confirmed)
@@ -329,36 +344,22 @@ impl<'s> Attempt<'s> {
         if pairs.len() == 0 {
             return Ok(marks);
         }
-        let ids: Vec<_> = pairs.map(Pair::mark_id).collect();
-        let mut found = self
-            .store
-            .database()?
-            .collection::<Document>(collection::READ_MARKS)
-            .find(doc! { "_id": { "$in": ids } })
-            .projection(doc! { "readUpTo": 1 })
-            .await
-            .map_err(of_state)?;
+        // All of them at once: MongoDB's first batch is of 101 otherwise.
+        let most = i64::try_from(pairs.len()).unwrap_or(i64::MAX - 1) + 1;
+        let ids: RawArrayBuf = pairs.map(Pair::mark_id).collect();
+        let find = rawdoc! {
+            "find": collection::READ_MARKS,
+            "filter": { "_id": { "$in": ids } },
+            "projection": { "readUpTo": 1 },
+            "batchSize": most,
+        };
+        let database = self.store.database()?;
+        let found = database.run_raw_cursor_command(find).await;
+        let mut found = found.map_err(of_state)?.with_type::<RawDocumentBuf>();
         while let Some(mark) = found.try_next().await.map_err(of_state)? {
-            let part = |name: &str| {
-                mark.get_document("_id")
-                    .and_then(|id| id.get_str(name))
-                    .map(str::to_owned)
-            };
-            match (
-                part("app"),
-                part("reader"),
-                part("peer"),
-                mark.get_i64("readUpTo"),
-            ) {
-                (Ok(app), Ok(reader), Ok(peer), Ok(read_up_to)) => {
-                    marks.insert(Pair { app, reader, peer }, read_up_to);
-                }
-                _ => {
-                    return Err(StoreError::Unavailable(
-                        "a read mark is unreadable".to_owned(),
-                    ));
-                }
-            }
+            let (pair, read_up_to) = read_mark(&mark)
+                .map_err(|_| StoreError::Unavailable("a read mark is unreadable".to_owned()))?;
+            marks.insert(pair, read_up_to);
         }
         Ok(marks)
     }
@@ -424,9 +425,9 @@ impl<'s> Attempt<'s> {
         let concern = if wait == Wait::Confirmed || self.confirms_each {
             let patience = self.store.settings.commit_timeout.as_millis();
             let patience = i64::try_from(patience).unwrap_or(i64::MAX);
-            doc! { "w": "majority", "j": true, "wtimeout": patience }
+            rawdoc! { "w": "majority", "j": true, "wtimeout": patience }
         } else {
-            doc! { "w": 1, "j": false }
+            rawdoc! { "w": 1, "j": false }
         };
         let mut all = RawArrayBuf::new();
         for statement in statements {
@@ -444,7 +445,7 @@ impl<'s> Attempt<'s> {
             }
         }
         bytes.append(cstr!("ordered"), false);
-        bytes.append(cstr!("writeConcern"), raw(&concern));
+        bytes.append(cstr!("writeConcern"), &concern);
         let reply = self.store.database()?.run_raw_command(bytes).await?;
         if !self.confirms_each {
             self.check_term(&reply)?;
@@ -467,6 +468,17 @@ impl<'s> Attempt<'s> {
             }
         }
     }
+}
+
+/// Whose mark a document is, and where it stands.
+fn read_mark(mark: &RawDocument) -> Result<(Pair, i64), RawError> {
+    let id = mark.get_document("_id")?;
+    let pair = Pair {
+        app: id.get_str("app")?.to_owned(),
+        reader: id.get_str("reader")?.to_owned(),
+        peer: id.get_str("peer")?.to_owned(),
+    };
+    Ok((pair, mark.get_i64("readUpTo")?))
 }
 
 /// Reads the reply of a write command.

@@ -3,58 +3,102 @@
 //! What BSON cannot hold is kept as text: an integer beyond 64 bits, a number no float can hold, a
 //! value nested deeper than [`MAX_DEPTH`]. A NUL in a key, which BSON forbids, becomes `␀`.
 
-use mongodb::bson::{Bson, Document};
+use std::borrow::Cow;
+
+use mongodb::bson::raw::{BindRawBsonRef, CStr, CString};
+use mongodb::bson::{Bson, RawArrayBuf, RawBsonRef, RawDocumentBuf};
 
 use crate::callback::json::{Fields, Json, RawValue, view};
 
 /// How deep a value may be nested and still become documents. MongoDB takes 180 levels in all.
 pub const MAX_DEPTH: usize = 100;
 
+/// An empty document with room for so many bytes.
+pub fn with_capacity(bytes: usize) -> RawDocumentBuf {
+    let mut empty = Vec::with_capacity(bytes);
+    empty.extend_from_slice(RawDocumentBuf::new().as_bytes());
+    RawDocumentBuf::from_bytes(empty).expect("the bytes of a document")
+}
+
+/// Appends a field whose name a provider may have made.
+pub fn append(document: &mut RawDocumentBuf, name: &str, value: impl BindRawBsonRef) {
+    match <&CStr>::try_from(name) {
+        Ok(name) => document.append(name, value),
+        Err(_nul) => {
+            let name = CString::try_from(&*key(name)).expect("a key without NUL");
+            document.append(name, value);
+        }
+    }
+}
+
+/// Converts a value, and gives it to `take`, once.
+pub fn with(raw: &RawValue, take: &mut dyn FnMut(RawBsonRef<'_>)) {
+    at_depth(raw, 0, take);
+}
+
 /// Converts a value.
 pub fn value(raw: &RawValue) -> Bson {
-    at_depth(raw, 0)
+    let mut value = Bson::Null;
+    with(raw, &mut |it| value = owned(it));
+    value
+}
+
+/// A value that stands for itself.
+pub fn owned(value: RawBsonRef<'_>) -> Bson {
+    Bson::try_from(value).expect("a value that was made here")
 }
 
 /// Converts an object's members.
-pub fn document(fields: &Fields<'_>) -> Document {
+pub fn document(fields: &Fields<'_>) -> RawDocumentBuf {
     members(fields, 0)
 }
 
 /// A key that BSON can hold.
-pub fn key(name: &str) -> String {
-    name.replace('\0', "\u{2400}")
+pub fn key(name: &str) -> Cow<'_, str> {
+    if name.contains('\0') {
+        Cow::Owned(name.replace('\0', "\u{2400}"))
+    } else {
+        Cow::Borrowed(name)
+    }
 }
 
-fn at_depth(raw: &RawValue, depth: usize) -> Bson {
+fn at_depth(raw: &RawValue, depth: usize, take: &mut dyn FnMut(RawBsonRef<'_>)) {
     if depth == MAX_DEPTH {
-        return Bson::String(raw.get().to_owned());
+        return take(RawBsonRef::String(raw.get()));
     }
     match view(raw) {
-        Json::Null => Bson::Null,
-        Json::Bool(flag) => Bson::Boolean(flag),
-        Json::Number(digits) => number(digits),
-        Json::Text(text) => Bson::String(text.into_owned()),
-        Json::Array(items) => items.iter().map(|item| at_depth(item, depth + 1)).collect(),
-        Json::Object(fields) => Bson::Document(members(&fields, depth + 1)),
+        Json::Null => take(RawBsonRef::Null),
+        Json::Bool(flag) => take(RawBsonRef::Boolean(flag)),
+        Json::Number(digits) => take(number(digits)),
+        Json::Text(text) => take(RawBsonRef::String(&text)),
+        Json::Array(items) => {
+            let mut array = RawArrayBuf::new();
+            for item in items {
+                at_depth(item, depth + 1, &mut |value| array.push(value));
+            }
+            take(RawBsonRef::Array(&array));
+        }
+        Json::Object(fields) => take(RawBsonRef::Document(&members(&fields, depth + 1))),
     }
 }
 
-fn members(fields: &Fields<'_>, depth: usize) -> Document {
-    fields
-        .iter()
-        .map(|(name, raw)| (key(name), at_depth(raw, depth)))
-        .collect()
+fn members(fields: &Fields<'_>, depth: usize) -> RawDocumentBuf {
+    let mut document = RawDocumentBuf::new();
+    for (name, raw) in fields.iter() {
+        at_depth(raw, depth, &mut |value| append(&mut document, name, value));
+    }
+    document
 }
 
 /// Integers are `Int64` whatever their size, so that a field's type does not depend on its value.
-fn number(digits: &str) -> Bson {
+fn number(digits: &str) -> RawBsonRef<'_> {
     if let Ok(integer) = digits.parse::<i64>() {
-        return Bson::Int64(integer);
+        return RawBsonRef::Int64(integer);
     }
     let is_integer = digits.bytes().all(|b| b.is_ascii_digit() || b == b'-');
     match digits.parse::<f64>() {
-        Ok(float) if float.is_finite() && !is_integer => Bson::Double(float),
-        _ => Bson::String(digits.to_owned()),
+        Ok(float) if float.is_finite() && !is_integer => RawBsonRef::Double(float),
+        _ => RawBsonRef::String(digits),
     }
 }
 

@@ -3,7 +3,9 @@
 //! A [`Write`] is one idempotent change; the update statements are in `statements`.
 
 use bytes::Bytes;
-use mongodb::bson::{Bson, DateTime, Document, RawDocumentBuf, doc};
+use mongodb::bson::{
+    Bson, DateTime, Document, RawArrayBuf, RawBsonRef, RawDocumentBuf, cstr, doc, rawdoc,
+};
 use sha2::{Digest, Sha256};
 
 use super::{bson, statements};
@@ -63,8 +65,8 @@ pub struct Pair {
 
 impl Pair {
     /// The `_id` of the pair's read mark. Field order is part of an `_id`.
-    pub fn mark_id(&self) -> Document {
-        doc! { "app": &self.app, "reader": &self.reader, "peer": &self.peer }
+    pub fn mark_id(&self) -> RawDocumentBuf {
+        rawdoc! { "app": &*self.app, "reader": &*self.reader, "peer": &*self.peer }
     }
 }
 
@@ -113,6 +115,8 @@ pub struct MessageWrite {
 pub struct MarkWrite {
     /// The upsert that raises it, and touches nothing when it is as high already.
     pub statement: RawDocumentBuf,
+    /// Up to where it is raised.
+    pub up_to: Millis,
     /// The pair whose messages become read; `None` for a team, whose messages carry no `state`.
     pub pair: Option<Pair>,
 }
@@ -233,32 +237,46 @@ fn column(name: &str) -> Column {
     }
 }
 
-/// A field's value in the type of its column.
-pub(super) fn typed(name: &str, raw: &RawValue) -> Bson {
+/// Converts a field's value to the type of its column, and gives it to `take`, once.
+fn with_typed(name: &str, raw: &RawValue, take: &mut dyn FnMut(RawBsonRef<'_>)) {
     match column(name) {
         Column::Text => match scalar(raw) {
-            Some(text) => Bson::String(text.into_owned()),
-            None => bson::value(raw),
+            Some(text) => take(RawBsonRef::String(&text)),
+            None => bson::with(raw, take),
         },
-        Column::Millis => scalar(raw)
-            .and_then(|text| text.trim().parse().ok())
-            .map_or_else(|| bson::value(raw), Bson::Int64),
+        Column::Millis => match scalar(raw).and_then(|text| text.trim().parse().ok()) {
+            Some(millis) => take(RawBsonRef::Int64(millis)),
+            None => bson::with(raw, take),
+        },
         Column::Flag => match scalar(raw).as_deref() {
-            Some("true" | "1") => Bson::Boolean(true),
-            Some("false" | "0" | "") => Bson::Boolean(false),
-            _ => bson::value(raw),
+            Some("true" | "1") => take(RawBsonRef::Boolean(true)),
+            Some("false" | "0" | "") => take(RawBsonRef::Boolean(false)),
+            _ => bson::with(raw, take),
         },
-        Column::Nested => bson::value(&nested(raw)),
-        Column::Accounts => accounts(raw).unwrap_or_else(|| bson::value(raw)),
-        Column::AsSent => bson::value(raw),
+        Column::Nested => bson::with(&nested(raw), take),
+        Column::Accounts => match accounts(raw) {
+            Some(accounts) => take(RawBsonRef::Array(&accounts)),
+            None => bson::with(raw, take),
+        },
+        Column::AsSent => bson::with(raw, take),
     }
 }
 
+/// A field's value in the type of its column.
+pub(super) fn typed(name: &str, raw: &RawValue) -> Bson {
+    let mut value = Bson::Null;
+    with_typed(name, raw, &mut |it| value = bson::owned(it));
+    value
+}
+
 /// The members of a team notice: a JSON array, or the provider's `[a, b]`, which is none.
-fn accounts(raw: &RawValue) -> Option<Bson> {
-    let lower = |account: &str| Bson::String(account.trim().to_lowercase());
+fn accounts(raw: &RawValue) -> Option<RawArrayBuf> {
+    let lower = |account: &str| account.trim().to_lowercase();
     match view(&nested(raw)) {
-        Json::Array(items) => items.iter().map(|i| Some(lower(&scalar(i)?))).collect(),
+        Json::Array(items) => {
+            let accounts = items.iter().map(|i| Some(lower(&scalar(i)?)));
+            Some(accounts.collect::<Option<Vec<_>>>()?.into_iter().collect())
+        }
         Json::Text(text) => {
             let inner = text.trim().strip_prefix('[')?.strip_suffix(']')?;
             Some(
@@ -292,36 +310,36 @@ const OUR_FIELDS: &[&str] = &[
 
 fn message_write(origin: &Origin, message: &Message<'_>) -> MessageWrite {
     let key = MessageKey::new(&origin.app, &message.message);
-    let mut document = doc! {
-        "_id": &key.id,
-        "app": &key.app,
-        "provider": origin.provider,
-        "eventType": 1,
-    };
-    let mut extra = Document::new();
+    // Most fields are small, and BSON is about as long as JSON.
+    let mut document = bson::with_capacity(1024);
+    document.append(cstr!("_id"), &*key.id);
+    document.append(cstr!("app"), &*key.app);
+    document.append(cstr!("provider"), origin.provider);
+    document.append(cstr!("eventType"), 1);
+    let mut extra = RawDocumentBuf::new();
     for (name, value) in message.fields.iter() {
         match (name, &message.from) {
-            ("eventType", _) => continue,
-            ("to", _) => document.insert("to", &key.to),
-            ("fromAccount", Some(from)) => document.insert("fromAccount", from.as_str()),
+            ("eventType", _) => {}
+            ("to", _) => document.append(cstr!("to"), &*key.to),
+            ("fromAccount", Some(from)) => document.append(cstr!("fromAccount"), from.as_str()),
             (name, _) if OUR_FIELDS.contains(&name) => {
-                extra.insert(bson::key(name), bson::value(value))
+                bson::with(value, &mut |it| bson::append(&mut extra, name, it));
             }
-            (name, _) => document.insert(bson::key(name), typed(name, value)),
-        };
+            (name, _) => with_typed(name, value, &mut |it| bson::append(&mut document, name, it)),
+        }
     }
     if message.counts.is_some() {
-        document.insert("state", 0);
+        document.append(cstr!("state"), 0);
     }
     if let Some(order_id) = &message.order_id {
-        document.insert("orderId", order_id);
+        document.append(cstr!("orderId"), order_id.as_str());
     }
     if let Some(sent_at) = message.sent_at {
-        document.insert("sentAt", date(sent_at));
+        document.append(cstr!("sentAt"), date(sent_at));
     }
-    document.insert("receivedAt", origin.received_at);
+    document.append(cstr!("receivedAt"), origin.received_at);
     if !extra.is_empty() {
-        document.insert("extra", extra);
+        document.append(cstr!("extra"), &extra);
     }
     let counts = message.counts.as_ref().map(|counts| {
         let pair = Pair {
@@ -333,33 +351,33 @@ fn message_write(origin: &Origin, message: &Message<'_>) -> MessageWrite {
     });
     MessageWrite {
         key,
-        document: raw(&document),
+        document,
         counts,
     }
 }
 
 fn event_document(origin: &Origin, record: &Record<'_>) -> RawDocumentBuf {
-    let mut document = doc! {
-        "_id": format!("{}/{}", origin.app, record.key),
-        "app": origin.app.as_str(),
-        "provider": origin.provider,
-        "product": record.product.as_str(),
-        "eventType": match &record.event_type {
-            EventType::Number(number) => Bson::Int32(*number),
-            EventType::Word(word) => Bson::from(word),
-        },
-        "kind": record.kind,
-    };
+    let mut document = bson::with_capacity(768);
+    let id = format!("{}/{}", origin.app, record.key);
+    document.append(cstr!("_id"), &*id);
+    document.append(cstr!("app"), origin.app.as_str());
+    document.append(cstr!("provider"), origin.provider);
+    document.append(cstr!("product"), record.product.as_str());
+    match &record.event_type {
+        EventType::Number(number) => document.append(cstr!("eventType"), *number),
+        EventType::Word(word) => document.append(cstr!("eventType"), word.as_str()),
+    }
+    document.append(cstr!("kind"), record.kind);
     for (name, account) in &record.accounts {
-        document.insert(*name, account.as_str());
+        bson::append(&mut document, name, account.as_str());
     }
     if let Some((name, at)) = record.at {
-        document.insert(name, at.get());
-        document.insert("at", date(at));
+        bson::append(&mut document, name, at.get());
+        document.append(cstr!("at"), date(at));
     }
-    document.insert("receivedAt", origin.received_at);
-    document.insert("payload", bson::document(&record.payload));
-    raw(&document)
+    document.append(cstr!("receivedAt"), origin.received_at);
+    document.append(cstr!("payload"), bson::document(&record.payload));
+    document
 }
 
 fn effect_write(origin: &Origin, record: &Record<'_>) -> Option<Write> {
@@ -384,10 +402,14 @@ fn mark_write(origin: &Origin, mark: &ReadMark) -> MarkWrite {
             };
             (pair.mark_id(), Some(pair))
         }
-        Conversation::Team(team) => (doc! { "app": app, "reader": reader, "team": team }, None),
+        Conversation::Team(team) => (
+            rawdoc! { "app": app, "reader": reader, "team": &**team },
+            None,
+        ),
     };
     MarkWrite {
-        statement: statements::raise_mark(&id, mark.up_to, origin.received_at),
+        statement: statements::raise_mark(id, mark.up_to, origin.received_at),
+        up_to: mark.up_to,
         pair,
     }
 }

@@ -6,7 +6,9 @@
 //! each time by one stage, [`derive()`]. Whatever a provider sent stands in a `$literal`, so that a text
 //! such as `$body` stays a text.
 
-use mongodb::bson::{Bson, DateTime, Document, RawDocument, RawDocumentBuf, doc};
+use mongodb::bson::{
+    Bson, DateTime, Document, RawBsonRef, RawDocument, RawDocumentBuf, cstr, doc, rawdoc,
+};
 
 use super::bson;
 use super::documents::{MessageKey, MessageWrite, Origin, Pair, date, raw, typed};
@@ -97,7 +99,7 @@ fn add_rest(fact: &mut Document, payload: &Fields<'_>, taken: &[&str]) {
                 }
                 name => typed(name, value),
             };
-            fact.insert(bson::key(name), value);
+            fact.insert(bson::key(name).into_owned(), value);
         }
     }
 }
@@ -154,23 +156,23 @@ pub fn is_there(field: &str) -> Document {
 }
 
 /// Raises a read mark; touches nothing when it is as high already.
-pub fn raise_mark(id: &Document, up_to: Millis, now: DateTime) -> RawDocumentBuf {
+pub fn raise_mark(id: RawDocumentBuf, up_to: Millis, now: DateTime) -> RawDocumentBuf {
     let up_to = up_to.get();
-    let rises = doc! { "$gt": [up_to, { "$ifNull": ["$readUpTo", -1_i64] }] };
-    raw(&doc! {
+    let rises = rawdoc! { "$gt": [up_to, { "$ifNull": ["$readUpTo", -1_i64] }] };
+    rawdoc! {
         "q": { "_id": id },
         "u": [{ "$set": {
             "readUpTo": { "$max": ["$readUpTo", up_to] },
             "updatedAt": { "$cond": [rises, now, "$updatedAt"] },
         } }],
         "upsert": true,
-    })
+    }
 }
 
 /// Replaces a device's document if this event is newer. At the same time a logout wins: who logs in and
 /// out within one millisecond is gone.
 pub fn presence(origin: &Origin, presence: &Presence) -> RawDocumentBuf {
-    let device = if presence.device_id.is_empty() {
+    let device: &str = if presence.device_id.is_empty() {
         &presence.client_type
     } else {
         &presence.device_id
@@ -178,13 +180,13 @@ pub fn presence(origin: &Origin, presence: &Presence) -> RawDocumentBuf {
     let app = origin.app.as_str();
     let at = presence.at.get();
     let id = natural_key([app, presence.account.as_str(), device]);
-    let mut document = doc! {
-        "_id": &id,
+    let mut document = rawdoc! {
+        "_id": &*id,
         "app": app,
         "provider": origin.provider,
         "account": presence.account.as_str(),
         "device": device,
-        "clientType": &presence.client_type,
+        "clientType": &*presence.client_type,
         "state": if presence.online { "online" } else { "offline" },
         "since": date(presence.at),
         "lastEventTime": at,
@@ -192,41 +194,41 @@ pub fn presence(origin: &Origin, presence: &Presence) -> RawDocumentBuf {
     };
     if presence.device_id.is_empty() {
         // Whether a device or only a kind of client is meant must be seen without guessing.
-        document.insert("deviceId", Bson::Null);
+        document.append(cstr!("deviceId"), RawBsonRef::Null);
     } else {
-        document.insert("deviceId", &presence.device_id);
+        document.append(cstr!("deviceId"), &*presence.device_id);
     }
-    let known = doc! { "$ifNull": ["$lastEventTime", -1_i64] };
-    let logged_out_at_once = doc! { "$and": [
+    let known = rawdoc! { "$ifNull": ["$lastEventTime", -1_i64] };
+    let logged_out_at_once = rawdoc! { "$and": [
         !presence.online,
         { "$eq": [known.clone(), at] },
         { "$eq": ["$state", "online"] },
     ] };
-    let newer = doc! { "$or": [{ "$gt": [at, known] }, logged_out_at_once] };
-    raw(&doc! {
-        "q": { "_id": id },
+    let newer = rawdoc! { "$or": [{ "$gt": [at, known] }, logged_out_at_once] };
+    rawdoc! {
+        "q": { "_id": &*id },
         "u": [{ "$replaceWith": { "$cond": [newer, { "$literal": document }, "$$ROOT"] } }],
         "upsert": true,
-    })
+    }
 }
 
 /// Marks a pair's messages as read up to its mark.
 pub fn settle(pair: &Pair, read_up_to: i64) -> RawDocumentBuf {
-    raw(&doc! {
+    rawdoc! {
         "q": {
-            "app": &pair.app,
-            "to": &pair.reader,
+            "app": &*pair.app,
+            "to": &*pair.reader,
             "state": 0,
-            "fromAccount": &pair.peer,
+            "fromAccount": &*pair.peer,
             "msgTimestamp": { "$lte": read_up_to },
         },
         "u": { "$set": { "state": 1, "readAt": DateTime::from_millis(read_up_to) } },
         "multi": true,
-    })
+    }
 }
 
 /// An update of `read_marks` that finds nothing and changes nothing: to confirm it is to confirm all
 /// that was written before it, since MongoDB makes a write without effect wait for its whole log.
 pub fn confirmation() -> RawDocumentBuf {
-    raw(&doc! { "q": { "_id": "confirmation" }, "u": { "$set": { "readUpTo": 0_i64 } } })
+    rawdoc! { "q": { "_id": "confirmation" }, "u": { "$set": { "readUpTo": 0_i64 } } }
 }

@@ -227,7 +227,6 @@ const STEPS: &[(&str, &str, i32)] = &[
     ("message", "find", 0),
     ("receipt", "insert", 0),
     ("receipt", "update", 0),
-    ("receipt", "find", 0),
     ("receipt", "update", 1),
     ("recall", "update", 0),
     ("recall", "insert", 0),
