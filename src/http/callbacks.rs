@@ -17,15 +17,22 @@ use crate::store::Unavailable;
 /// What the provider takes as delivered.
 const DELIVERED: &str = r#"{"code":200}"#;
 
+/// `/callbacks/{app}`. What lies deeper may be an app's second path.
 pub async fn by_name(
     request: HttpRequest,
-    name: web::Path<String>,
     payload: web::Payload,
     service: web::Data<Service>,
 ) -> Result<HttpResponse, Problem> {
+    let name = request.match_info().unprocessed().trim_start_matches('/');
+    if name.is_empty() || name.contains('/') {
+        return by_path(request, payload, service).await;
+    }
+    if request.method() != Method::POST {
+        return Err(use_instead("POST"));
+    }
     let current = service.live.current();
     let app = current
-        .app(&name)
+        .app(name)
         .ok_or_else(|| Problem::new(Code::UnknownApp, "no app of this name is configured"))?;
     take(&request, payload, &service, app).await
 }

@@ -51,11 +51,8 @@ pub struct Service {
 /// Registers every route.
 pub fn routes(service: &web::Data<Service>, config: &mut ServiceConfig) {
     config.app_data(service.clone());
-    config.service(
-        web::resource("/callbacks/{app}")
-            .route(web::post().to(callbacks::by_name))
-            .default_service(only("POST")),
-    );
+    // A scope and no pattern, since to match a pattern takes a regular expression, for every callback.
+    config.service(web::scope("/callbacks").default_service(web::to(callbacks::by_name)));
     config.service(
         web::resource("/v1/unread")
             .route(web::get().to(unread::get))
