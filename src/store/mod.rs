@@ -30,7 +30,8 @@ use attempt::Attempt;
 pub use commit::{Durability, Submission, Unavailable, Verdict};
 pub use documents::Received;
 pub use error::StoreError;
-pub use unread::UnreadBy;
+use unread::Questions;
+pub use unread::{TOGETHER, UnreadBy};
 
 /// The collections' names: part of the analysts' interface.
 pub mod collection {
@@ -72,6 +73,7 @@ pub struct Store {
     database: Arc<OnceLock<Database>>,
     settings: Settings,
     queries: Arc<Semaphore>,
+    questions: Arc<Questions>,
     /// Whether the server's replies tell no term, so that every write has to wait for itself.
     confirms_each: Arc<AtomicBool>,
 }
@@ -83,6 +85,7 @@ impl Store {
             database: Arc::default(),
             settings,
             queries: Arc::new(Semaphore::new(QUERIES)),
+            questions: Arc::default(),
             confirms_each: Arc::default(),
         }
     }

@@ -3,17 +3,42 @@
 //! The two unread indexes hold only messages with `state: 0` and have every queried field in their
 //! key, so a count reads no document and costs what is unread, not what was ever stored. The query
 //! names its index: without it the answer is an error, never a scan of the collection.
+//!
+//! Most of what a small query costs MongoDB is that it is a query. So questions that come while others are
+//! being asked wait for a turn and are asked **together**, as one query for several readers. A question is
+//! only ever part of a query that begins after it, so its answer has all that was acknowledged before it.
+//!
+//! Such a query meets no more than [`TOGETHER`] messages. Where there are more, each question is asked alone,
+//! and where even one has more, each of its ids is counted by itself, for which MongoDB only walks the index; a
+//! peer's very many messages in parts, side by side.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::TryStreamExt;
-use mongodb::bson::{Document, doc};
+use futures_util::future::try_join_all;
+use mongodb::bson::error::Error as RawError;
+use mongodb::bson::{Document, RawDocument, RawDocumentBuf, doc};
 use mongodb::options::Hint;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::error::StoreError;
 use super::indexes::{UNREAD_BY_ORDER, UNREAD_BY_PEER};
 use super::{Store, collection};
 use crate::callback::ids::{Account, AppName};
+
+/// The most messages that are counted in one go: MongoDB takes some milliseconds for them.
+pub const TOGETHER: u32 = 5000;
+
+/// The parts in which a peer's messages are counted when they are more than that.
+const PARTS: i64 = 4;
+
+/// Queries under way at once: one that takes long does not hold up all others, and the others come together.
+const TURNS: usize = 2;
+
+/// The most questions in one query, and the ids after which no other question joins it.
+const QUESTIONS: usize = 64;
+const IDS: usize = 2000;
 
 /// What unread messages are counted by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,17 +64,108 @@ impl UnreadBy {
         }
     }
 
-    /// The aggregation, apart from [`Store::unread`] so that its plan can be asked for.
-    pub fn pipeline(self, app: &AppName, reader: &Account, ids: &[&str]) -> Vec<Document> {
-        let mut matching = doc! { "app": app.as_str(), "to": reader.as_str(), "state": 0 };
+    /// The aggregation, apart from [`Store::unread`] so that its plan can be asked for. It counts by reader
+    /// and id, also what no question asked: one reader's messages from another's peers.
+    pub fn pipeline(self, app: &AppName, readers: &[&str], ids: &[&str]) -> Vec<Document> {
+        let mut matching = doc! { "app": app.as_str(), "to": { "$in": readers }, "state": 0 };
         matching.insert(self.field(), doc! { "$in": ids });
-        let group = doc! { "_id": format!("${}", self.field()), "n": { "$sum": 1 } };
-        vec![doc! { "$match": matching }, doc! { "$group": group }]
+        let by = doc! { "reader": "$to", "id": format!("${}", self.field()) };
+        vec![
+            doc! { "$match": matching },
+            doc! { "$limit": TOGETHER + 1 },
+            doc! { "$group": { "_id": by, "n": { "$sum": 1_i64 } } },
+        ]
     }
 
     /// The index the aggregation is bound to.
     pub fn hint(self) -> Hint {
         Hint::Name(self.index().to_owned())
+    }
+}
+
+/// Counts by id; an id without any is absent.
+pub type Counts = HashMap<String, u64>;
+
+#[derive(Debug, Clone)]
+struct Question {
+    by: UnreadBy,
+    app: AppName,
+    reader: Account,
+    ids: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    question: Question,
+    answer: oneshot::Sender<Result<Counts, StoreError>>,
+}
+
+/// The questions that wait for a turn.
+#[derive(Debug)]
+pub struct Questions {
+    waiting: Mutex<VecDeque<Waiting>>,
+    turns: Arc<Semaphore>,
+}
+
+impl Default for Questions {
+    fn default() -> Self {
+        Self {
+            waiting: Mutex::default(),
+            turns: Arc::new(Semaphore::new(TURNS)),
+        }
+    }
+}
+
+impl Questions {
+    fn wait(&self, question: Question) -> oneshot::Receiver<Result<Counts, StoreError>> {
+        let (answer, answered) = oneshot::channel();
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.push_back(Waiting { question, answer });
+        answered
+    }
+
+    /// The first question, with those behind it that can be asked in the same query.
+    fn next(&self) -> Vec<Waiting> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        // Who waited too long has gone.
+        waiting.retain(|one| !one.answer.is_closed());
+        let mut taken: Vec<Waiting> = Vec::new();
+        let mut ids = 0;
+        while let Some(one) = waiting.front()
+            && taken.len() < QUESTIONS
+            && ids < IDS
+            && taken
+                .first()
+                .is_none_or(|first| one.question.is_alike(&first.question))
+        {
+            ids += one.question.ids.len();
+            taken.extend(waiting.pop_front());
+        }
+        taken
+    }
+}
+
+impl Question {
+    fn is_alike(&self, other: &Self) -> bool {
+        self.by == other.by && self.app == other.app
+    }
+
+    fn matching(&self, id: &str) -> Document {
+        let (app, reader) = (self.app.as_str(), self.reader.as_str());
+        let mut matching = doc! { "app": app, "to": reader, "state": 0 };
+        matching.insert(self.by.field(), id);
+        matching
+    }
+
+    /// Its part of what was found.
+    fn pick(&self, found: &HashMap<String, Counts>) -> Counts {
+        let Some(counts) = found.get(self.reader.as_str()) else {
+            return Counts::new();
+        };
+        let asked = self.ids.iter();
+        asked
+            .filter_map(|id| Some((id.clone(), *counts.get(id)?)))
+            .collect()
     }
 }
 
@@ -64,32 +180,209 @@ impl Store {
         app: &AppName,
         reader: &Account,
         ids: &[&str],
-    ) -> Result<HashMap<String, u64>, StoreError> {
+    ) -> Result<Counts, StoreError> {
         if ids.is_empty() {
-            return Ok(HashMap::new());
+            return Ok(Counts::new());
+        }
+        let mut answered = self.questions.wait(Question {
+            by,
+            app: app.clone(),
+            reader: reader.clone(),
+            ids: ids.iter().map(|id| (*id).to_owned()).collect(),
+        });
+        let asking = async {
+            loop {
+                let turn = tokio::select! {
+                    biased;
+                    answer = &mut answered => return answer,
+                    turn = self.questions.turns.clone().acquire_owned() => turn,
+                };
+                let together = self.questions.next();
+                if together.is_empty() {
+                    drop(turn);
+                    return answered.await;
+                }
+                let store = self.clone();
+                // A task of its own: who asks may go away, and the others not.
+                tokio::spawn(async move {
+                    store.ask(together).await;
+                    drop(turn);
+                });
+            }
+        };
+        match tokio::time::timeout(self.settings.query_timeout, asking).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_gone)) => Err(StoreError::Unavailable("the query panicked".to_owned())),
+            Err(_elapsed) => Err(StoreError::TimedOut),
+        }
+    }
+
+    /// Asks alike questions, and answers each.
+    async fn ask(&self, together: Vec<Waiting>) {
+        let (questions, answers): (Vec<_>, Vec<_>) =
+            together.into_iter().map(|w| (w.question, w.answer)).unzip();
+        let found = self.count_together(&questions).await;
+        let is_alone = questions.len() == 1;
+        for (question, answer) in questions.into_iter().zip(answers) {
+            // An error of `send` means that who asked has gone.
+            match &found {
+                Ok(Some(found)) => drop(answer.send(Ok(question.pick(found)))),
+                Ok(None) => {
+                    let store = self.clone();
+                    tokio::spawn(
+                        async move { answer.send(store.ask_alone(question, is_alone).await) },
+                    );
+                }
+                Err(error) => drop(answer.send(Err(error.clone()))),
+            }
+        }
+    }
+
+    /// Asks one question. `is_many` says that its messages are known to be too many to count in one go.
+    async fn ask_alone(&self, question: Question, is_many: bool) -> Result<Counts, StoreError> {
+        if !is_many
+            && let Some(found) = self.count_together(std::slice::from_ref(&question)).await?
+        {
+            return Ok(question.pick(&found));
+        }
+        let each = question.ids.iter().map(async |id| {
+            let n = self.count_one(&question, id).await?;
+            Ok::<_, StoreError>((id.clone(), n))
+        });
+        let mut counts: Counts = try_join_all(each).await?.into_iter().collect();
+        counts.retain(|_, n| *n > 0);
+        Ok(counts)
+    }
+
+    /// Counts by reader and id; `None` where there are too many to count in one go.
+    async fn count_together(
+        &self,
+        questions: &[Question],
+    ) -> Result<Option<HashMap<String, Counts>>, StoreError> {
+        let first = &questions[0];
+        let mut readers: Vec<&str> = questions.iter().map(|q| q.reader.as_str()).collect();
+        let ids = questions.iter().flat_map(|q| &q.ids);
+        let mut ids: Vec<&str> = ids.map(String::as_str).collect();
+        for list in [&mut readers, &mut ids] {
+            list.sort_unstable();
+            list.dedup();
         }
         let messages = self
             .database()?
             .collection::<Document>(collection::MESSAGES);
         let query = messages
-            .aggregate(by.pipeline(app, reader, ids))
-            .hint(by.hint())
-            .max_time(self.settings.query_timeout);
-        let counts: Vec<Document> = self
+            .aggregate(first.by.pipeline(&first.app, &readers, &ids))
+            .hint(first.by.hint())
+            .batch_size(TOGETHER + 1)
+            .max_time(self.settings.query_timeout)
+            .with_type::<RawDocumentBuf>();
+        let groups: Vec<RawDocumentBuf> = self
             .within_query_timeout(async move { query.await?.try_collect().await })
             .await?;
-        counts
-            .iter()
-            .map(|count| {
-                let n = count
-                    .get_i32("n")
-                    .map(i64::from)
-                    .or_else(|_| count.get_i64("n"));
-                match (count.get_str("_id"), n.map(u64::try_from)) {
-                    (Ok(id), Ok(Ok(n))) => Ok((id.to_owned(), n)),
-                    _ => Err(StoreError::Unavailable("unreadable count".to_owned())),
-                }
-            })
-            .collect()
+        let mut found: HashMap<String, Counts> = HashMap::new();
+        let mut all = 0;
+        for group in &groups {
+            let (reader, id, n) = counted(group)
+                .map_err(|_| StoreError::Unavailable("unreadable count".to_owned()))?;
+            all += n;
+            let of_reader = found.entry(reader.to_owned()).or_default();
+            of_reader.insert(id.to_owned(), n);
+        }
+        Ok((all <= u64::from(TOGETHER)).then_some(found))
     }
+
+    /// Counts one id's messages.
+    async fn count_one(&self, question: &Question, id: &str) -> Result<u64, StoreError> {
+        let matching = question.matching(id);
+        if question.by == UnreadBy::Order {
+            // The index by order knows no times.
+            return self.count(question, matching, 0).await;
+        }
+        let some = self.count(question, matching.clone(), TOGETHER).await?;
+        if some < u64::from(TOGETHER) {
+            return Ok(some);
+        }
+        let (Some(first), Some(last)) = tokio::try_join!(
+            self.sent_at(question, &matching, 1),
+            self.sent_at(question, &matching, -1),
+        )?
+        else {
+            return Ok(0); // all of them read meanwhile
+        };
+        // Parts of equal time, the outer ones open: messages come and go meanwhile.
+        let cut = |part: i64| first + (last - first) / PARTS * part;
+        let parts = (0..PARTS).map(|part| {
+            let mut within = Document::new();
+            if part > 0 {
+                within.insert("$gte", cut(part));
+            }
+            if part + 1 < PARTS {
+                within.insert("$lt", cut(part + 1));
+            }
+            let mut matching = matching.clone();
+            matching.insert("msgTimestamp", within);
+            self.count(question, matching, 0)
+        });
+        Ok(try_join_all(parts).await?.into_iter().sum())
+    }
+
+    /// Counts what matches, up to a limit, 0 being none.
+    async fn count(
+        &self,
+        question: &Question,
+        matching: Document,
+        limit: u32,
+    ) -> Result<u64, StoreError> {
+        // The driver's own way to count is an aggregation, which is slower.
+        let count = doc! {
+            "count": collection::MESSAGES,
+            "query": matching,
+            "limit": limit,
+            "hint": question.by.index(),
+            "maxTimeMS": i64::try_from(self.settings.query_timeout.as_millis()).unwrap_or(i64::MAX),
+        };
+        let database = self.database()?;
+        let reply = self
+            .within_query_timeout(async move { database.run_command(count).await })
+            .await?;
+        let n = reply
+            .get_i32("n")
+            .map(i64::from)
+            .or_else(|_| reply.get_i64("n"));
+        n.map(i64::unsigned_abs)
+            .map_err(|_| StoreError::Unavailable("unreadable count".to_owned()))
+    }
+
+    /// When the first (1) or last (-1) of the messages that match was sent, as the index says.
+    async fn sent_at(
+        &self,
+        question: &Question,
+        matching: &Document,
+        order: i32,
+    ) -> Result<Option<i64>, StoreError> {
+        let messages = self
+            .database()?
+            .collection::<Document>(collection::MESSAGES);
+        let query = messages
+            .find_one(matching.clone())
+            .sort(doc! { "msgTimestamp": order })
+            .projection(doc! { "_id": 0, "msgTimestamp": 1 })
+            .hint(question.by.hint())
+            .max_time(self.settings.query_timeout);
+        let found = self
+            .within_query_timeout(async move { query.await })
+            .await?;
+        let Some(found) = found else { return Ok(None) };
+        let sent_at = found.get_i64("msgTimestamp");
+        sent_at
+            .map(Some)
+            .map_err(|_| StoreError::Unavailable("unreadable time".to_owned()))
+    }
+}
+
+/// A group of the aggregation: reader, id, number.
+fn counted(group: &RawDocument) -> Result<(&str, &str, u64), RawError> {
+    let by = group.get_document("_id")?;
+    let n = group.get_i64("n")?;
+    Ok((by.get_str("reader")?, by.get_str("id")?, n.unsigned_abs()))
 }

@@ -1,8 +1,9 @@
 //! The unread query: its answers, its errors, and that it reads the index alone.
 
-use im_callback::callback::ids::{Account, AppName};
-use im_callback::store::UnreadBy;
-use mongodb::bson::{Bson, Document, doc};
+use futures_util::future::join_all;
+use im_callback::callback::ids::AppName;
+use im_callback::store::{TOGETHER, UnreadBy};
+use mongodb::bson::{Bson, DateTime, Document, doc};
 use serde_json::json;
 
 use crate::support::{READ_KEY, TestApp, WRITE_KEY, config, database_name, mongodb_uri};
@@ -204,19 +205,127 @@ async fn without_any_key_queries_are_closed() {
         .unwrap();
 }
 
+/// A message that counts, as the service stores it, without what no query looks at.
+fn unread(n: usize, to: &str, from: &str, order: &str) -> Document {
+    doc! {
+        "_id": format!("otc/p2p/{to}-{from}-{n}"), "app": "otc", "to": to, "fromAccount": from, "state": 0,
+        "msgTimestamp": 1_700_000_000_000_i64 + n as i64, "orderId": order, "msgidServer": n.to_string(),
+        "receivedAt": DateTime::now(),
+    }
+}
+
+#[tokio::test]
+async fn questions_that_come_together_have_each_their_own_answer() {
+    let app = TestApp::start().await;
+    // Reader n has n unread messages from each of three peers, of which each asks for two.
+    let readers = 40;
+    let stored = (0..readers).flat_map(|reader| {
+        (0..3 * reader).map(move |n| {
+            let (to, from) = (format!("r{reader}"), format!("p{}", n % 3));
+            unread(n, &to, &from, &format!("o{}", reader % 2))
+        })
+    });
+    let messages = app.database.collection::<Document>("messages");
+    messages
+        .insert_many(stored.collect::<Vec<_>>())
+        .await
+        .unwrap();
+    let ask = |reader: usize| {
+        let app = &app;
+        async move {
+            let (one, other) = (format!("p{}", reader % 3), format!("p{}", (reader + 1) % 3));
+            let user = format!("r{reader}");
+            let answer = app
+                .ask(&json!({ "user": user, "peers": [one, other], "orders": ["o0"] }))
+                .await;
+            let of_order = if reader.is_multiple_of(2) {
+                3 * reader
+            } else {
+                0
+            };
+            let expected = json!({
+                "user": user, "peers": { one: reader, other: reader }, "orders": { "o0": of_order },
+                "total": 2 * reader,
+            });
+            let found: serde_json::Value = serde_json::from_str(&answer.text).unwrap();
+            assert_eq!(found, expected);
+        }
+    };
+    for _ in 0..5 {
+        join_all((0..readers).map(ask)).await;
+    }
+    app.end().await;
+}
+
+#[tokio::test]
+async fn an_answer_has_all_that_was_acknowledged_before_the_question() {
+    let app = TestApp::start().await;
+    let reader = |reader: usize| {
+        let app = &app;
+        async move {
+            let user = format!("r{reader}");
+            for n in 1..=15 {
+                let body = json!({
+                    "eventType": 1, "convType": "PERSON", "to": user, "fromAccount": "ann", "msgType": "TEXT",
+                    "body": "x", "msgTimestamp": 1_700_000_000_000_i64 + n,
+                    "msgidServer": format!("{reader}-{n}"),
+                });
+                app.deliver(body.to_string()).await.expect_ok();
+                let answer = app.ask(&json!({ "user": user, "peers": ["ann"] })).await;
+                let expected = format!(r#"{{"user":"{user}","peers":{{"ann":{n}}},"total":{n}}}"#);
+                assert_eq!(answer.text, expected);
+            }
+        }
+    };
+    join_all((0..24).map(reader)).await;
+    app.end().await;
+}
+
+#[tokio::test]
+async fn more_unread_messages_than_are_counted_in_one_go_are_counted_all_the_same() {
+    let app = TestApp::start().await;
+    let most = usize::try_from(TOGETHER).unwrap();
+    let stored = (0..most + 7).map(|n| unread(n, "big", "ann", "o-1"));
+    let stored = stored.chain((0..3).map(|n| unread(n, "big", "carl", "o-2")));
+    let stored = stored.chain((0..2).map(|n| unread(n, "small", "ann", "o-1")));
+    let messages = app.database.collection::<Document>("messages");
+    messages
+        .insert_many(stored.collect::<Vec<_>>())
+        .await
+        .unwrap();
+    let big = json!({ "user": "big", "peers": ["ann", "carl", "nobody"], "orders": ["o-1"] });
+    let small = json!({ "user": "small", "peers": ["ann"] });
+    let questions = [&big, &small, &big, &small, &small, &big];
+    let answers = join_all(questions.map(|question| app.ask(question))).await;
+    for (question, answer) in questions.iter().zip(answers) {
+        let expected = if **question == big {
+            let (ann, all) = (most + 7, most + 10);
+            json!({
+                "user": "big", "peers": { "ann": ann, "carl": 3, "nobody": 0 }, "orders": { "o-1": ann },
+                "total": all,
+            })
+        } else {
+            json!({ "user": "small", "peers": { "ann": 2 }, "total": 2 })
+        };
+        let found: serde_json::Value = serde_json::from_str(&answer.text).unwrap();
+        assert_eq!(found, expected);
+    }
+    app.end().await;
+}
+
 /// The promise of the index: a count looks at index keys of what is unread, and at no document.
 #[tokio::test]
 async fn the_plan_reads_the_index_alone() {
     let app = TestApp::start().await;
     with_messages(&app).await;
-    let (name, reader) = (AppName::new("otc").unwrap(), Account::new("bob"));
+    let name = AppName::new("otc").unwrap();
     for (by, ids) in [
         (UnreadBy::Peer, ["ann", "carl"]),
         (UnreadBy::Order, ["o-1", "o-2"]),
     ] {
         let mut command = doc! {
             "aggregate": "messages",
-            "pipeline": by.pipeline(&name, &reader, &ids),
+            "pipeline": by.pipeline(&name, &["bob", "dave"], &ids),
             "cursor": {},
         };
         let mongodb::options::Hint::Name(hint) = by.hint() else {
