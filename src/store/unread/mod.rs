@@ -12,33 +12,28 @@
 //! and where even one has more, each of its ids is counted by itself, for which MongoDB only walks the index; a
 //! peer's very many messages in parts, side by side.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+mod together;
+
+use std::collections::HashMap;
 
 use futures_util::TryStreamExt;
 use futures_util::future::try_join_all;
 use mongodb::bson::error::Error as RawError;
 use mongodb::bson::{Document, RawDocument, RawDocumentBuf, doc};
 use mongodb::options::Hint;
-use tokio::sync::{Semaphore, oneshot};
 
 use super::error::StoreError;
 use super::indexes::{UNREAD_BY_ORDER, UNREAD_BY_PEER};
 use super::{Store, collection};
 use crate::callback::ids::{Account, AppName};
+pub use together::Questions;
+use together::{Question, Waiting};
 
 /// The most messages that are counted in one go: MongoDB takes some milliseconds for them.
 pub const TOGETHER: u32 = 5000;
 
 /// The parts in which a peer's messages are counted when they are more than that.
 const PARTS: i64 = 4;
-
-/// Queries under way at once: one that takes long does not hold up all others, and the others come together.
-const TURNS: usize = 2;
-
-/// The most questions in one query, and the ids after which no other question joins it.
-const QUESTIONS: usize = 64;
-const IDS: usize = 2000;
 
 /// What unread messages are counted by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,89 +80,6 @@ impl UnreadBy {
 
 /// Counts by id; an id without any is absent.
 pub type Counts = HashMap<String, u64>;
-
-#[derive(Debug, Clone)]
-struct Question {
-    by: UnreadBy,
-    app: AppName,
-    reader: Account,
-    ids: Vec<String>,
-}
-
-#[derive(Debug)]
-struct Waiting {
-    question: Question,
-    answer: oneshot::Sender<Result<Counts, StoreError>>,
-}
-
-/// The questions that wait for a turn.
-#[derive(Debug)]
-pub struct Questions {
-    waiting: Mutex<VecDeque<Waiting>>,
-    turns: Arc<Semaphore>,
-}
-
-impl Default for Questions {
-    fn default() -> Self {
-        Self {
-            waiting: Mutex::default(),
-            turns: Arc::new(Semaphore::new(TURNS)),
-        }
-    }
-}
-
-impl Questions {
-    fn wait(&self, question: Question) -> oneshot::Receiver<Result<Counts, StoreError>> {
-        let (answer, answered) = oneshot::channel();
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.push_back(Waiting { question, answer });
-        answered
-    }
-
-    /// The first question, with those behind it that can be asked in the same query.
-    fn next(&self) -> Vec<Waiting> {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        // Who waited too long has gone.
-        waiting.retain(|one| !one.answer.is_closed());
-        let mut taken: Vec<Waiting> = Vec::new();
-        let mut ids = 0;
-        while let Some(one) = waiting.front()
-            && taken.len() < QUESTIONS
-            && ids < IDS
-            && taken
-                .first()
-                .is_none_or(|first| one.question.is_alike(&first.question))
-        {
-            ids += one.question.ids.len();
-            taken.extend(waiting.pop_front());
-        }
-        taken
-    }
-}
-
-impl Question {
-    fn is_alike(&self, other: &Self) -> bool {
-        self.by == other.by && self.app == other.app
-    }
-
-    fn matching(&self, id: &str) -> Document {
-        let (app, reader) = (self.app.as_str(), self.reader.as_str());
-        let mut matching = doc! { "app": app, "to": reader, "state": 0 };
-        matching.insert(self.by.field(), id);
-        matching
-    }
-
-    /// Its part of what was found.
-    fn pick(&self, found: &HashMap<String, Counts>) -> Counts {
-        let Some(counts) = found.get(self.reader.as_str()) else {
-            return Counts::new();
-        };
-        let asked = self.ids.iter();
-        asked
-            .filter_map(|id| Some((id.clone(), *counts.get(id)?)))
-            .collect()
-    }
-}
 
 impl Store {
     /// Counts a reader's unread messages by id. An id without any is absent from the result.
