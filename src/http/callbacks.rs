@@ -17,15 +17,16 @@ use crate::store::Unavailable;
 /// What the provider takes as delivered.
 const DELIVERED: &str = r#"{"code":200}"#;
 
-/// `/callbacks/{app}`. What lies deeper may be an app's second path.
+/// `/callbacks/{app}`
 pub async fn by_name(
     request: HttpRequest,
     payload: web::Payload,
     service: web::Data<Service>,
 ) -> Result<HttpResponse, Problem> {
-    let name = request.match_info().unprocessed().trim_start_matches('/');
+    let rest = request.match_info().unprocessed();
+    let name = rest.strip_prefix('/').unwrap_or_default();
     if name.is_empty() || name.contains('/') {
-        return by_path(request, payload, service).await;
+        return Err(no_route());
     }
     if request.method() != Method::POST {
         return Err(use_instead("POST"));
@@ -44,13 +45,15 @@ pub async fn by_path(
     service: web::Data<Service>,
 ) -> Result<HttpResponse, Problem> {
     let current = service.live.current();
-    let app = current
-        .app_at(request.path())
-        .ok_or_else(|| Problem::new(Code::NotFound, "no route has this path"))?;
+    let app = current.app_at(request.path()).ok_or_else(no_route)?;
     if request.method() != Method::POST {
         return Err(use_instead("POST"));
     }
     take(&request, payload, &service, app).await
+}
+
+fn no_route() -> Problem {
+    Problem::new(Code::NotFound, "no route has this path")
 }
 
 /// Takes a callback, and logs why not.

@@ -14,7 +14,7 @@
 //!
 //! # One confirmation
 //! To wait for a majority and the journal costs MongoDB far more than to write, so a batch with marks waits
-//! once, at its last write, which settles. That covers the others as long as one primary took them all: a
+//! at its last write, which settles, and seldom twice, when a message came late. That covers the others as long as one primary took them all: a
 //! term has one primary, whose log is one sequence, and a majority that has its end has all before it. Every
 //! reply tells the term; where two differ, the primary changed in between, an early write may have been
 //! rolled back, and the attempt is void. Where replies tell no term (`mongos`, a server without a replica
@@ -80,7 +80,7 @@ struct Batch<'b> {
     changes: Vec<Of<'b, RawDocument>>,
     marks: Vec<Of<'b, RawDocument>>,
     /// The pairs whose marks are raised, and up to where.
-    read: HashMap<&'b Pair, i64>,
+    read: Vec<(usize, &'b Pair, i64)>,
     presence: Vec<Of<'b, RawDocument>>,
     events: Vec<Of<'b, RawDocument>>,
     dead_letters: Vec<Of<'b, RawDocument>>,
@@ -96,10 +96,10 @@ impl<'b> Batch<'b> {
                     Write::Change(change) => batch.changes.push((i, change)),
                     Write::Mark(mark) => {
                         batch.marks.push((i, &mark.statement));
-                        if let Some(pair) = &mark.pair {
-                            let up_to = batch.read.entry(pair).or_insert(i64::MIN);
-                            *up_to = mark.up_to.get().max(*up_to);
-                        }
+                        let up_to = mark.up_to.get();
+                        batch
+                            .read
+                            .extend(mark.pair.iter().map(|pair| (i, pair, up_to)));
                     }
                     Write::Presence(presence) => batch.presence.push((i, presence)),
                     Write::Event(event) => batch.events.push((i, event)),
@@ -108,6 +108,18 @@ impl<'b> Batch<'b> {
             }
         }
         batch
+    }
+
+    /// The pairs whose marks were raised, each up to the highest time, without those that were refused.
+    fn read(&self, refused: &[Refusal]) -> HashMap<&'b Pair, i64> {
+        let mut read = HashMap::new();
+        for (callback, pair, up_to) in &self.read {
+            if refused.iter().all(|refusal| refusal.callback != *callback) {
+                let highest = read.entry(*pair).or_insert(*up_to);
+                *highest = (*up_to).max(*highest);
+            }
+        }
+        read
     }
 
     /// The pairs whose messages are in the batch, each with the time of its oldest message here.
@@ -157,7 +169,7 @@ impl<'s> Attempt<'s> {
             self.insert(collection::EVENTS, &batch.events, wait),
             self.insert(collection::DEAD_LETTERS, &batch.dead_letters, wait),
         )?;
-        self.settle_and_confirm(&batch.read, &batch.written(), wait)
+        self.settle_and_confirm(&batch.read(&marks), &batch.written(), wait)
             .await?;
         let refusals = [messages, changes, marks, presence, events, letters];
         Ok(refusals.into_iter().flatten().collect())
@@ -293,8 +305,8 @@ impl<'s> Attempt<'s> {
     }
 
     /// Makes `state` agree with the read marks, and waits until all that the attempt wrote is durable.
-    /// `read` are the pairs whose marks it raised, and up to where: what a mark stood at before was settled
-    /// by whoever raised it. `written` are the pairs whose messages it wrote, each with the time of its
+    /// `read` are the pairs whose marks it raised, and up to where: whoever raised a mark further settles that,
+    /// or was not acknowledged. `written` are the pairs whose messages it wrote, each with the time of its
     /// oldest message; `waited` is what its writes have waited for.
     async fn settle_and_confirm(
         &self,
@@ -302,17 +314,21 @@ impl<'s> Attempt<'s> {
         written: &HashMap<&Pair, i64>,
         waited: Wait,
     ) -> Result<(), StoreError> {
-        let read: Vec<_> = read
+        let statements: Vec<_> = read
             .iter()
             .map(|(pair, up_to)| settle(pair, *up_to))
             .collect();
-        let ((), marks) =
-            tokio::try_join!(self.settle(&read), self.marks(written.keys().copied()))?;
+        let ((), marks) = tokio::try_join!(
+            self.settle(&statements),
+            self.marks(written.keys().copied())
+        )?;
         let late: Vec<_> = written
             .iter()
             .filter_map(|(pair, oldest)| {
                 let mark = *marks.get(*pair)?;
-                (*oldest <= mark).then(|| settle(pair, mark))
+                // A receipt of this batch that reached as far has settled them just now.
+                let is_settled = read.get(*pair).is_some_and(|up_to| *up_to >= mark);
+                (*oldest <= mark && !is_settled).then(|| settle(pair, mark))
             })
             .collect();
         self.settle(&late).await?;
@@ -352,6 +368,8 @@ impl<'s> Attempt<'s> {
             "filter": { "_id": { "$in": ids } },
             "projection": { "readUpTo": 1 },
             "batchSize": most,
+            // Another's mark counts from the moment on at which it is written, whatever the cluster's default is.
+            "readConcern": { "level": "local" },
         };
         let database = self.store.database()?;
         let found = database.run_raw_cursor_command(find).await;

@@ -13,6 +13,9 @@ use crate::callback::json::{Fields, Json, RawValue, view};
 /// How deep a value may be nested and still become documents. MongoDB takes 180 levels in all.
 pub const MAX_DEPTH: usize = 100;
 
+/// What stands for a NUL in a key.
+const NUL: char = '\u{2400}';
+
 /// An empty document with room for so many bytes.
 pub fn with_capacity(bytes: usize) -> RawDocumentBuf {
     let mut empty = Vec::with_capacity(bytes);
@@ -23,10 +26,14 @@ pub fn with_capacity(bytes: usize) -> RawDocumentBuf {
 /// Appends a field whose name a provider may have made.
 pub fn append(document: &mut RawDocumentBuf, name: &str, value: impl BindRawBsonRef) {
     match <&CStr>::try_from(name) {
-        Ok(name) => document.append(name, value),
-        Err(_nul) => {
-            let name = CString::try_from(&*key(name)).expect("a key without NUL");
-            document.append(name, value);
+        Ok(it) if !name.contains(NUL) => document.append(it, value),
+        _ => {
+            // Two names may differ in nothing else.
+            let mut name = key(name).into_owned();
+            while document.get(&*name).ok().flatten().is_some() {
+                name.push(NUL);
+            }
+            document.append(CString::try_from(name).expect("a key without NUL"), value);
         }
     }
 }
@@ -56,7 +63,7 @@ pub fn document(fields: &Fields<'_>) -> RawDocumentBuf {
 /// A key that BSON can hold.
 pub fn key(name: &str) -> Cow<'_, str> {
     if name.contains('\0') {
-        Cow::Owned(name.replace('\0', "\u{2400}"))
+        Cow::Owned(name.replace('\0', NUL.encode_utf8(&mut [0; 4])))
     } else {
         Cow::Borrowed(name)
     }
@@ -134,6 +141,13 @@ mod tests {
     #[test]
     fn what_bson_cannot_hold_is_kept_all_the_same() {
         assert_eq!(convert(r#"{"a\u0000b":1}"#), bson!({"a\u{2400}b": 1_i64}));
+        for both in [
+            r#"{"a\u0000":1,"a\u2400":2}"#,
+            r#"{"a\u2400":1,"a\u0000":2}"#,
+        ] {
+            let kept = bson!({"a\u{2400}": 1_i64, "a\u{2400}\u{2400}": 2_i64});
+            assert_eq!(convert(both), kept);
+        }
         let deep = format!("{}1{}", "[".repeat(5000), "]".repeat(5000));
         let mut at = convert(&deep);
         for _ in 0..MAX_DEPTH {

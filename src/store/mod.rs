@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use mongodb::options::{ClientOptions, ReadConcern, ReadPreference, SelectionCriteria};
 use mongodb::{Client, Database};
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use attempt::Attempt;
@@ -74,18 +75,24 @@ pub struct Store {
     settings: Settings,
     queries: Arc<Semaphore>,
     questions: Arc<Questions>,
+    /// Where the work is done that outlives a request, whose own thread may end.
+    runtime: Handle,
     /// Whether the server's replies tell no term, so that every write has to wait for itself.
     confirms_each: Arc<AtomicBool>,
 }
 
 impl Store {
     /// A store that does not know yet where MongoDB is: until [`Store::reach`], it is not available.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
     pub fn new(settings: Settings) -> Self {
         Self {
             database: Arc::default(),
             settings,
             queries: Arc::new(Semaphore::new(QUERIES)),
             questions: Arc::default(),
+            runtime: Handle::current(),
             confirms_each: Arc::default(),
         }
     }

@@ -140,6 +140,9 @@ async fn what_is_not_the_providers_is_refused_and_leaves_nothing() {
             "unknown_app",
         ),
         ("/callbacks", good.to_vec(), MESSAGE, 404, "not_found"),
+        ("/callbacks//otc", good.to_vec(), MESSAGE, 404, "not_found"),
+        ("/callbacks/otc/", good.to_vec(), MESSAGE, 404, "not_found"),
+        ("/callbacks/otc/x", good.to_vec(), MESSAGE, 404, "not_found"),
         (
             "/callbacks/otc",
             large_signed,

@@ -295,8 +295,28 @@ async fn more_unread_messages_than_are_counted_in_one_go_are_counted_all_the_sam
         .unwrap();
     let big = json!({ "user": "big", "peers": ["ann", "carl", "nobody"], "orders": ["o-1"] });
     let small = json!({ "user": "small", "peers": ["ann"] });
+    // More ids than are counted each by itself.
+    let mut peers: Vec<String> = (0..60).map(|n| format!("nobody{n}")).collect();
+    peers.extend(["ann", "carl"].map(String::from));
+    app.database
+        .run_command(doc! { "profile": 2 })
+        .await
+        .unwrap();
+    let answer = app.ask(&json!({ "user": "big", "peers": peers })).await;
+    let total = format!(r#""total":{}}}"#, most + 10);
+    assert!(answer.text.ends_with(&total), "{}", answer.text);
     let questions = [&big, &small, &big, &small, &small, &big];
     let answers = join_all(questions.map(|question| app.ask(question))).await;
+    app.database
+        .run_command(doc! { "profile": 0 })
+        .await
+        .unwrap();
+    let profile = app.database.collection::<Document>("system.profile");
+    let queries = doc! { "op": { "$in": ["command", "query"] }, "docsExamined": { "$gt": 0 } };
+    let reads = profile.find_one(queries).await.unwrap();
+    assert_eq!(reads, None, "only the index is read");
+    let walks = doc! { "planSummary": { "$regex": "^COUNT_SCAN" } };
+    assert!(profile.find_one(walks).await.unwrap().is_some());
     for (question, answer) in questions.iter().zip(answers) {
         let expected = if **question == big {
             let (ann, all) = (most + 7, most + 10);
@@ -325,7 +345,7 @@ async fn the_plan_reads_the_index_alone() {
     ] {
         let mut command = doc! {
             "aggregate": "messages",
-            "pipeline": by.pipeline(&name, &["bob", "dave"], &ids),
+            "pipeline": by.pipeline(&name, &["bob", "dave"], &ids, Some(TOGETHER)),
             "cursor": {},
         };
         let mongodb::options::Hint::Name(hint) = by.hint() else {

@@ -8,9 +8,9 @@
 //! being asked wait for a turn and are asked **together**, as one query for several readers. A question is
 //! only ever part of a query that begins after it, so its answer has all that was acknowledged before it.
 //!
-//! Such a query meets no more than [`TOGETHER`] messages. Where there are more, each question is asked alone,
-//! and where even one has more, each of its ids is counted by itself, for which MongoDB only walks the index; a
-//! peer's very many messages in parts, side by side.
+//! Such a query meets no more than [`TOGETHER`] messages. Where there are more it is halved, and where even one
+//! question has more, each of its ids is counted by itself, for which MongoDB only walks the index; a peer's very
+//! many messages in parts, side by side.
 
 mod together;
 
@@ -20,7 +20,7 @@ use futures_util::TryStreamExt;
 use futures_util::future::try_join_all;
 use mongodb::bson::error::Error as RawError;
 use mongodb::bson::{Document, RawDocument, RawDocumentBuf, doc};
-use mongodb::options::Hint;
+use mongodb::options::{CountOptions, Hint};
 
 use super::error::StoreError;
 use super::indexes::{UNREAD_BY_ORDER, UNREAD_BY_PEER};
@@ -31,6 +31,9 @@ use together::{Question, Waiting};
 
 /// The most messages that are counted in one go: MongoDB takes some milliseconds for them.
 pub const TOGETHER: u32 = 5000;
+
+/// The most ids that are counted each by itself.
+const EACH: usize = 50;
 
 /// The parts in which a peer's messages are counted when they are more than that.
 const PARTS: i64 = 4;
@@ -60,16 +63,23 @@ impl UnreadBy {
     }
 
     /// The aggregation, apart from [`Store::unread`] so that its plan can be asked for. It counts by reader
-    /// and id, also what no question asked: one reader's messages from another's peers.
-    pub fn pipeline(self, app: &AppName, readers: &[&str], ids: &[&str]) -> Vec<Document> {
+    /// and id, also what no question asked: one reader's messages from another's peers. Of more than `most`
+    /// messages it counts one more than `most`.
+    pub fn pipeline(
+        self,
+        app: &AppName,
+        readers: &[&str],
+        ids: &[&str],
+        most: Option<u32>,
+    ) -> Vec<Document> {
         let mut matching = doc! { "app": app.as_str(), "to": { "$in": readers }, "state": 0 };
         matching.insert(self.field(), doc! { "$in": ids });
         let by = doc! { "reader": "$to", "id": format!("${}", self.field()) };
-        vec![
-            doc! { "$match": matching },
-            doc! { "$limit": TOGETHER + 1 },
-            doc! { "$group": { "_id": by, "n": { "$sum": 1_i64 } } },
-        ]
+        let mut stages = vec![doc! { "$match": matching }];
+        // One more, to see that there are more.
+        stages.extend(most.map(|most| doc! { "$limit": most + 1 }));
+        stages.push(doc! { "$group": { "_id": by, "n": { "$sum": 1_i64 } } });
+        stages
     }
 
     /// The index the aggregation is bound to.
@@ -116,7 +126,7 @@ impl Store {
                 }
                 let store = self.clone();
                 // A task of its own: who asks may go away, and the others not.
-                tokio::spawn(async move {
+                self.runtime.spawn(async move {
                     store.ask(together).await;
                     drop(turn);
                 });
@@ -124,41 +134,59 @@ impl Store {
         };
         match tokio::time::timeout(self.settings.query_timeout, asking).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(_gone)) => Err(StoreError::Unavailable("the query panicked".to_owned())),
+            Ok(Err(_gone)) => Err(StoreError::Unavailable("the query ended".to_owned())),
             Err(_elapsed) => Err(StoreError::TimedOut),
         }
     }
 
     /// Asks alike questions, and answers each.
-    async fn ask(&self, together: Vec<Waiting>) {
-        let (questions, answers): (Vec<_>, Vec<_>) =
-            together.into_iter().map(|w| (w.question, w.answer)).unzip();
-        let found = self.count_together(&questions).await;
-        let is_alone = questions.len() == 1;
-        for (question, answer) in questions.into_iter().zip(answers) {
-            // An error of `send` means that who asked has gone.
-            match &found {
-                Ok(Some(found)) => drop(answer.send(Ok(question.pick(found)))),
-                Ok(None) => {
-                    let store = self.clone();
-                    tokio::spawn(
-                        async move { answer.send(store.ask_alone(question, is_alone).await) },
-                    );
+    async fn ask(&self, mut together: Vec<Waiting>) {
+        let questions: Vec<&Question> = together.iter().map(|one| &one.question).collect();
+        match self.count_together(&questions, Some(TOGETHER)).await {
+            Ok(Some(found)) => {
+                for one in together {
+                    // An error means that who asked has gone.
+                    let _ = one.answer.send(Ok(one.question.pick(&found)));
                 }
-                Err(error) => drop(answer.send(Err(error.clone()))),
+            }
+            // Whose the many messages are is found by halves.
+            Ok(None) if together.len() > 1 => {
+                let second = together.split_off(together.len() / 2);
+                Box::pin(self.ask(together)).await;
+                Box::pin(self.ask(second)).await;
+            }
+            Ok(None) => {
+                let store = self.clone();
+                // It takes long, and leaves its turn to others.
+                self.runtime.spawn(async move {
+                    for Waiting {
+                        question,
+                        mut answer,
+                    } in together
+                    {
+                        tokio::select! {
+                            counts = store.ask_crowded(&question) => drop(answer.send(counts)),
+                            () = answer.closed() => {}
+                        }
+                    }
+                });
+            }
+            Err(error) => {
+                for one in together {
+                    let _ = one.answer.send(Err(error.clone()));
+                }
             }
         }
     }
 
-    /// Asks one question. `is_many` says that its messages are known to be too many to count in one go.
-    async fn ask_alone(&self, question: Question, is_many: bool) -> Result<Counts, StoreError> {
-        if !is_many
-            && let Some(found) = self.count_together(std::slice::from_ref(&question)).await?
-        {
-            return Ok(question.pick(&found));
+    /// Asks a question whose messages are many.
+    async fn ask_crowded(&self, question: &Question) -> Result<Counts, StoreError> {
+        if question.ids.len() > EACH {
+            let found = self.count_together(&[question], None).await?;
+            return Ok(found.map(|found| question.pick(&found)).unwrap_or_default());
         }
         let each = question.ids.iter().map(async |id| {
-            let n = self.count_one(&question, id).await?;
+            let n = self.count_one(question, id).await?;
             Ok::<_, StoreError>((id.clone(), n))
         });
         let mut counts: Counts = try_join_all(each).await?.into_iter().collect();
@@ -166,12 +194,13 @@ impl Store {
         Ok(counts)
     }
 
-    /// Counts by reader and id; `None` where there are too many to count in one go.
+    /// Counts by reader and id; `None` where there are more messages than `most`.
     async fn count_together(
         &self,
-        questions: &[Question],
+        questions: &[&Question],
+        most: Option<u32>,
     ) -> Result<Option<HashMap<String, Counts>>, StoreError> {
-        let first = &questions[0];
+        let first = questions[0];
         let mut readers: Vec<&str> = questions.iter().map(|q| q.reader.as_str()).collect();
         let ids = questions.iter().flat_map(|q| &q.ids);
         let mut ids: Vec<&str> = ids.map(String::as_str).collect();
@@ -183,7 +212,7 @@ impl Store {
             .database()?
             .collection::<Document>(collection::MESSAGES);
         let query = messages
-            .aggregate(first.by.pipeline(&first.app, &readers, &ids))
+            .aggregate(first.by.pipeline(&first.app, &readers, &ids, most))
             .hint(first.by.hint())
             .batch_size(TOGETHER + 1)
             .max_time(self.settings.query_timeout)
@@ -200,7 +229,8 @@ impl Store {
             let of_reader = found.entry(reader.to_owned()).or_default();
             of_reader.insert(id.to_owned(), n);
         }
-        Ok((all <= u64::from(TOGETHER)).then_some(found))
+        let is_whole = most.is_none_or(|most| all <= u64::from(most));
+        Ok(is_whole.then_some(found))
     }
 
     /// Counts one id's messages.
@@ -208,9 +238,11 @@ impl Store {
         let matching = question.matching(id);
         if question.by == UnreadBy::Order {
             // The index by order knows no times.
-            return self.count(question, matching, 0).await;
+            return self.count(question, matching, None).await;
         }
-        let some = self.count(question, matching.clone(), TOGETHER).await?;
+        let some = self
+            .count(question, matching.clone(), Some(TOGETHER))
+            .await?;
         if some < u64::from(TOGETHER) {
             return Ok(some);
         }
@@ -233,36 +265,28 @@ impl Store {
             }
             let mut matching = matching.clone();
             matching.insert("msgTimestamp", within);
-            self.count(question, matching, 0)
+            self.count(question, matching, None)
         });
         Ok(try_join_all(parts).await?.into_iter().sum())
     }
 
-    /// Counts what matches, up to a limit, 0 being none.
+    /// Counts what matches, up to a limit. MongoDB does not take the keys out of the index for that.
     async fn count(
         &self,
         question: &Question,
         matching: Document,
-        limit: u32,
+        limit: Option<u32>,
     ) -> Result<u64, StoreError> {
-        // The driver's own way to count is an aggregation, which is slower.
-        let count = doc! {
-            "count": collection::MESSAGES,
-            "query": matching,
-            "limit": limit,
-            "hint": question.by.index(),
-            "maxTimeMS": i64::try_from(self.settings.query_timeout.as_millis()).unwrap_or(i64::MAX),
-        };
-        let database = self.database()?;
-        let reply = self
-            .within_query_timeout(async move { database.run_command(count).await })
-            .await?;
-        let n = reply
-            .get_i32("n")
-            .map(i64::from)
-            .or_else(|_| reply.get_i64("n"));
-        n.map(i64::unsigned_abs)
-            .map_err(|_| StoreError::Unavailable("unreadable count".to_owned()))
+        let mut options = CountOptions::builder()
+            .hint(question.by.hint())
+            .max_time(self.settings.query_timeout)
+            .build();
+        options.limit = limit.map(u64::from);
+        let messages = self
+            .database()?
+            .collection::<Document>(collection::MESSAGES);
+        let count = messages.count_documents(matching).with_options(options);
+        self.within_query_timeout(async move { count.await }).await
     }
 
     /// When the first (1) or last (-1) of the messages that match was sent, as the index says.

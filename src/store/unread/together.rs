@@ -61,19 +61,23 @@ impl Questions {
     /// The first question, with those behind it that can be asked in the same query.
     pub fn next(&self) -> Vec<Waiting> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        // Who waited too long has gone.
-        waiting.retain(|one| !one.answer.is_closed());
         let mut taken: Vec<Waiting> = Vec::new();
         let mut ids = 0;
-        while let Some(one) = waiting.front()
-            && taken.len() < QUESTIONS
-            && ids < IDS
-            && taken
-                .first()
-                .is_none_or(|first| one.question.is_alike(&first.question))
-        {
-            ids += one.question.ids.len();
-            taken.extend(waiting.pop_front());
+        for one in std::mem::take(&mut *waiting) {
+            let fits = match taken.first() {
+                None => true,
+                Some(first) => {
+                    taken.len() < QUESTIONS && ids < IDS && one.question.is_alike(&first.question)
+                }
+            };
+            if one.answer.is_closed() {
+                // Who waited too long has gone.
+            } else if fits {
+                ids += one.question.ids.len();
+                taken.push(one);
+            } else {
+                waiting.push_back(one);
+            }
         }
         taken
     }
