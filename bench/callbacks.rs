@@ -42,9 +42,8 @@ pub fn is_message(n: usize) -> bool {
 
 /// The reader and the peer of a message: one of 50,000 pairs, ten peers to a reader.
 pub fn pair(n: usize) -> (usize, usize) {
-    // Fibonacci hashing, so that neighbours have nothing to do with each other.
-    let scattered = (n as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
-    let pair = scattered as usize % 50_000;
+    // Neighbours have nothing to do with each other.
+    let pair = (scattered(n) % 50_000) as usize;
     let reader = pair % 5000;
     (reader, (reader + pair / 5000 * 50) % 500)
 }
@@ -78,16 +77,61 @@ pub fn body(n: usize) -> Value {
     }
 }
 
-/// The body of a message between any two.
+/// The body of a message between any two. Its texts and ids differ from those of its neighbours as real ones
+/// do, since MongoDB compresses what it stores.
 pub fn message(n: usize, reader: usize, peer: usize) -> Value {
+    let device = scattered(peer) ^ scattered(peer + 1) << 64;
+    let client = scattered(n) ^ scattered(n + 1) << 64;
     let (reader, peer) = (format!("reader{reader}"), format!("peer{peer}"));
     json!({
         "eventType": "1", "convType": "PERSON", "to": reader, "fromAccount": peer, "fromNick": peer,
-        "fromClientType": "IOS", "fromDeviceId": "B0BFF2EB-E2E1-4063-9E73-92FB926BF388", "msgType": "TEXT",
-        "body": "Is it still there? I could come by tonight.", "msgTimestamp": sent_at(n).to_string(),
-        "msgidServer": n.to_string(), "msgidClient": format!("b0b703ea-3e10-453e-8650-{n:012}"),
-        "resendFlag": "0", "ext": format!("{{\"orderId\":\"A-{}\"}}", n % 1000),
+        "fromClientType": "IOS", "fromDeviceId": uuid(device).to_uppercase(), "msgType": "TEXT",
+        "body": text(n), "msgTimestamp": sent_at(n).to_string(),
+        // Nineteen digits, as the provider's.
+        "msgidServer": (1_000_000_000_000_000_000 + scattered(n) % 8_000_000_000_000_000_000).to_string(),
+        "msgidClient": uuid(client), "resendFlag": "0",
+        "ext": json!({ "orderId": format!("A-{}", n % 1000) }).to_string(),
     })
+}
+
+/// As good as random, and different for different numbers.
+fn scattered(n: usize) -> u128 {
+    // The finalizer of MurmurHash3, which is a bijection.
+    let mut n = n as u64 + 0x9E37_79B9_7F4A_7C15;
+    for factor in [0xFF51_AFD7_ED55_8CCD_u64, 0xC4CE_B9FE_1A85_EC53] {
+        n = (n ^ n >> 33).wrapping_mul(factor);
+    }
+    u128::from(n ^ n >> 33)
+}
+
+fn uuid(bits: u128) -> String {
+    let hex = format!("{bits:032x}");
+    let parts = [
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..],
+    ];
+    parts.join("-")
+}
+
+/// Some words of a chat, about forty bytes.
+fn text(n: usize) -> String {
+    const WORDS: [&str; 32] = [
+        "still", "there", "price", "could", "tonight", "the", "bank", "card", "when", "you",
+        "paid", "it", "please", "check", "order", "account", "name", "sent", "wait", "a", "moment",
+        "again", "now", "ok", "thanks", "not", "yet", "received", "will", "release", "coins",
+        "soon",
+    ];
+    let mut bits = scattered(n);
+    let word = || {
+        let word = WORDS[(bits % 32) as usize];
+        bits /= 32;
+        word
+    };
+    let words: Vec<&str> = std::iter::repeat_with(word).take(8).collect();
+    words.join(" ")
 }
 
 /// The headers that sign a body.
@@ -161,6 +205,10 @@ pub fn check() {
     let stored = Stored::of(0..SOME);
     let (mut receipts, mut acknowledged) = (0, HashSet::new());
     let (mut pairs, mut readers) = (HashSet::new(), HashSet::new());
+    let ids: HashSet<u128> = (0..SOME)
+        .map(|n| scattered(n) % 8_000_000_000_000_000_000)
+        .collect();
+    assert_eq!(ids.len(), SOME, "two messages have one id");
     for n in 0..SOME {
         match kind(n) {
             Kind::Message => {

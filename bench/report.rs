@@ -92,6 +92,20 @@ impl Machine {
         let build = bench
             .runtime
             .block_on(async { admin.run_command(doc! { "buildInfo": 1 }).await });
+        let status = bench
+            .runtime
+            .block_on(async { admin.run_command(doc! { "serverStatus": 1 }).await });
+        let cache = status.ok().and_then(|status| {
+            let cache = status
+                .get_document("wiredTiger")
+                .ok()?
+                .get_document("cache")
+                .ok()?
+                .clone();
+            let bytes = cache.get("maximum bytes configured")?;
+            bytes.as_i64().or_else(|| bytes.as_i32().map(i64::from))
+        });
+        let cache = cache.map_or(0.0, |bytes| bytes as f64 / (1 << 30) as f64);
         let is_changed =
             !said("git", &["status", "--porcelain", "--untracked-files=no"]).is_empty();
         let changed = if is_changed { ", with changes" } else { "" };
@@ -109,7 +123,10 @@ impl Machine {
             ("kernel", said("uname", &["-sr"])),
             (
                 "MongoDB",
-                build.unwrap().get_str("version").unwrap().to_owned(),
+                format!(
+                    "{}, {cache:.1} GiB of cache",
+                    build.unwrap().get_str("version").unwrap()
+                ),
             ),
             ("Rust", said("rustc", &["--version"])),
             ("Node.js", said("node", &["--version"])),

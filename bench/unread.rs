@@ -208,6 +208,7 @@ pub fn beside_ingest(bench: &mut Bench) {
             let ingest = scope.spawn(|| load::open(&server.address, &callbacks, rate, 256));
             let busy = calm(bench, &server).percentile(99.0);
             let ingested = ingest.join().unwrap().rate;
+            assert!(ingested > 0.9 * rate, "{ingested:.0} of {rate:.0} a second");
             println!("p99 {idle:.2} ms idle, {busy:.2} ms among {ingested:.0} callbacks a second");
             busy
         });

@@ -49,7 +49,8 @@ def build():
 def count(program, what, callbacks):
     options, pattern = TOOLS[what]
     said = output(["valgrind", *options, program, str(callbacks), str(MANY)]).stderr
-    return int(re.search(pattern, said)[1].replace(",", ""))
+    found = re.search(pattern, said) or sys.exit(f"error: valgrind does not say what it counted:\n{said}")
+    return int(found[1].replace(",", ""))
 
 
 def measure():

@@ -261,6 +261,24 @@ async fn ids_are_unique_within_their_class_only() {
     app.end().await;
 }
 
+/// Else messages would be read that no mark explains.
+#[tokio::test]
+async fn a_receipt_whose_mark_is_refused_marks_nothing_as_read() {
+    let app = TestApp::start().await;
+    app.deliver(message("1").to_string()).await.expect_ok();
+    let refusing = doc! { "create": "read_marks", "validator": { "readUpTo": { "$lt": 0 } } };
+    app.database.run_command(refusing).await.unwrap();
+    let receipt = json!({
+        "eventType": 30, "fromAccount": "bob", "toAccount": "ann", "timestamp": 1_700_000_000_000_i64,
+    });
+    app.deliver(receipt.to_string()).await.expect_ok();
+    let letters = app.documents("dead_letters", doc! {}).await;
+    assert_eq!(letters[0].get_str("code").ok(), Some("store_refused"));
+    let stored = app.document("messages", "otc/p2p/1").await;
+    assert_eq!(stored.get_i32("state").ok(), Some(0));
+    app.end().await;
+}
+
 #[tokio::test]
 async fn read_at_is_the_time_of_the_mark_that_was_found() {
     let app = TestApp::start().await;
