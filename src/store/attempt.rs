@@ -14,11 +14,11 @@
 //!
 //! # One confirmation
 //! To wait for a majority and the journal costs MongoDB far more than to write, so a batch with marks waits
-//! at its last write, which settles, and seldom twice, when a message came late. That covers the others as long as one primary took them all: a
-//! term has one primary, whose log is one sequence, and a majority that has its end has all before it. Every
-//! reply tells the term; where two differ, the primary changed in between, an early write may have been
-//! rolled back, and the attempt is void. Where replies tell no term (`mongos`, a server without a replica
-//! set), every write waits for itself.
+//! where it settles: once, and a second time where a message came late. That covers the writes before as long as
+//! one primary took them all: a term has one primary, whose log is one sequence, and a majority that has its end
+//! has all before it. Every reply tells the term; where two differ, the primary changed in between, an early
+//! write may have been rolled back, and the attempt is void. Where replies tell no term (`mongos`, a server
+//! without a replica set), every write waits for itself.
 //!
 //! A batch without marks has seldom anything to settle, so its facts wait for themselves, at the same time:
 //! a confirmation after them would make MongoDB write its journal twice.

@@ -10,7 +10,7 @@
 //!
 //! Such a query meets no more than [`TOGETHER`] messages. Where there are more it is halved, and where even one
 //! question has more, each of its ids is counted by itself, for which MongoDB only walks the index; a peer's very
-//! many messages in parts, side by side.
+//! many messages in parts, side by side. A question with more than [`EACH`] ids is then asked whole, without a limit.
 
 mod together;
 
