@@ -1,9 +1,15 @@
-//! The indexes, made at start and by `im-callback indexes`. Making them again changes nothing.
+//! The collections and their indexes, made at start and by `im-callback indexes`. Making them again changes nothing.
+//!
+//! Pages of 1 MB: MongoDB gathers writes in pages in memory, 10 MB large in a collection and 5 MB in an index, and
+//! whoever writes to a full one waits until it is compressed and split. Many small pauses take the place of a
+//! few that every commit waits for; `docs/benchmarks.md` has what that brings. A collection that is there
+//! already stays as it is.
 
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use mongodb::bson::{Document, doc};
+use mongodb::error::ErrorKind;
 use mongodb::options::IndexOptions;
 use mongodb::{Collection, IndexModel};
 
@@ -68,11 +74,39 @@ fn index(name: &str, keys: Document, filter: Document) -> IndexModel {
 }
 
 impl Store {
+    /// Makes the collections that callbacks are written to.
+    async fn ensure_collections(&self) -> Result<(), StoreError> {
+        let small_pages = doc! { "wiredTiger": { "configString": "memory_page_max=1MB" } };
+        let written = [
+            collection::MESSAGES,
+            collection::EVENTS,
+            collection::READ_MARKS,
+            collection::PRESENCE,
+        ];
+        for name in written {
+            let create = doc! {
+                "create": name,
+                "storageEngine": &small_pages,
+                "indexOptionDefaults": { "storageEngine": &small_pages },
+            };
+            let made = self.database()?.run_command(create).await;
+            // A command's error: the collection is there, or the server stores in another way, and makes it when
+            // it is first written to.
+            if let Err(error) = made
+                && !matches!(*error.kind, ErrorKind::Command(_))
+            {
+                return Err(error.into());
+            }
+        }
+        Ok(())
+    }
+
     /// Makes what is missing, and sets how long documents are kept.
     ///
     /// # Errors
     /// When MongoDB is away, or has an index of one of our names with other keys.
     pub async fn ensure_indexes(&self, retention: Retention) -> Result<(), StoreError> {
+        self.ensure_collections().await?;
         self.database()?
             .collection::<Document>(collection::MESSAGES)
             .create_indexes(unread_indexes())
@@ -161,7 +195,7 @@ async fn index_names(documents: &Collection<Document>) -> mongodb::error::Result
     let indexes = match documents.list_indexes().await {
         Ok(cursor) => cursor.try_collect::<Vec<_>>().await?,
         Err(e) => match e.kind.as_ref() {
-            mongodb::error::ErrorKind::Command(c) if c.code == NAMESPACE_NOT_FOUND => Vec::new(),
+            ErrorKind::Command(c) if c.code == NAMESPACE_NOT_FOUND => Vec::new(),
             _ => return Err(e),
         },
     };

@@ -1,6 +1,6 @@
 //! What is stored, beyond the samples: facts that come before their message, conflicts, odd names.
 
-use mongodb::bson::{Bson, doc};
+use mongodb::bson::{Bson, Document, doc};
 use serde_json::{Value, json};
 
 use crate::support::TestApp;
@@ -266,7 +266,7 @@ async fn ids_are_unique_within_their_class_only() {
 async fn a_receipt_whose_mark_is_refused_marks_nothing_as_read() {
     let app = TestApp::start().await;
     app.deliver(message("1").to_string()).await.expect_ok();
-    let refusing = doc! { "create": "read_marks", "validator": { "readUpTo": { "$lt": 0 } } };
+    let refusing = doc! { "collMod": "read_marks", "validator": { "readUpTo": { "$lt": 0 } } };
     app.database.run_command(refusing).await.unwrap();
     let receipt = json!({
         "eventType": 30, "fromAccount": "bob", "toAccount": "ann", "timestamp": 1_700_000_000_000_i64,
@@ -294,5 +294,27 @@ async fn read_at_is_the_time_of_the_mark_that_was_found() {
         stored.get("msgTimestamp"),
         Some(Bson::Int64(1_700_000_000_000))
     ));
+    app.end().await;
+}
+
+/// MongoDB's own 10 MB in a collection and 5 MB in an index would hold up every commit while one is split.
+#[tokio::test]
+async fn what_callbacks_are_written_to_is_made_with_small_pages() {
+    let app = TestApp::start().await;
+    for name in ["messages", "events", "read_marks", "presence"] {
+        let stats = app.database.run_command(doc! { "collStats": name }).await;
+        let stats = stats.unwrap();
+        let made_with = |of: &Document| {
+            let how = of.get_str("creationString").unwrap();
+            let mut page = how.split(',').filter(|s| s.starts_with("memory_page_max="));
+            page.next().unwrap().to_owned()
+        };
+        let indexes = stats.get_document("indexDetails").unwrap();
+        assert!(name != "messages" || indexes.contains_key("unread_by_peer"));
+        let parts = indexes.values().map(|index| index.as_document().unwrap());
+        for part in parts.chain([stats.get_document("wiredTiger").unwrap()]) {
+            assert_eq!(made_with(part), "memory_page_max=1MB", "{name}");
+        }
+    }
     app.end().await;
 }
