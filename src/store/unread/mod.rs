@@ -8,9 +8,9 @@
 //! being asked wait for a turn and are asked **together**, as one query for several readers. A question is
 //! only ever part of a query that begins after it, so its answer has all that was acknowledged before it.
 //!
-//! Such a query meets no more than [`TOGETHER`] messages. Where there are more it is halved, and where even one
-//! question has more, each of its ids is counted by itself, for which MongoDB only walks the index; a peer's very
-//! many messages in parts, side by side. A question with more than [`EACH`] ids is then asked whole, without a limit.
+//! Such a query meets no more than [`TOGETHER`] messages. Where there are more it is halved. Where one question by itself
+//! has many, the id that has most of them is counted apart, in parts side by side, for which MongoDB only walks the
+//! index, and its other ids are asked again. A question with more than [`EACH`] ids is then asked whole, without a limit.
 
 mod together;
 
@@ -32,10 +32,13 @@ use together::{Question, Waiting};
 /// The most messages that are counted in one go: MongoDB takes some milliseconds for them.
 pub const TOGETHER: u32 = 5000;
 
+/// The same of a question by itself. Few have more, and for those it is done twice.
+const ALONE: u32 = 1000;
+
 /// The most ids that are counted each by itself.
 const EACH: usize = 50;
 
-/// The parts in which a peer's messages are counted when they are more than that.
+/// The parts in which a peer's many messages are counted.
 const PARTS: i64 = 4;
 
 /// What unread messages are counted by.
@@ -91,6 +94,13 @@ impl UnreadBy {
 /// Counts by id; an id without any is absent.
 pub type Counts = HashMap<String, u64>;
 
+/// What a query met.
+struct Met {
+    by_reader: HashMap<String, Counts>,
+    /// Whether there was no more to meet.
+    is_all: bool,
+}
+
 impl Store {
     /// Counts a reader's unread messages by id. An id without any is absent from the result.
     ///
@@ -142,20 +152,22 @@ impl Store {
     /// Asks alike questions, and answers each.
     async fn ask(&self, mut together: Vec<Waiting>) {
         let questions: Vec<&Question> = together.iter().map(|one| &one.question).collect();
-        match self.count_together(&questions, Some(TOGETHER)).await {
-            Ok(Some(found)) => {
+        let is_alone = together.len() == 1;
+        let most = if is_alone { ALONE } else { TOGETHER };
+        match self.count_together(&questions, Some(most)).await {
+            Ok(met) if met.is_all => {
                 for one in together {
                     // An error means that who asked has gone.
-                    let _ = one.answer.send(Ok(one.question.pick(&found)));
+                    let _ = one.answer.send(Ok(one.question.pick(&met.by_reader)));
                 }
             }
             // Whose the many messages are is found by halves.
-            Ok(None) if together.len() > 1 => {
+            Ok(_) if !is_alone => {
                 let second = together.split_off(together.len() / 2);
                 Box::pin(self.ask(together)).await;
                 Box::pin(self.ask(second)).await;
             }
-            Ok(None) => {
+            Ok(met) => {
                 let store = self.clone();
                 // It takes long, and leaves its turn to others.
                 self.runtime.spawn(async move {
@@ -164,8 +176,9 @@ impl Store {
                         mut answer,
                     } in together
                     {
+                        let some = question.pick(&met.by_reader);
                         tokio::select! {
-                            counts = store.ask_crowded(&question) => drop(answer.send(counts)),
+                            counts = store.ask_crowded(&question, &some) => drop(answer.send(counts)),
                             () = answer.closed() => {}
                         }
                     }
@@ -179,27 +192,44 @@ impl Store {
         }
     }
 
-    /// Asks a question whose messages are many.
-    async fn ask_crowded(&self, question: &Question) -> Result<Counts, StoreError> {
-        if question.ids.len() > EACH {
-            let found = self.count_together(&[question], None).await?;
-            return Ok(found.map(|found| question.pick(&found)).unwrap_or_default());
+    /// Asks a question whose messages are many; `some` of them were met.
+    async fn ask_crowded(&self, question: &Question, some: &Counts) -> Result<Counts, StoreError> {
+        let fullest = some.iter().max_by_key(|(_, n)| **n);
+        let (Some((fullest, _)), ..=EACH) = (fullest, question.ids.len()) else {
+            let met = self.count_together(&[question], None).await?;
+            return Ok(question.pick(&met.by_reader));
+        };
+        let mut others = question.clone();
+        others.ids.retain(|id| id != fullest);
+        let (n, mut counts) = tokio::try_join!(
+            self.count_one(question, fullest),
+            Box::pin(self.ask_again(&others)),
+        )?;
+        if n > 0 {
+            counts.insert(fullest.clone(), n);
         }
-        let each = question.ids.iter().map(async |id| {
-            let n = self.count_one(question, id).await?;
-            Ok::<_, StoreError>((id.clone(), n))
-        });
-        let mut counts: Counts = try_join_all(each).await?.into_iter().collect();
-        counts.retain(|_, n| *n > 0);
         Ok(counts)
     }
 
-    /// Counts by reader and id; `None` where there are more messages than `most`.
+    /// Asks what is left of a question, some of whose ids are counted apart.
+    async fn ask_again(&self, question: &Question) -> Result<Counts, StoreError> {
+        if question.ids.is_empty() {
+            return Ok(Counts::new());
+        }
+        let met = self.count_together(&[question], Some(TOGETHER)).await?;
+        let counts = question.pick(&met.by_reader);
+        if met.is_all {
+            return Ok(counts);
+        }
+        self.ask_crowded(question, &counts).await
+    }
+
+    /// Counts by reader and id, of `most` messages at most.
     async fn count_together(
         &self,
         questions: &[&Question],
         most: Option<u32>,
-    ) -> Result<Option<HashMap<String, Counts>>, StoreError> {
+    ) -> Result<Met, StoreError> {
         let first = questions[0];
         let mut readers: Vec<&str> = questions.iter().map(|q| q.reader.as_str()).collect();
         let ids = questions.iter().flat_map(|q| &q.ids);
@@ -220,17 +250,17 @@ impl Store {
         let groups: Vec<RawDocumentBuf> = self
             .within_query_timeout(async move { query.await?.try_collect().await })
             .await?;
-        let mut found: HashMap<String, Counts> = HashMap::new();
+        let mut by_reader: HashMap<String, Counts> = HashMap::new();
         let mut all = 0;
         for group in &groups {
             let (reader, id, n) = counted(group)
                 .map_err(|_| StoreError::Unavailable("unreadable count".to_owned()))?;
             all += n;
-            let of_reader = found.entry(reader.to_owned()).or_default();
+            let of_reader = by_reader.entry(reader.to_owned()).or_default();
             of_reader.insert(id.to_owned(), n);
         }
-        let is_whole = most.is_none_or(|most| all <= u64::from(most));
-        Ok(is_whole.then_some(found))
+        let is_all = most.is_none_or(|most| all <= u64::from(most));
+        Ok(Met { by_reader, is_all })
     }
 
     /// Counts one id's messages.
@@ -238,13 +268,7 @@ impl Store {
         let matching = question.matching(id);
         if question.by == UnreadBy::Order {
             // The index by order knows no times.
-            return self.count(question, matching, None).await;
-        }
-        let some = self
-            .count(question, matching.clone(), Some(TOGETHER))
-            .await?;
-        if some < u64::from(TOGETHER) {
-            return Ok(some);
+            return self.count(question, matching).await;
         }
         let (Some(first), Some(last)) = tokio::try_join!(
             self.sent_at(question, &matching, 1),
@@ -265,23 +289,17 @@ impl Store {
             }
             let mut matching = matching.clone();
             matching.insert("msgTimestamp", within);
-            self.count(question, matching, None)
+            self.count(question, matching)
         });
         Ok(try_join_all(parts).await?.into_iter().sum())
     }
 
-    /// Counts what matches, up to a limit. MongoDB does not take the keys out of the index for that.
-    async fn count(
-        &self,
-        question: &Question,
-        matching: Document,
-        limit: Option<u32>,
-    ) -> Result<u64, StoreError> {
-        let mut options = CountOptions::builder()
+    /// Counts what matches. MongoDB does not take the keys out of the index for that.
+    async fn count(&self, question: &Question, matching: Document) -> Result<u64, StoreError> {
+        let options = CountOptions::builder()
             .hint(question.by.hint())
             .max_time(self.settings.query_timeout)
             .build();
-        options.limit = limit.map(u64::from);
         let messages = self
             .database()?
             .collection::<Document>(collection::MESSAGES);

@@ -18,7 +18,7 @@ const QUESTIONS: usize = 64;
 const IDS: usize = 2000;
 
 /// How many messages has this reader not read, by these ids?
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Question {
     pub by: UnreadBy,
     pub app: AppName,
@@ -97,8 +97,8 @@ impl Question {
     }
 
     /// Its part of what was found.
-    pub fn pick(&self, found: &HashMap<String, Counts>) -> Counts {
-        let Some(counts) = found.get(self.reader.as_str()) else {
+    pub fn pick(&self, by_reader: &HashMap<String, Counts>) -> Counts {
+        let Some(counts) = by_reader.get(self.reader.as_str()) else {
             return Counts::new();
         };
         let asked = self.ids.iter();
