@@ -26,7 +26,7 @@ check: ## format, lints and docs, warnings denied
 # The load has a thousand connections.
 bench: ## each goal beside its yardsticks, into docs/benchmarks.md; parts: ONLY="ingest unread", small: QUICK=1
 	cd bench/express && npm install --no-package-lock --no-fund --no-audit --silent
-	ulimit -n 8192 && MONGOD_CACHE_GB=4 QUICK=$(QUICK) scripts/mongod.py run -- \
+	ulimit -n 8192 && MONGOD_CACHE_GB=default QUICK=$(QUICK) scripts/mongod.py run -- \
 		cargo bench --locked --bench yardsticks -- $(ONLY) $(CONNECTIONS)
 	$(if $(ONLY)$(CONNECTIONS),,scripts/cost.py)
 

