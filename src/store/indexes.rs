@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
+use futures_util::future::try_join_all;
 use mongodb::bson::{Document, doc};
 use mongodb::error::ErrorKind;
 use mongodb::options::IndexOptions;
@@ -74,31 +75,20 @@ fn index(name: &str, keys: Document, filter: Document) -> IndexModel {
 }
 
 impl Store {
-    /// Makes the collections that callbacks are written to.
-    async fn ensure_collections(&self) -> Result<(), StoreError> {
+    /// Makes a collection that callbacks are written to.
+    async fn ensure_collection(&self, name: &str) -> Result<(), StoreError> {
         let small_pages = doc! { "wiredTiger": { "configString": "memory_page_max=1MB" } };
-        let written = [
-            collection::MESSAGES,
-            collection::EVENTS,
-            collection::READ_MARKS,
-            collection::PRESENCE,
-        ];
-        for name in written {
-            let create = doc! {
-                "create": name,
-                "storageEngine": &small_pages,
-                "indexOptionDefaults": { "storageEngine": &small_pages },
-            };
-            let made = self.database()?.run_command(create).await;
+        let create = doc! {
+            "create": name,
+            "storageEngine": &small_pages,
+            "indexOptionDefaults": { "storageEngine": &small_pages },
+        };
+        match self.database()?.run_command(create).await {
             // A command's error: the collection is there, or the server stores in another way, and makes it when
             // it is first written to.
-            if let Err(error) = made
-                && !matches!(*error.kind, ErrorKind::Command(_))
-            {
-                return Err(error.into());
-            }
+            Err(error) if !matches!(*error.kind, ErrorKind::Command(_)) => Err(error.into()),
+            Ok(_) | Err(_) => Ok(()),
         }
-        Ok(())
     }
 
     /// Makes what is missing, and sets how long documents are kept.
@@ -106,7 +96,13 @@ impl Store {
     /// # Errors
     /// When MongoDB is away, or has an index of one of our names with other keys.
     pub async fn ensure_indexes(&self, retention: Retention) -> Result<(), StoreError> {
-        self.ensure_collections().await?;
+        let written = [
+            collection::MESSAGES,
+            collection::EVENTS,
+            collection::READ_MARKS,
+            collection::PRESENCE,
+        ];
+        try_join_all(written.map(|name| self.ensure_collection(name))).await?;
         self.database()?
             .collection::<Document>(collection::MESSAGES)
             .create_indexes(unread_indexes())
