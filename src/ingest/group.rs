@@ -2,7 +2,9 @@
 //!
 //! A few committers take turns at one queue. Each takes whatever waits there, commits it as one batch,
 //! and tells each callback its verdict. A lone callback meets an idle committer and goes at once: there
-//! is no timer. Under load, what arrives while commits are under way forms the next batch by itself.
+//! is no timer. Under load, what arrives while commits are under way forms the next batch by itself: it begins
+//! when as many wait as are being committed, or when a commit ends. Else the first few that come after a large
+//! batch would make one of their own, which costs MongoDB almost as much.
 //!
 //! Limits: callbacks, and bytes held for them, that wait or are being committed, beyond which a callback
 //! is refused at once; callbacks and bytes in one batch; and the time a callback may take. What a
@@ -11,10 +13,11 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
@@ -62,11 +65,23 @@ struct Held {
     _bytes: OwnedSemaphorePermit,
 }
 
+/// What the committers share.
+struct Line {
+    queue: Mutex<mpsc::UnboundedReceiver<Waiting>>,
+    /// A permit for each callback in the queue, or about to be there.
+    waiting: Semaphore,
+    /// Callbacks that are being committed.
+    committing: AtomicUsize,
+    /// Tells that a commit has ended.
+    ended: Notify,
+}
+
 /// The way into the running batch. Cheap to clone; when the last clone is gone and the queue is empty,
 /// the committers end.
 #[derive(Clone)]
 pub struct GroupCommit {
     queue: mpsc::UnboundedSender<Waiting>,
+    line: Arc<Line>,
     callbacks: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
     limits: Limits,
@@ -81,12 +96,18 @@ impl GroupCommit {
         V: Future<Output = Vec<Verdict>> + Send + 'static,
     {
         let (queue, waiting) = mpsc::unbounded_channel();
-        let waiting = Arc::new(Mutex::new(waiting));
+        let line = Arc::new(Line {
+            queue: Mutex::new(waiting),
+            waiting: Semaphore::new(0),
+            committing: AtomicUsize::new(0),
+            ended: Notify::new(),
+        });
         for _ in 0..limits.commits_in_flight {
-            tracker.spawn(committer(commit.clone(), waiting.clone(), limits));
+            tracker.spawn(committer(commit.clone(), line.clone(), limits));
         }
         Self {
             queue,
+            line,
             callbacks: Arc::new(Semaphore::new(limits.callbacks_in_flight)),
             bytes: Arc::new(Semaphore::new(limits.bytes_in_flight)),
             limits,
@@ -108,6 +129,7 @@ impl GroupCommit {
             verdict,
             since: Instant::now(),
         };
+        self.line.waiting.add_permits(1);
         self.queue.send(waiting).map_err(|_| Unavailable)?;
         match tokio::time::timeout(self.limits.patience, told).await {
             Ok(Ok(verdict)) => Ok(verdict?),
@@ -127,19 +149,18 @@ impl GroupCommit {
     }
 }
 
-async fn committer<C, V>(
-    commit: C,
-    queue: Arc<Mutex<mpsc::UnboundedReceiver<Waiting>>>,
-    limits: Limits,
-) where
+async fn committer<C, V>(commit: C, line: Arc<Line>, limits: Limits)
+where
     C: Fn(Arc<[Submission]>, Instant) -> V,
     V: Future<Output = Vec<Verdict>>,
 {
-    while let Some(mut batch) = next_batch(&queue, limits).await {
+    while let Some(mut batch) = line.next_batch(limits).await {
+        let taken = batch.len();
         // Whoever waited too long has been refused already; no need to work for it.
         batch.retain(|waiting| !waiting.verdict.is_closed());
         // The queue is in the order of time.
         let Some(since) = batch.first().map(|oldest| oldest.since) else {
+            line.end(taken);
             continue;
         };
         let (submissions, waiting): (Vec<_>, Vec<_>) = batch
@@ -147,7 +168,9 @@ async fn committer<C, V>(
             .map(|waiting| (waiting.submission, (waiting.room, waiting.verdict)))
             .unzip();
         let commit = AssertUnwindSafe(async { commit(submissions.into(), since).await });
-        let Ok(results) = commit.catch_unwind().await else {
+        let results = commit.catch_unwind().await;
+        line.end(taken);
+        let Ok(results) = results else {
             // The verdicts are dropped, which refuses the batch; the committer must live on.
             tracing::error!("a commit panicked");
             continue;
@@ -159,21 +182,42 @@ async fn committer<C, V>(
     }
 }
 
-/// Waits for a first callback, then takes what waits behind it. `None` when no more can come.
-async fn next_batch(
-    queue: &Mutex<mpsc::UnboundedReceiver<Waiting>>,
-    limits: Limits,
-) -> Option<Vec<Waiting>> {
-    let mut queue = queue.lock().await;
-    let first = queue.recv().await?;
-    let mut bytes = first.bytes;
-    let mut batch = vec![first];
-    while batch.len() < limits.batch_callbacks && bytes < limits.batch_bytes {
-        let Ok(next) = queue.try_recv() else { break };
-        bytes += next.bytes;
-        batch.push(next);
+impl Line {
+    /// Waits for a first callback and for its company, then takes what waits. `None` when no more can come.
+    async fn next_batch(&self, limits: Limits) -> Option<Vec<Waiting>> {
+        let mut queue = self.queue.lock().await;
+        let first = queue.recv().await?;
+        self.company(limits.batch_callbacks).await;
+        let mut bytes = first.bytes;
+        let mut batch = vec![first];
+        while batch.len() < limits.batch_callbacks && bytes < limits.batch_bytes {
+            let Ok(next) = queue.try_recv() else { break };
+            bytes += next.bytes;
+            batch.push(next);
+        }
+        self.waiting.forget_permits(batch.len());
+        self.committing.fetch_add(batch.len(), Ordering::Relaxed);
+        Some(batch)
     }
-    Some(batch)
+
+    /// The commit of so many callbacks has ended.
+    fn end(&self, taken: usize) {
+        self.committing.fetch_sub(taken, Ordering::Relaxed);
+        self.ended.notify_one();
+    }
+
+    /// Waits until as many wait as are being committed, or `most`.
+    async fn company(&self, most: usize) {
+        loop {
+            let enough = self.committing.load(Ordering::Relaxed).min(most);
+            tokio::select! {
+                biased;
+                // It is never closed.
+                _permits = self.waiting.acquire_many(u32::try_from(enough).unwrap_or(u32::MAX)) => return,
+                () = self.ended.notified() => {}
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -269,6 +313,31 @@ mod tests {
         assert_eq!(later, [STORED, no, STORED, no, STORED, STORED]);
         assert_eq!(*sizes.lock().unwrap(), [2, 6]);
         assert_eq!(started.elapsed(), Duration::from_secs(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_second_commit_begins_with_as_many_as_are_in_the_first() {
+        // Three are being committed; of those that come half a second later, how long does the last one take?
+        for (later, took, expected) in [
+            (2, Duration::from_millis(1500), vec![3, 2]),
+            (3, Duration::from_millis(1000), vec![3, 3]),
+        ] {
+            let (group, sizes) = group(LIMITS);
+            let first = join_all((0..3).map(|_| group.commit(submission("x"))));
+            let second = async {
+                sleep(Duration::from_millis(500)).await;
+                let began = Instant::now();
+                let verdicts = join_all((0..later).map(|_| group.commit(submission("x")))).await;
+                (verdicts, began.elapsed())
+            };
+            let (first, (second, elapsed)) = tokio::join!(first, second);
+            assert!(first.iter().chain(&second).all(|v| *v == STORED));
+            assert_eq!((&*sizes.lock().unwrap(), elapsed), (&expected, took));
+            // The count of those that wait is right again, so a lone one goes at once.
+            let began = Instant::now();
+            assert_eq!(group.commit(submission("x")).await, STORED);
+            assert_eq!(began.elapsed(), Duration::from_secs(1));
+        }
     }
 
     #[tokio::test(start_paused = true)]
