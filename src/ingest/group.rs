@@ -1,10 +1,11 @@
 //! Group commit: callbacks in flight share commits.
 //!
 //! A few committers take turns at one queue. Each takes whatever waits there, commits it as one batch,
-//! and tells each callback its verdict. A lone callback meets an idle committer and goes at once: there
-//! is no timer. Under load, what arrives while commits are under way forms the next batch by itself: it begins
-//! when as many wait as are being committed, or when a commit ends. Else the first few that come after a large
-//! batch would make one of their own, which costs MongoDB almost as much.
+//! and tells each callback its verdict. A lone callback meets no commit under way and goes at once.
+//!
+//! Beside a commit under way a batch waits for company: until as many callbacks wait as are being committed, or
+//! [`PATIENCE`] has passed. Else the first few that come after a large batch would make one of their own, which
+//! costs MongoDB almost as much.
 //!
 //! Limits: callbacks, and bytes held for them, that wait or are being committed, beyond which a callback
 //! is refused at once; callbacks and bytes in one batch; and the time a callback may take. What a
@@ -65,15 +66,33 @@ struct Held {
     _bytes: OwnedSemaphorePermit,
 }
 
+/// How long a callback waits for company at most: some commits' time, so that one that hangs holds up no other.
+const PATIENCE: Duration = Duration::from_millis(50);
+
 /// What the committers share.
 struct Line {
     queue: Mutex<mpsc::UnboundedReceiver<Waiting>>,
     /// A permit for each callback in the queue, or about to be there.
-    waiting: Semaphore,
+    waiting: Arc<Semaphore>,
     /// Callbacks that are being committed.
     committing: AtomicUsize,
-    /// Tells that a commit has ended.
+    /// Tells that fewer are.
     ended: Notify,
+}
+
+/// Callbacks that are being committed, until it is dropped.
+struct UnderWay<'l> {
+    line: &'l Line,
+    callbacks: usize,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.line
+            .committing
+            .fetch_sub(self.callbacks, Ordering::Relaxed);
+        self.line.ended.notify_one();
+    }
 }
 
 /// The way into the running batch. Cheap to clone; when the last clone is gone and the queue is empty,
@@ -81,7 +100,8 @@ struct Line {
 #[derive(Clone)]
 pub struct GroupCommit {
     queue: mpsc::UnboundedSender<Waiting>,
-    line: Arc<Line>,
+    /// A permit for each callback in the queue, or about to be there.
+    waiting: Arc<Semaphore>,
     callbacks: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
     limits: Limits,
@@ -95,10 +115,11 @@ impl GroupCommit {
         C: Fn(Arc<[Submission]>, Instant) -> V + Clone + Send + Sync + 'static,
         V: Future<Output = Vec<Verdict>> + Send + 'static,
     {
-        let (queue, waiting) = mpsc::unbounded_channel();
+        let (queue, received) = mpsc::unbounded_channel();
+        let waiting = Arc::new(Semaphore::new(0));
         let line = Arc::new(Line {
-            queue: Mutex::new(waiting),
-            waiting: Semaphore::new(0),
+            queue: Mutex::new(received),
+            waiting: waiting.clone(),
             committing: AtomicUsize::new(0),
             ended: Notify::new(),
         });
@@ -107,7 +128,7 @@ impl GroupCommit {
         }
         Self {
             queue,
-            line,
+            waiting,
             callbacks: Arc::new(Semaphore::new(limits.callbacks_in_flight)),
             bytes: Arc::new(Semaphore::new(limits.bytes_in_flight)),
             limits,
@@ -129,7 +150,7 @@ impl GroupCommit {
             verdict,
             since: Instant::now(),
         };
-        self.line.waiting.add_permits(1);
+        self.waiting.add_permits(1);
         self.queue.send(waiting).map_err(|_| Unavailable)?;
         match tokio::time::timeout(self.limits.patience, told).await {
             Ok(Ok(verdict)) => Ok(verdict?),
@@ -154,13 +175,11 @@ where
     C: Fn(Arc<[Submission]>, Instant) -> V,
     V: Future<Output = Vec<Verdict>>,
 {
-    while let Some(mut batch) = line.next_batch(limits).await {
-        let taken = batch.len();
+    while let Some((mut batch, under_way)) = line.next_batch(limits).await {
         // Whoever waited too long has been refused already; no need to work for it.
         batch.retain(|waiting| !waiting.verdict.is_closed());
         // The queue is in the order of time.
         let Some(since) = batch.first().map(|oldest| oldest.since) else {
-            line.end(taken);
             continue;
         };
         let (submissions, waiting): (Vec<_>, Vec<_>) = batch
@@ -169,7 +188,7 @@ where
             .unzip();
         let commit = AssertUnwindSafe(async { commit(submissions.into(), since).await });
         let results = commit.catch_unwind().await;
-        line.end(taken);
+        drop(under_way);
         let Ok(results) = results else {
             // The verdicts are dropped, which refuses the batch; the committer must live on.
             tracing::error!("a commit panicked");
@@ -184,10 +203,11 @@ where
 
 impl Line {
     /// Waits for a first callback and for its company, then takes what waits. `None` when no more can come.
-    async fn next_batch(&self, limits: Limits) -> Option<Vec<Waiting>> {
+    async fn next_batch(&self, limits: Limits) -> Option<(Vec<Waiting>, UnderWay<'_>)> {
         let mut queue = self.queue.lock().await;
         let first = queue.recv().await?;
-        self.company(limits.batch_callbacks).await;
+        // To have waited long enough alone is as good.
+        let _ = tokio::time::timeout_at(first.since + PATIENCE, self.company(limits)).await;
         let mut bytes = first.bytes;
         let mut batch = vec![first];
         while batch.len() < limits.batch_callbacks && bytes < limits.batch_bytes {
@@ -195,25 +215,26 @@ impl Line {
             bytes += next.bytes;
             batch.push(next);
         }
-        self.waiting.forget_permits(batch.len());
-        self.committing.fetch_add(batch.len(), Ordering::Relaxed);
-        Some(batch)
+        let callbacks = batch.len();
+        self.waiting.forget_permits(callbacks);
+        self.committing.fetch_add(callbacks, Ordering::Relaxed);
+        let under_way = UnderWay {
+            line: self,
+            callbacks,
+        };
+        Some((batch, under_way))
     }
 
-    /// The commit of so many callbacks has ended.
-    fn end(&self, taken: usize) {
-        self.committing.fetch_sub(taken, Ordering::Relaxed);
-        self.ended.notify_one();
-    }
-
-    /// Waits until as many wait as are being committed, or `most`.
-    async fn company(&self, most: usize) {
+    /// Waits until as many wait as are being committed, or as a batch takes.
+    async fn company(&self, limits: Limits) {
         loop {
-            let enough = self.committing.load(Ordering::Relaxed).min(most);
+            let committing = self.committing.load(Ordering::Relaxed);
+            let enough = committing.min(limits.batch_callbacks);
+            let enough = u32::try_from(enough).unwrap_or(u32::MAX);
             tokio::select! {
                 biased;
                 // It is never closed.
-                _permits = self.waiting.acquire_many(u32::try_from(enough).unwrap_or(u32::MAX)) => return,
+                _permits = self.waiting.acquire_many(enough) => return,
                 () = self.ended.notified() => {}
             }
         }
@@ -315,29 +336,52 @@ mod tests {
         assert_eq!(started.elapsed(), Duration::from_secs(2));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_second_commit_begins_with_as_many_as_are_in_the_first() {
-        // Three are being committed; of those that come half a second later, how long does the last one take?
-        for (later, took, expected) in [
-            (2, Duration::from_millis(1500), vec![3, 2]),
-            (3, Duration::from_millis(1000), vec![3, 3]),
-        ] {
-            let (group, sizes) = group(LIMITS);
-            let first = join_all((0..3).map(|_| group.commit(submission("x"))));
-            let second = async {
-                sleep(Duration::from_millis(500)).await;
-                let began = Instant::now();
-                let verdicts = join_all((0..later).map(|_| group.commit(submission("x")))).await;
-                (verdicts, began.elapsed())
-            };
-            let (first, (second, elapsed)) = tokio::join!(first, second);
-            assert!(first.iter().chain(&second).all(|v| *v == STORED));
-            assert_eq!((&*sizes.lock().unwrap(), elapsed), (&expected, took));
-            // The count of those that wait is right again, so a lone one goes at once.
+    /// Some are being committed, others come ten milliseconds later: how long do these take?
+    async fn beside(limits: Limits, first: usize, second: usize) -> (Vec<usize>, Duration) {
+        let (group, sizes) = group(limits);
+        let at_once = |n| join_all((0..n).map(|_| group.commit(submission("x"))));
+        let later = async {
+            sleep(Duration::from_millis(10)).await;
             let began = Instant::now();
-            assert_eq!(group.commit(submission("x")).await, STORED);
-            assert_eq!(began.elapsed(), Duration::from_secs(1));
-        }
+            (at_once(second).await, began.elapsed())
+        };
+        let (first, (second, took)) = tokio::join!(at_once(first), later);
+        assert!(first.iter().chain(&second).all(|v| *v == STORED));
+        assert_eq!(group.waiting.available_permits(), 0);
+        let sizes = sizes.lock().unwrap().clone();
+        (sizes, took)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn beside_a_commit_another_begins_with_as_many_or_after_its_patience() {
+        let own = Duration::from_secs(1);
+        assert_eq!(beside(LIMITS, 3, 3).await, (vec![3, 3], own));
+        assert_eq!(beside(LIMITS, 3, 2).await, (vec![3, 2], own + PATIENCE));
+        // A batch that is full waits for no more.
+        let small = Limits {
+            batch_callbacks: 4,
+            commits_in_flight: 3,
+            ..LIMITS
+        };
+        assert_eq!(beside(small, 8, 4).await, (vec![4, 4, 4], own));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_goes_when_the_commit_beside_it_ends() {
+        let (group, sizes) = group(LIMITS);
+        let lone = |after| {
+            let group = &group;
+            async move {
+                sleep(Duration::from_millis(after)).await;
+                let began = Instant::now();
+                assert_eq!(group.commit(submission("x")).await, STORED);
+                began.elapsed()
+            }
+        };
+        let three = join_all([lone(0), lone(0), lone(0)]);
+        let (_, took) = tokio::join!(three, lone(980));
+        assert_eq!(took, Duration::from_millis(1020));
+        assert_eq!(*sizes.lock().unwrap(), [3, 1]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -401,11 +445,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_panic_refuses_its_batch_and_the_committer_lives_on() {
-        let (group, _) = group(Limits {
-            commits_in_flight: 1,
-            ..LIMITS
-        });
-        assert_eq!(group.commit(submission("panic")).await, NOT_DURABLE);
-        assert_eq!(group.commit(submission("x")).await, STORED);
+        let (group, _) = group(LIMITS);
+        let refused = join_all((0..3).map(|_| group.commit(submission("panic")))).await;
+        assert_eq!(refused, [NOT_DURABLE; 3]);
+        // Nothing is being committed any more that these would wait beside.
+        let began = Instant::now();
+        let stored = join_all([group.commit(submission("x")), group.commit(submission("x"))]).await;
+        assert_eq!(stored, [STORED; 2]);
+        assert_eq!(began.elapsed(), Duration::from_secs(1));
     }
 }

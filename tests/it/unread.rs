@@ -287,24 +287,37 @@ async fn more_unread_messages_than_are_counted_in_one_go_are_counted_all_the_sam
     let most = usize::try_from(TOGETHER).unwrap();
     let stored = (0..most + 7).map(|n| unread(n, "big", "ann", "o-1"));
     let stored = stored.chain((0..3).map(|n| unread(n, "big", "carl", "o-2")));
+    let stored = stored.chain((0..1200).map(|n| unread(n, "big", "dora", "o-3")));
     let stored = stored.chain((0..2).map(|n| unread(n, "small", "ann", "o-1")));
+    // More than one question may meet, and no peer with half of them; then more than any query may.
+    let peer = |n: usize| format!("peer{n}");
+    let stored = stored.chain((0..1200).map(|n| unread(n, "even", &peer(n % 30), "o-1")));
+    let stored = stored.chain((0..most + 400).map(|n| unread(n, "wide", &peer(n % 60), "o-1")));
     let messages = app.database.collection::<Document>("messages");
     messages
         .insert_many(stored.collect::<Vec<_>>())
         .await
         .unwrap();
-    let big = json!({ "user": "big", "peers": ["ann", "carl", "nobody"], "orders": ["o-1"] });
+    let big = json!({
+        "user": "big", "peers": ["ann", "carl", "dora", "nobody"], "orders": ["o-1", "o-3"],
+    });
     let small = json!({ "user": "small", "peers": ["ann"] });
-    // More ids than are counted each by itself.
-    let mut peers: Vec<String> = (0..60).map(|n| format!("nobody{n}")).collect();
-    peers.extend(["ann", "carl"].map(String::from));
     app.database
         .run_command(doc! { "profile": 2 })
         .await
         .unwrap();
-    let answer = app.ask(&json!({ "user": "big", "peers": peers })).await;
-    let total = format!(r#""total":{}}}"#, most + 10);
-    assert!(answer.text.ends_with(&total), "{}", answer.text);
+    let peers: Vec<String> = (0..62).map(peer).collect();
+    for (user, all, of) in [("even", 1200, 30), ("wide", most + 400, 60)] {
+        let answer = app.ask(&json!({ "user": user, "peers": peers })).await;
+        let expected = |n: usize| (0..all).filter(|at| at % of == n).count();
+        let expected: serde_json::Map<_, _> =
+            (0..62).map(|n| (peer(n), json!(expected(n)))).collect();
+        let found = answer.json();
+        assert_eq!(
+            (&found["peers"], &found["total"]),
+            (&json!(expected), &json!(all))
+        );
+    }
     let questions = [&big, &small, &big, &small, &small, &big];
     let answers = join_all(questions.map(|question| app.ask(question))).await;
     app.database
@@ -319,10 +332,9 @@ async fn more_unread_messages_than_are_counted_in_one_go_are_counted_all_the_sam
     assert!(profile.find_one(walks).await.unwrap().is_some());
     for (question, answer) in questions.iter().zip(answers) {
         let expected = if **question == big {
-            let (ann, all) = (most + 7, most + 10);
             json!({
-                "user": "big", "peers": { "ann": ann, "carl": 3, "nobody": 0 }, "orders": { "o-1": ann },
-                "total": all,
+                "user": "big", "peers": { "ann": most + 7, "carl": 3, "dora": 1200, "nobody": 0 },
+                "orders": { "o-1": most + 7, "o-3": 1200 }, "total": most + 1210,
             })
         } else {
             json!({ "user": "small", "peers": { "ann": 2 }, "total": 2 })

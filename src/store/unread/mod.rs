@@ -8,9 +8,10 @@
 //! being asked wait for a turn and are asked **together**, as one query for several readers. A question is
 //! only ever part of a query that begins after it, so its answer has all that was acknowledged before it.
 //!
-//! Such a query meets no more than [`TOGETHER`] messages. Where there are more it is halved. Where one question by itself
-//! has many, the id that has most of them is counted apart, in parts side by side, for which MongoDB only walks the
-//! index, and its other ids are asked again. A question with more than [`EACH`] ids is then asked whole, without a limit.
+//! Such a query meets no more than [`TOGETHER`] messages, or [`ALONE`] for a question by itself. Where there are more it
+//! is halved. Where one question has more, the id that has most of those met is counted apart, in parts side by side,
+//! for which MongoDB only walks the index, and its other ids are asked again; where no id has half of them, all are
+//! counted in one go.
 
 mod together;
 
@@ -32,11 +33,8 @@ use together::{Question, Waiting};
 /// The most messages that are counted in one go: MongoDB takes some milliseconds for them.
 pub const TOGETHER: u32 = 5000;
 
-/// The same of a question by itself. Few have more, and for those it is done twice.
+/// The same for a question that is asked by itself at first. Few have more.
 const ALONE: u32 = 1000;
-
-/// The most ids that are counted each by itself.
-const EACH: usize = 50;
 
 /// The parts in which a peer's many messages are counted.
 const PARTS: i64 = 4;
@@ -168,19 +166,20 @@ impl Store {
                 Box::pin(self.ask(second)).await;
             }
             Ok(met) => {
+                let Some(Waiting {
+                    question,
+                    mut answer,
+                }) = together.pop()
+                else {
+                    return;
+                };
                 let store = self.clone();
                 // It takes long, and leaves its turn to others.
                 self.runtime.spawn(async move {
-                    for Waiting {
-                        question,
-                        mut answer,
-                    } in together
-                    {
-                        let some = question.pick(&met.by_reader);
-                        tokio::select! {
-                            counts = store.ask_crowded(&question, &some) => drop(answer.send(counts)),
-                            () = answer.closed() => {}
-                        }
+                    let some = question.pick(&met.by_reader);
+                    tokio::select! {
+                        counts = store.ask_crowded(&question, &some) => drop(answer.send(counts)),
+                        () = answer.closed() => {}
                     }
                 });
             }
@@ -192,26 +191,32 @@ impl Store {
         }
     }
 
-    /// Asks a question whose messages are many; `some` of them were met.
+    /// Asks a question of whose messages only `some` were met.
     async fn ask_crowded(&self, question: &Question, some: &Counts) -> Result<Counts, StoreError> {
+        let met: u64 = some.values().sum();
         let fullest = some.iter().max_by_key(|(_, n)| **n);
-        let (Some((fullest, _)), ..=EACH) = (fullest, question.ids.len()) else {
-            let met = self.count_together(&[question], None).await?;
-            return Ok(question.pick(&met.by_reader));
-        };
-        let mut others = question.clone();
-        others.ids.retain(|id| id != fullest);
-        let (n, mut counts) = tokio::try_join!(
-            self.count_one(question, fullest),
-            Box::pin(self.ask_again(&others)),
-        )?;
-        if n > 0 {
-            counts.insert(fullest.clone(), n);
+        match fullest.filter(|(_, n)| **n * 2 >= met) {
+            Some((id, _)) => {
+                let mut others = question.clone();
+                others.ids.retain(|other| other != id);
+                let (n, mut counts) = tokio::try_join!(
+                    self.count_one(question, id),
+                    Box::pin(self.ask_again(&others)),
+                )?;
+                if n > 0 {
+                    counts.insert(id.clone(), n);
+                }
+                Ok(counts)
+            }
+            None if met <= u64::from(TOGETHER) => Box::pin(self.ask_again(question)).await,
+            None => {
+                let met = self.count_together(&[question], None).await?;
+                Ok(question.pick(&met.by_reader))
+            }
         }
-        Ok(counts)
     }
 
-    /// Asks what is left of a question, some of whose ids are counted apart.
+    /// Asks a question that has been asked before, or what is left of it.
     async fn ask_again(&self, question: &Question) -> Result<Counts, StoreError> {
         if question.ids.is_empty() {
             return Ok(Counts::new());
