@@ -155,6 +155,7 @@ impl<'s> Attempt<'s> {
 
     /// Stores and confirms a batch; the result are the writes that MongoDB refuses.
     pub async fn store(&self, submissions: &[Submission]) -> Result<Vec<Refusal>, StoreError> {
+        self.store.ensure_collections().await?;
         let batch = Batch::of(submissions);
         let wait = if batch.marks.is_empty() {
             Wait::Confirmed

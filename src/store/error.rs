@@ -46,6 +46,13 @@ pub fn blames_the_document(code: i32) -> bool {
     DOCUMENT_CODES.contains(&code)
 }
 
+/// Whether an error of this code says nothing but that the server is starting, stopping, or no primary.
+pub fn is_for_now(code: i32) -> bool {
+    // MaxTimeMSExpired, ShutdownInProgress, PrimarySteppedDown, NotWritablePrimary, InterruptedAtShutdown,
+    // InterruptedDueToReplStateChange, NotPrimaryNoSecondaryOk, NotPrimaryOrSecondary
+    [50, 91, 189, 10107, 11600, 11602, 13435, 13436].contains(&code)
+}
+
 impl StoreError {
     /// The same error where no document can be at fault.
     pub fn as_of_state(self) -> Self {

@@ -2,8 +2,7 @@
 //!
 //! Pages of 1 MB: MongoDB gathers writes in pages in memory, 10 MB large in a collection and 5 MB in an index, and
 //! whoever writes to a full one waits until it is compressed and split. Many small pauses take the place of a
-//! few that every commit waits for; `docs/benchmarks.md` has what that brings. A collection that is there
-//! already stays as it is.
+//! few that every commit waits for; `docs/benchmarks.md` says more. A collection that is there already stays as it is.
 
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use mongodb::error::ErrorKind;
 use mongodb::options::IndexOptions;
 use mongodb::{Collection, IndexModel};
 
-use super::error::StoreError;
+use super::error::{StoreError, is_for_now};
 use super::{Store, UnreadBy, collection};
 use crate::callback::ids::{Account, AppName};
 
@@ -75,19 +74,45 @@ fn index(name: &str, keys: Document, filter: Document) -> IndexModel {
 }
 
 impl Store {
-    /// Makes a collection that callbacks are written to.
+    /// Makes the collections that callbacks are written to, once in a service's life: before it writes to them.
+    pub(super) async fn ensure_collections(&self) -> Result<(), StoreError> {
+        let written = [
+            collection::MESSAGES,
+            collection::EVENTS,
+            collection::READ_MARKS,
+            collection::PRESENCE,
+        ];
+        let make = async || {
+            let each = written.map(|name| self.ensure_collection(name));
+            try_join_all(each).await.map(drop)
+        };
+        self.collections.get_or_try_init(make).await.copied()
+    }
+
     async fn ensure_collection(&self, name: &str) -> Result<(), StoreError> {
+        const EXISTS: i32 = 48;
         let small_pages = doc! { "wiredTiger": { "configString": "memory_page_max=1MB" } };
         let create = doc! {
             "create": name,
             "storageEngine": &small_pages,
             "indexOptionDefaults": { "storageEngine": &small_pages },
         };
-        match self.database()?.run_command(create).await {
-            // A command's error: the collection is there, or the server stores in another way, and makes it when
-            // it is first written to.
-            Err(error) if !matches!(*error.kind, ErrorKind::Command(_)) => Err(error.into()),
-            Ok(_) | Err(_) => Ok(()),
+        let Err(error) = self.database()?.run_command(create).await else {
+            return Ok(());
+        };
+        match error.kind.as_ref() {
+            ErrorKind::Command(command) if command.code == EXISTS => Ok(()),
+            ErrorKind::Command(command) if !is_for_now(command.code) => {
+                let (code, why) = (command.code, &command.code_name);
+                tracing::info!(
+                    name,
+                    code,
+                    why,
+                    "MongoDB makes the collection in its own way"
+                );
+                Ok(())
+            }
+            _ => Err(StoreError::from(error).as_of_state()),
         }
     }
 
@@ -96,13 +121,7 @@ impl Store {
     /// # Errors
     /// When MongoDB is away, or has an index of one of our names with other keys.
     pub async fn ensure_indexes(&self, retention: Retention) -> Result<(), StoreError> {
-        let written = [
-            collection::MESSAGES,
-            collection::EVENTS,
-            collection::READ_MARKS,
-            collection::PRESENCE,
-        ];
-        try_join_all(written.map(|name| self.ensure_collection(name))).await?;
+        self.ensure_collections().await?;
         self.database()?
             .collection::<Document>(collection::MESSAGES)
             .create_indexes(unread_indexes())

@@ -25,7 +25,7 @@ use std::time::Duration;
 use mongodb::options::{ClientOptions, ReadConcern, ReadPreference, SelectionCriteria};
 use mongodb::{Client, Database};
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{OnceCell, Semaphore};
 
 use attempt::Attempt;
 pub use commit::{Durability, Submission, Unavailable, Verdict};
@@ -75,6 +75,8 @@ pub struct Store {
     settings: Settings,
     queries: Arc<Semaphore>,
     questions: Arc<Questions>,
+    /// Whether the collections are made.
+    collections: Arc<OnceCell<()>>,
     /// Where the work is done that outlives a request, whose own thread may end.
     runtime: Handle,
     /// Whether the server's replies tell no term, so that every write has to wait for itself.
@@ -92,6 +94,7 @@ impl Store {
             settings,
             queries: Arc::new(Semaphore::new(QUERIES)),
             questions: Arc::default(),
+            collections: Arc::default(),
             runtime: Handle::current(),
             confirms_each: Arc::default(),
         }

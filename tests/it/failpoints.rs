@@ -11,6 +11,7 @@ use mongodb::bson::{Document, doc};
 use serde_json::json;
 use tokio::sync::Mutex;
 
+use crate::storing::expect_small_pages;
 use crate::support::{TestApp, config, message, mongodb_uri, skip};
 
 /// There is one `failCommand` in a server, so tests take turns.
@@ -238,5 +239,24 @@ async fn a_receipt_beside_a_repair_is_not_lost() {
     let stored = app.document("messages", "otc/p2p/1").await;
     assert_eq!(stored.get_i32("state").ok(), Some(1));
     store.close().await;
+    app.end().await;
+}
+
+/// A primary that steps down as the collections are made does not leave them with large pages for good.
+#[tokio::test(flavor = "multi_thread")]
+async fn collections_that_could_not_be_made_are_made_the_next_time() {
+    let _turn = TURN.lock().await;
+    let client = Client::with_uri_str(mongodb_uri()).await.unwrap();
+    if !are_there(&client).await {
+        return;
+    }
+    let not_primary = doc! { "failCommands": ["create"], "errorCode": 10107 };
+    fail(&client, "make", doc! { "times": 6 }, not_primary).await;
+    let uri = mongodb_uri();
+    let more = if uri.contains('?') { "&" } else { "/?" };
+    let app = TestApp::unready(&format!("{uri}{more}appName=make"), "").await;
+    app.until_ready().await;
+    off(&client).await;
+    expect_small_pages(&app).await;
     app.end().await;
 }

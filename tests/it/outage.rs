@@ -8,6 +8,7 @@ use mongodb::Client;
 use mongodb::bson::{Document, doc};
 use serde_json::json;
 
+use crate::storing::expect_small_pages;
 use crate::support::disk::SmallDisk;
 use crate::support::mongod::Mongod;
 use crate::support::process::{Process, try_deliver};
@@ -311,6 +312,7 @@ async fn the_service_starts_before_mongodb() {
         app.get("/readyz", &[]).await.text
     );
     assert_eq!(counted.json()["total"], 2);
+    expect_small_pages(&app).await;
     app.end().await;
 }
 
