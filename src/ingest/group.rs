@@ -4,7 +4,7 @@
 //! and tells each callback its verdict. A lone callback meets no commit under way and goes at once.
 //!
 //! Beside a commit under way a batch waits for company: until as many callbacks wait as are being committed, or
-//! [`PATIENCE`] has passed. Else the first few that come after a large batch would make one of their own, which
+//! 50 ms have passed. Else the first few that come after a large batch would make one of their own, which
 //! costs MongoDB almost as much.
 //!
 //! Limits: callbacks, and bytes held for them, that wait or are being committed, beyond which a callback
@@ -67,7 +67,7 @@ struct Held {
 }
 
 /// How long a callback waits for company at most: some commits' time, so that one that hangs holds up no other.
-const PATIENCE: Duration = Duration::from_millis(50);
+const COMPANY: Duration = Duration::from_millis(50);
 
 /// What the committers share.
 struct Line {
@@ -207,7 +207,7 @@ impl Line {
         let mut queue = self.queue.lock().await;
         let first = queue.recv().await?;
         // To have waited long enough alone is as good.
-        let _ = tokio::time::timeout_at(first.since + PATIENCE, self.company(limits)).await;
+        let _ = tokio::time::timeout_at(first.since + COMPANY, self.company(limits)).await;
         let mut bytes = first.bytes;
         let mut batch = vec![first];
         while batch.len() < limits.batch_callbacks && bytes < limits.batch_bytes {
@@ -353,10 +353,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn beside_a_commit_another_begins_with_as_many_or_after_its_patience() {
+    async fn beside_a_commit_another_begins_with_as_many_or_after_a_while() {
         let own = Duration::from_secs(1);
         assert_eq!(beside(LIMITS, 3, 3).await, (vec![3, 3], own));
-        assert_eq!(beside(LIMITS, 3, 2).await, (vec![3, 2], own + PATIENCE));
+        assert_eq!(beside(LIMITS, 3, 2).await, (vec![3, 2], own + COMPANY));
         // A batch that is full waits for no more.
         let small = Limits {
             batch_callbacks: 4,
