@@ -17,18 +17,20 @@ use crate::support::{TestApp, config, message, mongodb_uri, skip};
 /// There is one `failCommand` in a server, so tests take turns.
 pub static TURN: Mutex<()> = Mutex::const_new(());
 
+/// The address under which commands carry a name, by which they are made to fail.
+fn named(name: &str) -> String {
+    let uri = mongodb_uri();
+    let more = if uri.contains('?') { "&" } else { "/?" };
+    format!("{uri}{more}appName={name}")
+}
+
 /// A service whose commands can be made to fail without touching other tests'.
 async fn service(name: &str, more: &str) -> Option<(TestApp, Client)> {
-    let uri = mongodb_uri();
-    let uri = format!(
-        "{uri}{}appName={name}",
-        if uri.contains('?') { "&" } else { "/?" }
-    );
     let client = Client::with_uri_str(mongodb_uri()).await.unwrap();
     if !are_there(&client).await {
         return None;
     }
-    Some((TestApp::connected(&uri, more).await, client))
+    Some((TestApp::connected(&named(name), more).await, client))
 }
 
 /// Whether the server has fail points.
@@ -252,9 +254,7 @@ async fn collections_that_could_not_be_made_are_made_the_next_time() {
     }
     let not_primary = doc! { "failCommands": ["create"], "errorCode": 10107 };
     fail(&client, "make", doc! { "times": 6 }, not_primary).await;
-    let uri = mongodb_uri();
-    let more = if uri.contains('?') { "&" } else { "/?" };
-    let app = TestApp::unready(&format!("{uri}{more}appName=make"), "").await;
+    let app = TestApp::unready(&named("make"), "").await;
     app.until_ready().await;
     off(&client).await;
     expect_small_pages(&app).await;
