@@ -126,11 +126,12 @@ fn as_document(raw: &RawDocument) -> Document {
 }
 
 /// What follows from the facts on a message: a recalled message is not unread and was not read, and the
-/// body of an edited one is its latest edit's text.
+/// body of an edited one is its latest edit's text. What was sent as `text` and is none, such as `null`,
+/// changes no text.
 pub fn derive() -> Document {
     let with_text = doc! { "$filter": {
         "input": { "$ifNull": ["$edits", []] },
-        "cond": is_there("$$this.text"),
+        "cond": { "$eq": [{ "$type": "$$this.text" }, "string"] },
     } };
     doc! { "$set": {
         "state": { "$cond": [

@@ -85,6 +85,37 @@ async fn an_edit_without_text_leaves_the_text() {
     app.end().await;
 }
 
+/// Some senders say `null` where they change nothing; what is no text must not become one.
+#[tokio::test]
+async fn an_edit_whose_text_is_no_text_leaves_the_text() {
+    let app = TestApp::start().await;
+    for no_text in [json!({ "rich": "x" }), json!(["x"]), json!(null)] {
+        let mut changed = edit("1", 1_700_000_000_030, "");
+        changed["text"] = no_text.clone();
+        let callbacks = [message("1"), changed.clone()];
+        let dump = same_in_every_order(&app, &callbacks).await;
+        let stored = &dump["messages"][0];
+        assert_eq!(stored["body"], "first", "{no_text}");
+        assert_eq!(stored["edits"][0]["text"], no_text);
+
+        let callbacks = [
+            message("1"),
+            edit("1", 1_700_000_000_010, "second"),
+            changed,
+        ];
+        let dump = same_in_every_order(&app, &callbacks).await;
+        let stored = &dump["messages"][0];
+        assert_eq!(stored["body"], "second", "{no_text}");
+        assert_eq!(stored["originalBody"], "first", "{no_text}");
+        assert_eq!(stored["edits"][1]["text"], no_text);
+    }
+    let mut number = edit("1", 1_700_000_000_030, "");
+    number["text"] = json!(5);
+    let dump = same_in_every_order(&app, &[message("1"), number]).await;
+    assert_eq!(dump["messages"][0]["body"], "5");
+    app.end().await;
+}
+
 #[tokio::test]
 async fn a_recall_alone_is_no_unread_message() {
     let app = TestApp::start().await;
