@@ -472,6 +472,58 @@ async fn the_type_header_labels_and_never_hides() {
     app.end().await;
 }
 
+/// Whoever replays a signed callback may change the header: that must make no second document.
+#[tokio::test]
+async fn the_type_header_makes_no_second_document() {
+    let app = TestApp::start().await;
+    let bodies = [
+        r#"{"eventType":4,"uid":5}"#,
+        r#"{"eventType":"777","x":1}"#,
+        r#"{"eventType":"MEETING_STATE_CHANGE_EVENT","x":1}"#,
+        r#"{"eventType":1,"convType":"PLANET","msgidServer":"1"}"#,
+        r#"{"eventType":2,"uid":5}"#,
+        r#"{"eventType":2,"accid":"a","code":302,"timestamp":1}"#,
+        r#"{"eventType":11,"objects":[{"sendid":"1"}]}"#,
+        r#"{"eventType":11,"objects":"no list"}"#,
+        r#"{"eventType":30,"objects":[]}"#,
+        r#"{"eventType":30,"objects":[{"fromAccount":"bob"}]}"#,
+        r#"{"eventType":30,"fromAccount":"bob","toAccount":"ann","timestamp":1}"#,
+        r#"{"eventType":3,"data":{"channelId":123}}"#,
+        r#"{"uid":5}"#,
+        "no JSON",
+        MESSAGE,
+    ];
+    for body in bodies {
+        let mut alone = None;
+        for deliveries in [
+            vec![None],
+            vec![Some("RTC2")],
+            vec![None, Some("RTC2")],
+            vec![Some("RTC2"), None],
+            vec![Some("rtc"), Some("im")],
+        ] {
+            for header in &deliveries {
+                let mut headers = signed(body.as_bytes(), SECRET).to_vec();
+                headers.extend(header.map(|product| ("type", product.to_owned())));
+                deliver_to(&app, "/callbacks/otc", &headers, body)
+                    .await
+                    .expect_ok();
+            }
+            let mut stored = json!(app.dump().await);
+            for document in stored.as_object_mut().unwrap().values_mut() {
+                let document = document[0].as_object_mut().unwrap();
+                // What the header may choose: the label of the first delivery.
+                document.remove("product");
+                document.remove("kind");
+            }
+            let alone = alone.get_or_insert_with(|| stored.clone());
+            assert_eq!(stored, *alone, "{body} {deliveries:?}");
+            app.empty().await;
+        }
+    }
+    app.end().await;
+}
+
 /// A body in chunks has no length to announce: it is taken, and cut at the limit.
 #[tokio::test(flavor = "multi_thread")]
 async fn chunked_bodies_are_taken_up_to_the_limit() {

@@ -57,10 +57,11 @@ fn check(body: Vec<u8>, product: Option<&str>, rules: &Rules) {
         product: product.map(Box::from),
         body: body.into(),
     };
-    let made = || {
+    let made_with = |product| {
         let verified = VerifiedCallback::kept(&received.body, product);
         writes(&received, &decode(&verified, rules))
     };
+    let made = || made_with(product);
     let first = made();
     if first.is_empty() {
         assert!(says_nothing(&received.body), "a body vanished");
@@ -73,6 +74,25 @@ fn check(body: Vec<u8>, product: Option<&str>, rules: &Rules) {
     for (a, b) in first.iter().zip(&again) {
         assert!(parts(a) == parts(b), "the same bytes made another write");
     }
+    let without_header = made_with(None);
+    assert_eq!(first.len(), without_header.len());
+    for (a, b) in first.iter().zip(&without_header) {
+        assert!(
+            but_for_its_label(a) == but_for_its_label(b),
+            "a header that is not signed changed more than a label"
+        );
+    }
+}
+
+/// A write, and what it says but for what the `type` header may choose.
+fn but_for_its_label(write: &Write) -> (u8, Document, String) {
+    let (variant, raw, told) = parts(write);
+    let mut document = Document::try_from(raw).expect("valid BSON");
+    if let Write::Event(_) = write {
+        document.remove("product");
+        document.remove("kind");
+    }
+    (variant, document, told)
 }
 
 /// Whether a body is one of the provider's probes.

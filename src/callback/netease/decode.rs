@@ -55,20 +55,15 @@ pub fn decode<'r>(callback: &VerifiedCallback<'r>, rules: &Rules) -> Decoded<'r>
         }
         Err(NotAnObject::OtherType) => return failed("$", Reason::NotAnObject),
     };
-    let decoder = Decoder { body, rules };
+    let decoder = Decoder {
+        body,
+        rules,
+        product: callback.product(),
+    };
     if has_room_data(&fields) {
         return decoder.room(fields);
     }
-    // The header is not signed, so it only names what chat can make nothing of.
-    let says_rtc = callback
-        .product()
-        .is_some_and(|product| product.to_ascii_lowercase().contains("rtc"));
-    let spare = says_rtc.then(|| fields.clone());
-    let decoded = decoder.chat(fields);
-    match spare {
-        Some(fields) if decoded.has_no_effect() => decoder.room(fields),
-        _ => decoded,
-    }
+    decoder.chat(fields)
 }
 
 fn failed<'a>(path: &str, reason: Reason) -> Decoded<'a> {
@@ -89,18 +84,10 @@ fn has_room_data(fields: &Fields<'_>) -> bool {
             .is_some_and(|data| matches!(view(&nested(data)), Json::Object(_)))
 }
 
-impl Decoded<'_> {
-    fn has_no_effect(&self) -> bool {
-        self.events.iter().all(|event| match event {
-            Event::Message(_) => false,
-            Event::Record(record) => matches!(record.effect, Effect::None),
-        })
-    }
-}
-
 struct Decoder<'r, 'd> {
     body: &'r [u8],
     rules: &'d Rules,
+    product: Option<&'r str>,
 }
 
 impl<'r> Decoder<'r, '_> {
@@ -156,13 +143,18 @@ impl<'r> Decoder<'r, '_> {
     /// redelivery repeats whatever the kind's fields are.
     fn as_it_came(&self, kind: &Kind, event_type: EventType, fields: Fields<'r>) -> Decoded<'r> {
         let key = natural_key([event_type.to_string().as_str(), &digest(self.body)]);
-        one(Event::Record(record(
-            kind,
-            event_type,
-            key,
-            fields,
-            Effect::None,
-        )))
+        let mut record = record(kind, event_type, key, fields, Effect::None);
+        // The header is not signed: it may label what chat can do nothing with, and is part of no key.
+        if self.says_rtc() {
+            record.product = Product::Rtc;
+            record.kind = wire::RTC.name;
+        }
+        one(Event::Record(record))
+    }
+
+    fn says_rtc(&self) -> bool {
+        self.product
+            .is_some_and(|product| product.to_ascii_lowercase().contains("rtc"))
     }
 
     fn conversation(&self, event_type: EventType, fields: Fields<'r>) -> Result<Decoded<'r>> {
