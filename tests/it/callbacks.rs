@@ -524,6 +524,60 @@ async fn the_type_header_makes_no_second_document() {
     app.end().await;
 }
 
+/// Rooms share numbers with chat, and the provider may add fields: `data` alone makes no room's event of
+/// one that chat can read.
+#[tokio::test]
+async fn a_data_object_takes_no_effect_away() {
+    let app = TestApp::start().await;
+    app.deliver(MESSAGE).await.expect_ok();
+    let acting = [
+        json!({ "eventType": 30, "objects": [{ "fromAccount": "bob", "toAccount": "ann", "timestamp": 1 }] }),
+        json!({ "eventType": 85, "accid": "bob", "ackAccid": "carl", "ackMsgTime": 1 }),
+        json!({ "eventType": 89, "msgId": 1, "from": "ann", "to": "bob", "modifyTime": 1, "text": "ho" }),
+        json!({ "eventType": 7, "msgId": 1, "from": "ann", "to": "bob", "deleteTime": 1 }),
+        json!({ "eventType": 2, "accid": "bob", "clientType": "IOS", "timestamp": 1 }),
+        json!({ "eventType": 2, "accid": "bob", "code": 302, "timestamp": 2 }),
+        json!({ "eventType": 11, "objects": [{ "sendid": "1" }, { "sendid": "2" }] }),
+    ];
+    for (n, mut body) in acting.into_iter().enumerate() {
+        body["data"] = if n % 2 == 0 {
+            json!({ "channelId": 5 })
+        } else {
+            json!("{}")
+        };
+        app.deliver(body.to_string()).await.expect_ok();
+    }
+    let message = app.document("messages", "otc/p2p/1").await;
+    assert_eq!(message.get_str("body").ok(), Some("ho"));
+    assert!(message.contains_key("recall"));
+    let dump = app.dump().await;
+    let counts =
+        ["read_marks", "presence", "events"].map(|name| dump.get(name).map_or(0, Vec::len));
+    assert_eq!(counts, [2, 1, 8], "{dump:?}");
+    assert!(
+        dump["events"].iter().all(|event| event["product"] == "im"),
+        "{dump:?}"
+    );
+    app.empty().await;
+
+    // Where chat can do nothing with it, it is a room's, whatever the number means in chat.
+    let numbers = [1, 2, 3, 4, 7, 8, 11, 20, 25, 30, 85, 89, 90, 91, 777];
+    for number in numbers {
+        let room = json!({ "eventType": number, "data": { "channelId": 5, "timestamp": 1 } });
+        app.deliver(room.to_string()).await.expect_ok();
+    }
+    let dump = app.dump().await;
+    assert_eq!(dump.len(), 1, "{dump:?}");
+    assert_eq!(dump["events"].len(), numbers.len());
+    for event in &dump["events"] {
+        assert_eq!(
+            (&event["product"], &event["kind"]),
+            (&json!("rtc"), &json!("rtc"))
+        );
+    }
+    app.end().await;
+}
+
 /// A body in chunks has no length to announce: it is taken, and cut at the limit.
 #[tokio::test(flavor = "multi_thread")]
 async fn chunked_bodies_are_taken_up_to_the_limit() {

@@ -59,10 +59,8 @@ pub fn decode<'r>(callback: &VerifiedCallback<'r>, rules: &Rules) -> Decoded<'r>
         body,
         rules,
         product: callback.product(),
+        has_room_data: has_room_data(&fields),
     };
-    if has_room_data(&fields) {
-        return decoder.room(fields);
-    }
     decoder.chat(fields)
 }
 
@@ -76,7 +74,8 @@ fn failed<'a>(path: &str, reason: Reason) -> Decoded<'a> {
     }
 }
 
-/// RTC 2.0 sends `{"eventType":N,"data":{…}}`; a chat event has no `data` beside a `convType`.
+/// RTC 2.0 sends `{"eventType":N,"data":{…}}`. A chat event may have `data` too one day, so this tells whose a
+/// body is only where chat can make nothing of it.
 fn has_room_data(fields: &Fields<'_>) -> bool {
     !fields.contains("convType")
         && fields
@@ -88,6 +87,7 @@ struct Decoder<'r, 'd> {
     body: &'r [u8],
     rules: &'d Rules,
     product: Option<&'r str>,
+    has_room_data: bool,
 }
 
 impl<'r> Decoder<'r, '_> {
@@ -108,8 +108,10 @@ impl<'r> Decoder<'r, '_> {
 
     fn chat(&self, fields: Fields<'r>) -> Decoded<'r> {
         let is_question = looks_synchronous(&fields);
+        let spare = self.has_room_data.then(|| fields.clone());
         match self.events(fields) {
             Ok(decoded) => decoded,
+            Err(_) if let Some(fields) = spare => self.room(fields),
             Err(Undecodable { path, .. }) if is_question => {
                 failed(&path, Reason::SynchronousCallback)
             }
@@ -142,9 +144,12 @@ impl<'r> Decoder<'r, '_> {
     /// An event that acts on nothing. Its key is the digest of its bytes, the one thing that every
     /// redelivery repeats whatever the kind's fields are.
     fn as_it_came(&self, kind: &Kind, event_type: EventType, fields: Fields<'r>) -> Decoded<'r> {
+        if self.has_room_data {
+            return self.room(fields);
+        }
         let key = natural_key([event_type.to_string().as_str(), &digest(self.body)]);
         let mut record = record(kind, event_type, key, fields, Effect::None);
-        // The header is not signed: it may label what chat can do nothing with, and is part of no key.
+        // The header is not signed: it may label what chat can make nothing of, and is part of no key.
         if self.says_rtc() {
             record.product = Product::Rtc;
             record.kind = wire::RTC.name;
