@@ -1,9 +1,9 @@
 //! A callback's way through the service's own code, up to the documents: no HTTP, no MongoDB.
 
 use bytes::Bytes;
-use im_callback::callback::ids::AppName;
+use im_callback::callback::ids::{AppName, Millis};
 use im_callback::callback::netease::{OrderIdAt, Rules, Verifier, decode};
-use im_callback::callback::{RawCallback, VerifiedCallback};
+use im_callback::callback::{Decoded, RawCallback, VerifiedCallback};
 use im_callback::store::documents::{Origin, Received, Write, writes};
 use mongodb::bson::DateTime;
 
@@ -82,10 +82,14 @@ impl App {
         }
     }
 
+    pub fn decoded<'r>(&self, verified: &VerifiedCallback<'r>) -> Decoded<'r> {
+        decode(verified, Millis::nearest(START as i64), &self.rules)
+    }
+
     /// All that a callback changes in the store.
     pub fn writes(&self, callback: &Callback) -> Vec<Write> {
         self.verified(callback, |verified| {
-            writes(&self.received(callback), &decode(verified, &self.rules))
+            writes(&self.received(callback), &self.decoded(verified))
         })
     }
 }

@@ -13,7 +13,6 @@ mod callbacks;
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use im_callback::callback::netease::decode;
 use im_callback::store::documents::writes;
 use serde_json::{Value, json};
 
@@ -56,9 +55,9 @@ fn steps(criterion: &mut Criterion) {
         });
         app.verified(&callback, |verified| {
             group.bench_function(BenchmarkId::from_parameter("decode"), |bencher| {
-                bencher.iter(|| decode(black_box(verified), &app.rules));
+                bencher.iter(|| app.decoded(black_box(verified)));
             });
-            let (received, decoded) = (app.received(&callback), decode(verified, &app.rules));
+            let (received, decoded) = (app.received(&callback), app.decoded(verified));
             group.bench_function(BenchmarkId::from_parameter("documents"), |bencher| {
                 bencher.iter(|| writes(black_box(&received), black_box(&decoded)));
             });

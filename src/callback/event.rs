@@ -275,6 +275,12 @@ pub enum Reason {
     /// A field has a value that cannot be used.
     #[error("expected {0}")]
     BadValue(&'static str),
+    /// A receipt is of a time that was still to come.
+    #[error(
+        "the receipt's time is more than a day after its callback came, and a read mark that high \
+         would never fall"
+    )]
+    TimeAhead,
     /// The body is a question of the provider's synchronous 第三方回调, which needs an answer.
     #[error(
         "looks like the provider's synchronous callback (第三方回调), which shares numbers with \
@@ -291,6 +297,7 @@ impl Reason {
             Self::NotAnObject => "not_an_object",
             Self::MissingField => "missing_field",
             Self::BadValue(_) => "bad_value",
+            Self::TimeAhead => "time_ahead",
             Self::SynchronousCallback => "synchronous_callback",
         }
     }

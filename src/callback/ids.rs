@@ -90,6 +90,11 @@ impl Millis {
         (0..=Self::MAX).contains(&millis).then_some(Self(millis))
     }
 
+    /// The time of a clock that may be set to anything: the nearest that is one.
+    pub fn nearest(millis: i64) -> Self {
+        Self(millis.clamp(0, Self::MAX))
+    }
+
     /// The count of milliseconds.
     pub fn get(self) -> i64 {
         self.0
@@ -132,6 +137,13 @@ mod tests {
     #[test]
     fn accounts_that_differ_in_case_are_one() {
         assert_eq!(Account::new("Bob@X"), Account::new("bOB@x"));
+    }
+
+    #[test]
+    fn the_nearest_time_of_any_clock_is_a_time() {
+        for (clock, nearest) in [(-1, 0), (5, 5), (i64::MAX, Millis::MAX)] {
+            assert_eq!(Some(Millis::nearest(clock)), Millis::new(nearest));
+        }
     }
 
     #[test]

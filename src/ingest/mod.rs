@@ -16,7 +16,7 @@ pub mod group;
 use bytes::Bytes;
 use mongodb::bson::DateTime;
 
-use crate::callback::ids::AppName;
+use crate::callback::ids::{AppName, Millis};
 use crate::callback::netease::{self, VerifyError};
 use crate::callback::{RawCallback, VerifiedCallback};
 use crate::store::documents::{self, Origin, Received, Write};
@@ -96,7 +96,9 @@ pub fn without_app(received: Received) -> Submission {
 }
 
 fn submission(app: &App, verified: &VerifiedCallback<'_>, received: Received) -> Submission {
-    let decoded = netease::decode(verified, &app.rules);
+    // When it came, and not when it comes out of the spool or is retried.
+    let arrived = Millis::nearest(received.origin.received_at.timestamp_millis());
+    let decoded = netease::decode(verified, arrived, &app.rules);
     if let Some(undecodable) = &decoded.undecodable {
         let (reason, path) = (undecodable.reason.code(), &undecodable.path);
         tracing::warn!(app = %app.name, reason, path, "a verified body becomes a dead letter");

@@ -3,8 +3,8 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use mongodb::bson::{Bson, doc};
-use serde_json::json;
+use mongodb::bson::{Bson, DateTime, doc};
+use serde_json::{Value, json};
 
 use crate::support::{APP_KEY, Answer, PREVIOUS_SECRET, SECRET, TestApp, signed};
 
@@ -333,6 +333,65 @@ async fn a_bad_receipt_does_not_hold_up_the_good_ones_beside_it() {
     );
     let letter = &app.documents("dead_letters", doc! {}).await[0];
     assert_eq!(letter.get_str("path").ok(), Some("$.objects[0].toAccount"));
+    app.end().await;
+}
+
+/// Marks only rise, so one time far in the future would silence a conversation for good.
+#[tokio::test]
+async fn a_receipt_of_a_time_to_come_raises_no_mark() {
+    let app = TestApp::start().await;
+    let now = DateTime::now().timestamp_millis();
+    let (soon, ahead) = (now + 23 * 3_600_000, now + 25 * 3_600_000);
+    let receipt = |reader: &str, at: Value| json!({ "fromAccount": reader, "toAccount": "ann", "timestamp": at });
+    let mut alone = receipt("ahead", json!(ahead));
+    alone["eventType"] = json!(30);
+    let objects = [
+        receipt("soon", json!(soon)),
+        receipt("ahead", json!(ahead.to_string())),
+        receipt("bob", json!(1_700_000_000_000_i64)),
+    ];
+    let mark = |reader: &str, up_to: i64| (reader.to_owned(), up_to);
+    let cases = [
+        (alone, "$.timestamp", vec![]),
+        (
+            json!({ "eventType": 30, "objects": objects }),
+            "$.objects[1].timestamp",
+            vec![mark("bob", 1_700_000_000_000), mark("soon", soon)],
+        ),
+        (
+            json!({ "eventType": 85, "accid": "ahead", "ackAccid": "ann", "ackMsgTime": ahead }),
+            "$.ackMsgTime",
+            vec![],
+        ),
+        (
+            json!({ "eventType": 85, "accid": "ahead", "ackTeamId": 7, "ackMsgTime": ahead, "data": {} }),
+            "$.ackMsgTime",
+            vec![],
+        ),
+    ];
+    for (body, path, marks) in cases {
+        app.deliver(body.to_string()).await.expect_ok();
+        let letters = app.documents("dead_letters", doc! {}).await;
+        assert_eq!(letters.len(), 1, "{body}");
+        let said = |name: &str| letters[0].get_str(name).ok();
+        assert_eq!(
+            (said("code"), said("path")),
+            (Some("time_ahead"), Some(path))
+        );
+        let stored = app.documents("read_marks", doc! {}).await;
+        let stored: Vec<_> = stored
+            .iter()
+            .map(|stored| {
+                let id = stored.get_document("_id").unwrap();
+                mark(
+                    id.get_str("reader").unwrap(),
+                    stored.get_i64("readUpTo").unwrap(),
+                )
+            })
+            .collect();
+        assert_eq!(stored, marks, "{body}");
+        app.empty().await;
+    }
     app.end().await;
 }
 
@@ -752,6 +811,7 @@ async fn a_notice_without_sender_or_time_is_stored() {
 #[test]
 fn debug_shows_no_text() {
     use im_callback::callback::RawCallback;
+    use im_callback::callback::ids::Millis;
     use im_callback::callback::netease::{Rules, Verifier, decode};
     let edit = r#"{"eventType":89,"msgId":1,"to":"bob","modifyTime":1,"text":"secret text"}"#;
     for body in [MESSAGE.replace("hi", "secret text"), edit.to_owned()] {
@@ -772,7 +832,8 @@ fn debug_shows_no_text() {
             freshness: None,
         };
         let verified = verifier.verify(&raw, 0).unwrap();
-        let shown = format!("{:?}", decode(&verified, &Rules::default()));
+        let arrived = Millis::new(0).unwrap();
+        let shown = format!("{:?}", decode(&verified, arrived, &Rules::default()));
         assert!(
             shown.contains("bob") && !shown.contains("secret text"),
             "{shown}"

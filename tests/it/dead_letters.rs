@@ -123,6 +123,35 @@ async fn what_still_cannot_be_stored_is_kept_with_the_reason_of_today() {
     app.end().await;
 }
 
+/// Whether a receipt's time is ahead is told by when its callback came, not by when it is retried.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receipt_is_ahead_of_the_time_its_callback_came_at() {
+    let app = TestApp::start().await;
+    let day_after = RECEIVED + 24 * 3_600_000;
+    for (event_type, name) in [(30, "timestamp"), (85, "ackMsgTime")] {
+        let receipt = |at: i64| {
+            let mut body = json!({
+                "eventType": event_type, "fromAccount": "bob", "toAccount": "ann", "accid": "bob",
+                "ackAccid": "ann",
+            });
+            body[name] = json!(at);
+            body.to_string()
+        };
+        let right = plant(&app, "otc", receipt(day_after), doc! {}).await;
+        let ahead = plant(&app, "otc", receipt(day_after + 1), doc! {}).await;
+        assert_eq!(retry(&app, &ahead).await.0, 422);
+        let letter = app.document("dead_letters", &ahead).await;
+        assert_eq!(letter.get_str("code").unwrap(), "time_ahead");
+        assert_eq!(letter.get_str("path").unwrap(), format!("$.{name}"));
+        assert!(app.documents("read_marks", doc! {}).await.is_empty());
+        assert_eq!(retry(&app, &right).await.0, 200);
+        let mark = &app.documents("read_marks", doc! {}).await[0];
+        assert_eq!(mark.get_i64("readUpTo").unwrap(), day_after);
+        app.empty().await;
+    }
+    app.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn letters_are_listed_without_bodies_shown_with_them_and_dropped() {
     let app = TestApp::start().await;

@@ -20,6 +20,7 @@ fn every_code_is_documented_and_nothing_else() {
         Reason::NotAnObject,
         Reason::MissingField,
         Reason::BadValue(""),
+        Reason::TimeAhead,
         Reason::SynchronousCallback,
     ];
     let letters = reasons

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use im_callback::callback::RawCallback;
 use im_callback::callback::event::{Conversation, Effect, Event};
+use im_callback::callback::ids::Millis;
 use im_callback::callback::netease::{Rules, Verifier, decode};
 use proptest::prelude::*;
 use serde_json::Value;
@@ -108,7 +109,8 @@ fn steps(body: &Value) -> Vec<Step> {
         header: &header,
     };
     let verified = verifier.verify(&raw, 0).unwrap();
-    let decoded = decode(&verified, &Rules::default());
+    let arrived = Millis::new(1_700_000_000_000).unwrap();
+    let decoded = decode(&verified, arrived, &Rules::default());
     assert_eq!(decoded.undecodable, None, "{body}");
     let mut steps = Vec::new();
     for event in decoded.events {

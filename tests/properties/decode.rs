@@ -2,7 +2,7 @@
 //! run by MongoDB.
 
 use im_callback::callback::VerifiedCallback;
-use im_callback::callback::ids::AppName;
+use im_callback::callback::ids::{AppName, Millis};
 use im_callback::callback::netease::{OrderIdAt, Rules, decode};
 use im_callback::store::Received;
 use im_callback::store::documents::Origin;
@@ -52,14 +52,15 @@ pub fn holds(data: &[u8], samples: &[&[u8]]) {
 
 fn check(body: Vec<u8>, product: Option<&str>, rules: &Rules) {
     let app = AppName::new("app").unwrap();
+    let arrived = Millis::new(1_700_000_000_000).unwrap();
     let received = Received {
-        origin: Origin::new(&app, DateTime::from_millis(1_700_000_000_000)),
+        origin: Origin::new(&app, DateTime::from_millis(arrived.get())),
         product: product.map(Box::from),
         body: body.into(),
     };
     let made_with = |product| {
         let verified = VerifiedCallback::kept(&received.body, product);
-        writes(&received, &decode(&verified, rules))
+        writes(&received, &decode(&verified, arrived, rules))
     };
     let made = || made_with(product);
     let first = made();

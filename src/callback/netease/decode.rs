@@ -8,8 +8,8 @@
 use std::borrow::Cow;
 
 use super::fields::{
-    Result, digest, elements, message_ref, millis, optional, optional_millis, own, required,
-    undecodable,
+    Result, digest, elements, message_ref, millis, optional, optional_millis, own, read_up_to,
+    required, undecodable,
 };
 use super::wire::{self, Kind};
 use crate::callback::VerifiedCallback;
@@ -17,7 +17,7 @@ use crate::callback::event::{
     Class, Conversation, Counts, Decoded, Edit, Effect, Event, EventType, Message, MessageRef,
     Presence, Product, ReadMark, Reason, Recall, Record, Undecodable,
 };
-use crate::callback::ids::{Account, natural_key};
+use crate::callback::ids::{Account, Millis, natural_key};
 use crate::callback::json::{Fields, Json, NotAnObject, nested, scalar, scalar_at, view};
 
 /// What an app's settings say about decoding.
@@ -41,8 +41,8 @@ pub struct OrderIdAt {
 /// The longest order id that is believed, in bytes. Whatever a pointer finds beyond it is no id.
 const MAX_ORDER_ID: usize = 256;
 
-/// Decodes a body. Never fails: what cannot be decoded is part of the result.
-pub fn decode<'r>(callback: &VerifiedCallback<'r>, rules: &Rules) -> Decoded<'r> {
+/// Decodes a body that came at `arrived`. Never fails: what cannot be decoded is part of the result.
+pub fn decode<'r>(callback: &VerifiedCallback<'r>, arrived: Millis, rules: &Rules) -> Decoded<'r> {
     let body = callback.body();
     if body.trim_ascii().is_empty() {
         return Decoded::default(); // the console's address probe
@@ -57,6 +57,7 @@ pub fn decode<'r>(callback: &VerifiedCallback<'r>, rules: &Rules) -> Decoded<'r>
     };
     let decoder = Decoder {
         body,
+        arrived,
         rules,
         product: callback.product(),
         has_room_data: has_room_data(&fields),
@@ -85,6 +86,7 @@ fn has_room_data(fields: &Fields<'_>) -> bool {
 
 struct Decoder<'r, 'd> {
     body: &'r [u8],
+    arrived: Millis,
     rules: &'d Rules,
     product: Option<&'r str>,
     has_room_data: bool,
@@ -111,6 +113,11 @@ impl<'r> Decoder<'r, '_> {
         let spare = self.has_room_data.then(|| fields.clone());
         match self.events(fields) {
             Ok(decoded) => decoded,
+            // Chat can read all of it but the time, so it is neither a room's nor a question.
+            Err(Undecodable {
+                reason: Reason::TimeAhead,
+                path,
+            }) => failed(&path, Reason::TimeAhead),
             Err(_) if let Some(fields) = spare => self.room(fields),
             Err(Undecodable { path, .. }) if is_question => {
                 failed(&path, Reason::SynchronousCallback)
@@ -133,7 +140,7 @@ impl<'r> Decoder<'r, '_> {
             25 => recall(kind, event_type, Class::SuperTeam, fields).map(one),
             11 | 12 | 20 => Ok(self.list(kind, event_type, fields)),
             30 => self.receipts(kind, event_type, fields),
-            85 => conversation_read(kind, event_type, fields).map(one),
+            85 => conversation_read(kind, event_type, fields, self.arrived).map(one),
             89 => edit(kind, event_type, Class::P2p, fields).map(one),
             90 => edit(kind, event_type, Class::Team, fields).map(one),
             91 => edit(kind, event_type, Class::SuperTeam, fields).map(one),
@@ -250,7 +257,7 @@ impl<'r> Decoder<'r, '_> {
         fields: Fields<'r>,
     ) -> Result<Decoded<'r>> {
         let Some(objects) = fields.get("objects") else {
-            return receipt(kind, event_type, fields).map(one);
+            return receipt(kind, event_type, fields, self.arrived).map(one);
         };
         let elements = elements(objects)
             .ok_or_else(|| undecodable("objects", Reason::BadValue("a list of receipts")))?;
@@ -262,7 +269,10 @@ impl<'r> Decoder<'r, '_> {
         for (i, element) in elements.iter().enumerate() {
             let event = own(element)
                 .ok_or_else(|| undecodable("", Reason::BadValue("an object")))
-                .and_then(|element| receipt(kind, event_type.clone(), envelope.around(element)));
+                .and_then(|element| {
+                    let fields = envelope.around(element);
+                    receipt(kind, event_type.clone(), fields, self.arrived)
+                });
             match event {
                 Ok(event) => decoded.events.push(event),
                 Err(Undecodable { reason, path }) => {
@@ -430,10 +440,15 @@ fn edit<'a>(
 
 /// `fromAccount` is the reader and `toAccount` the peer whose messages were read; the provider's SDK
 /// headers define the time as "everything before it is read".
-fn receipt<'a>(kind: &Kind, event_type: EventType, fields: Fields<'a>) -> Result<Event<'a>> {
+fn receipt<'a>(
+    kind: &Kind,
+    event_type: EventType,
+    fields: Fields<'a>,
+    arrived: Millis,
+) -> Result<Event<'a>> {
     let reader = Account::new(&required(&fields, "fromAccount")?);
     let peer = Account::new(&required(&fields, "toAccount")?);
-    let up_to = millis(&fields, "timestamp")?;
+    let up_to = read_up_to(&fields, "timestamp", arrived)?;
     let key = natural_key([
         event_type.to_string().as_str(),
         reader.as_str(),
@@ -454,9 +469,10 @@ fn conversation_read<'a>(
     kind: &Kind,
     event_type: EventType,
     fields: Fields<'a>,
+    arrived: Millis,
 ) -> Result<Event<'a>> {
     let reader = Account::new(&required(&fields, "accid")?);
-    let up_to = millis(&fields, "ackMsgTime")?;
+    let up_to = read_up_to(&fields, "ackMsgTime", arrived)?;
     let team = optional(&fields, "ackTeamId").map(Cow::into_owned);
     let is_team = match optional(&fields, "msgType").as_deref() {
         Some("0") => false,

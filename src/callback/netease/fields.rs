@@ -52,6 +52,19 @@ pub fn millis(fields: &Fields<'_>, name: &str) -> Result<Millis> {
         .ok_or_else(|| undecodable(name, Reason::BadValue("milliseconds since 1970")))
 }
 
+/// How far a receipt's time may be after its callback's arrival: room for clocks that differ, in milliseconds.
+const MAX_AHEAD: i64 = 24 * 60 * 60 * 1000;
+
+/// A receipt's time. One far ahead is a mistake that would silence its conversation for good, since a read
+/// mark only rises.
+pub fn read_up_to(fields: &Fields<'_>, name: &str, arrived: Millis) -> Result<Millis> {
+    let up_to = millis(fields, name)?;
+    if up_to.get() - arrived.get() > MAX_AHEAD {
+        return Err(undecodable(name, Reason::TimeAhead));
+    }
+    Ok(up_to)
+}
+
 /// A time that is right where it is there.
 pub fn optional_millis(fields: &Fields<'_>, name: &str) -> Result<Option<Millis>> {
     match optional(fields, name) {
