@@ -17,7 +17,7 @@ COPY --from=build /src/target/release/im-callback /usr/local/bin/im-callback
 USER 10001
 ENV IM_CALLBACK__HTTP__LISTEN=0.0.0.0:8080 \
     IM_CALLBACK__SPOOL__PATH=/var/lib/im-callback/spool
-# Callbacks that MongoDB has not confirmed yet: keep it.
+# Callbacks that MongoDB has not confirmed yet, and the spool's id: keep it.
 VOLUME /var/lib/im-callback
 EXPOSE 8080
 ENTRYPOINT ["im-callback"]

@@ -1,13 +1,13 @@
 //! A callback's way through the service's own code, up to the documents: no HTTP, no MongoDB.
 
 use bytes::Bytes;
-use im_callback::callback::ids::{AppName, Millis};
+use im_callback::callback::ids::AppName;
 use im_callback::callback::netease::{OrderIdAt, Rules, Verifier, decode};
 use im_callback::callback::{Decoded, RawCallback, VerifiedCallback};
 use im_callback::store::documents::{Origin, Received, Write, writes};
 use mongodb::bson::DateTime;
 
-use crate::callbacks::{APP, APP_KEY, SECRET, START, signed};
+use crate::callbacks::{APP, APP_KEY, SECRET, signed, start};
 
 /// A signed callback, as the HTTP side hands it on.
 pub struct Callback {
@@ -55,7 +55,7 @@ impl App {
             },
             origin: Origin::new(
                 &AppName::new(APP).unwrap(),
-                DateTime::from_millis(START as i64),
+                DateTime::from_millis(start().get()),
             ),
         }
     }
@@ -71,7 +71,7 @@ impl App {
             body: &callback.body,
             header: &header,
         };
-        then(&self.verifier.verify(&raw, START as i64).unwrap())
+        then(&self.verifier.verify(&raw, start().get()).unwrap())
     }
 
     pub fn received(&self, callback: &Callback) -> Received {
@@ -83,7 +83,7 @@ impl App {
     }
 
     pub fn decoded<'r>(&self, verified: &VerifiedCallback<'r>) -> Decoded<'r> {
-        decode(verified, Millis::nearest(START as i64), &self.rules)
+        decode(verified, start(), &self.rules)
     }
 
     /// All that a callback changes in the store.

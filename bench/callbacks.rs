@@ -2,6 +2,8 @@
 //! 500 peers. All that a callback says follows from its number, and distinct numbers make distinct callbacks.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use im_callback::callback::ids::Millis;
 use im_callback::callback::netease::sign;
@@ -12,8 +14,21 @@ pub const APP_KEY: &str = "bench-key";
 /// The app that they are for.
 pub const APP: &str = "otc";
 
-/// The provider's time of number 0, in milliseconds.
-pub const START: u64 = 1_700_000_000_000;
+/// The provider's time of number 0, in milliseconds. A fixed one, unless [`begin_now`] was called.
+static START: AtomicU64 = AtomicU64::new(1_700_000_000_000);
+
+/// Lets the load's times be of now, so that its messages are as fresh as those of a provider. They are made
+/// beforehand and each is a millisecond later than the one before, so they are in time for any rate.
+pub fn begin_now() {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    START.store(now.as_millis() as u64, Ordering::Relaxed);
+}
+
+/// The provider's time of number 0.
+pub fn start() -> Millis {
+    Millis::new(START.load(Ordering::Relaxed) as i64).unwrap()
+}
+
 /// How many callbacks lie between a message and the receipt that acknowledges it: more than are ever on
 /// their way at once.
 const LAG: usize = 2000;
@@ -50,7 +65,7 @@ pub fn pair(n: usize) -> (usize, usize) {
 
 /// The provider's time of a number.
 pub fn sent_at(n: usize) -> u64 {
-    START + n as u64
+    START.load(Ordering::Relaxed) + n as u64
 }
 
 pub fn body(n: usize) -> Value {
@@ -59,14 +74,7 @@ pub fn body(n: usize) -> Value {
             let (reader, peer) = pair(n);
             message(n, reader, peer)
         }
-        Kind::Receipt(acknowledged) => {
-            let (reader, peer) = pair(acknowledged);
-            let receipt = json!([{
-                "fromAccount": format!("reader{reader}"), "toAccount": format!("peer{peer}"),
-                "clientType": "AOS", "timestamp": sent_at(acknowledged),
-            }]);
-            json!({ "eventType": "30", "objects": receipt.to_string() })
-        }
+        Kind::Receipt(acknowledged) => receipt(pair(acknowledged), acknowledged),
         Kind::Login => {
             let reader = format!("reader{}", pair(n).0);
             json!({
@@ -75,6 +83,23 @@ pub fn body(n: usize) -> Value {
             })
         }
     }
+}
+
+/// The body of a receipt for what a pair's reader has had from the peer, up to the time of a number.
+pub fn receipt((reader, peer): (usize, usize), up_to: usize) -> Value {
+    let receipt = json!([{
+        "fromAccount": format!("reader{reader}"), "toAccount": format!("peer{peer}"),
+        "clientType": "AOS", "timestamp": sent_at(up_to),
+    }]);
+    json!({ "eventType": "30", "objects": receipt.to_string() })
+}
+
+/// One receipt for each pair that some numbers have left unread messages of, up to the last of them.
+pub fn last_receipts(numbers: std::ops::Range<usize>) -> Vec<Vec<u8>> {
+    let last = numbers.end;
+    let pairs: HashSet<_> = numbers.filter(|n| is_message(*n)).map(pair).collect();
+    let bodies = pairs.into_iter().map(|pair| receipt(pair, last));
+    bodies.map(|body| request(&body.to_string())).collect()
 }
 
 /// The body of a message between any two. Its texts and ids differ from those of its neighbours as real ones
@@ -136,8 +161,7 @@ fn text(n: usize) -> String {
 
 /// The headers that sign a body.
 pub fn signed(body: &str) -> [(&'static str, String); 4] {
-    let now = Millis::new(START as i64).unwrap();
-    let signature = sign(body.as_bytes(), &SECRET.into(), now);
+    let signature = sign(body.as_bytes(), &SECRET.into(), start());
     [
         ("AppKey", APP_KEY.to_owned()),
         ("CurTime", signature.cur_time),

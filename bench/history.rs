@@ -54,7 +54,11 @@ pub fn fill(bench: &Bench, database: &str, total: usize) {
             let reader = n % READERS;
             let peer = peers(reader).nth(n / READERS).unwrap();
             let id = doc! { "app": APP, "reader": format!("reader{reader}"), "peer": format!("peer{peer}") };
-            doc! { "_id": id, "readUpTo": read_up_to, "updatedAt": DateTime::from_millis(read_up_to) }
+            let mut mark = doc! { "_id": id.clone() };
+            mark.extend(id);
+            mark.insert("readUpTo", read_up_to);
+            mark.insert("updatedAt", DateTime::from_millis(read_up_to));
+            mark
         },
     );
 }

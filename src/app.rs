@@ -3,12 +3,12 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::web;
 use anyhow::Context;
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use mongodb::error::ErrorKind;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpSocket;
@@ -19,12 +19,12 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, Http};
 use crate::http;
-use crate::ingest::{Drain, Durable, GroupCommit, Outage};
+use crate::ingest::{Drain, Durable};
 use crate::live::{Current, Live};
 use crate::spool::Spool;
+use crate::store::Store;
 use crate::store::indexes::Retention;
 use crate::store::reconcile;
-use crate::store::{Store, Submission};
 
 /// A service with its socket bound, not yet serving.
 pub struct Service {
@@ -46,7 +46,16 @@ impl Service {
     pub async fn build(config: Config) -> anyhow::Result<Self> {
         let spool = Spool::open(config.spool)?;
         let store = Store::new(config.store.clone());
-        let outage = Outage::default();
+        let committers = TaskTracker::new();
+        let commit_timeout = config.store.commit_timeout;
+        let durable = Durable::start(
+            store.clone(),
+            spool.clone(),
+            config.ingest,
+            commit_timeout,
+            &committers,
+        );
+        committers.close();
         let unresolved = match timeout(NAMES, store.reach(config.mongodb_uri.expose_secret())).await
         {
             Ok(Ok(())) => None,
@@ -55,7 +64,7 @@ impl Service {
             }
             Ok(Err(_)) | Err(_) => {
                 tracing::error!("the name in mongodb.uri is not resolved");
-                outage.begin();
+                durable.outage.begin();
                 Some(config.mongodb_uri)
             }
         };
@@ -63,28 +72,15 @@ impl Service {
         let listener = listen(limits.listen)
             .with_context(|| format!("cannot listen on {} (http.listen)", limits.listen))?;
         let live = Live::new(Current::new(config.apps, config.keys));
-        let durable = Durable {
-            store: store.clone(),
-            spool: spool.clone(),
-            outage: outage.clone(),
-            refusals: Arc::default(),
-        };
-        let committing = durable.clone();
-        let commit = move |batch: Arc<[Submission]>, since| {
-            let durable = committing.clone();
-            async move { durable.commit(batch, since).await }
-        };
-        let committers = TaskTracker::new();
-        let commits = GroupCommit::start(commit, config.ingest, &committers);
-        committers.close();
         let drain = Drain {
-            durable: durable.clone(),
+            spool,
+            store,
+            outage: durable.outage.clone(),
             live: live.clone(),
             limits: config.ingest,
         };
         let shared = web::Data::new(http::Service {
             live,
-            commits,
             durable,
             stopping: CancellationToken::new(),
             reading: http::room::Room::new(limits.bytes_reading),
@@ -136,32 +132,30 @@ impl Service {
             drain,
             unresolved,
         } = self;
-        let store = shared.durable.store.clone();
+        let durable = shared.durable.clone();
         let stopping = shared.stopping.clone();
-        let background = TaskTracker::new();
-        let timer = reconcile::Timer {
-            store: store.clone(),
-            settings: reconcile,
-        };
-        let upkeep = async move || {
-            if let Some(uri) = &unresolved {
-                keep_resolving(&timer.store, uri).await;
+        // Callbacks are taken until the server has ended, and so long all is done that they need.
+        let ended = CancellationToken::new();
+        let upkeep = {
+            let store = durable.store.clone();
+            async move || {
+                if let Some(uri) = &unresolved {
+                    keep_resolving(&store, uri).await;
+                }
+                keep_ensuring_indexes(&store, retention).await;
+                store.keep_catching_up(reconcile).await;
             }
-            keep_ensuring_indexes(&timer.store, retention).await;
-            timer.run().await;
         };
-        let stop = stopping.clone();
-        background.spawn(async move { stop.run_until_cancelled(for_good(upkeep)).await });
-        let stop = stopping.clone();
-        let draining = async move || drain.run().await;
-        background.spawn(async move { stop.run_until_cancelled(for_good(draining)).await });
-        background.close();
+        let upkeep = supervise(upkeep).boxed();
+        let background = spawn_background(&durable, &ended, upkeep, drain);
+        let (store, complete) = (durable.store.clone(), durable.complete.clone());
+        drop(durable);
         let server = http::server::start(listener, shared)?;
         let handle = server.handle();
         let stopped = tokio::spawn(async move {
             shutdown.await;
             let deadline = Instant::now() + limits.shutdown_timeout;
-            // From here on `/readyz` says so, and the background tasks end.
+            // From here on `/readyz` says so.
             stopping.cancel();
             tracing::info!("stopping");
             tokio::time::sleep(limits.shutdown_delay).await;
@@ -169,11 +163,13 @@ impl Service {
             deadline
         });
         server.await.context("the HTTP server failed")?;
+        ended.cancel();
         let deadline = stopped.await.context("the shutdown task failed")?;
         // The workers held the last ways into the queue, so the committers finish what is in it.
         let finish = async {
             committers.wait().await;
             background.wait().await;
+            complete.end().await;
             store.close().await;
         };
         if tokio::time::timeout_at(deadline + Duration::from_millis(500), finish)
@@ -184,6 +180,29 @@ impl Service {
         }
         Ok(())
     }
+}
+
+/// Starts what is done beside requests, until `ended`.
+fn spawn_background(
+    durable: &Durable,
+    ended: &CancellationToken,
+    upkeep: BoxFuture<'static, ()>,
+    drain: Drain,
+) -> TaskTracker {
+    let background = TaskTracker::new();
+    let spawn = |task: BoxFuture<'static, ()>| {
+        let ended = ended.clone();
+        background.spawn(async move { ended.run_until_cancelled(task).await });
+    };
+    let (store, outage) = (durable.store.clone(), durable.outage.clone());
+    let (projection, complete, end) = (store.clone(), durable.complete.clone(), ended.clone());
+    spawn(upkeep);
+    spawn(supervise(async move || projection.keep_applying_marks().await).boxed());
+    spawn(supervise(async move || outage.keep_probing(&store).await).boxed());
+    spawn(supervise(async move || drain.run().await).boxed());
+    background.spawn(supervise(async move || complete.keep_telling(&end).await));
+    background.close();
+    background
 }
 
 /// Binds the socket, with room for a burst of connections to wait in: std's 128 make the system ignore the
@@ -218,7 +237,7 @@ fn unusable() -> anyhow::Error {
 }
 
 /// Runs a task without end anew when it panics: else the service would go on without it, and slowly go wrong.
-async fn for_good(task: impl AsyncFn()) {
+async fn supervise(task: impl AsyncFn()) {
     while AssertUnwindSafe(task()).catch_unwind().await.is_err() {
         tracing::error!("a background task panicked, and begins anew");
         tokio::time::sleep(Duration::from_secs(30)).await;

@@ -4,8 +4,8 @@
 //! # Reading order
 //! 1. [`ingest`]: a callback's way from bytes to durable, in one page.
 //! 2. [`callback`]: what a callback means. Pure: no I/O, no clock, no HTTP, no MongoDB.
-//! 3. [`store`]: documents, the commit and its guarantees, the unread query.
-//! 4. [`spool`]: the local queue for times without MongoDB, and its drain.
+//! 3. [`store`]: documents, the commit and its guarantees, unread counts, and `state`, which follows.
+//! 4. [`spool`]: the local queue for what MongoDB cannot take now.
 //! 5. [`http`]: routes and errors. [`app`] puts the parts together, [`cli`] is the program's surface.
 //!
 //! `ARCHITECTURE.md` has the map, the invariants and a walkthrough of a callback and of a query.

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use mongodb::bson::{DateTime, Document, doc};
 use tempfile::TempDir;
 
 /// A folder with a configuration, and the program in it.
@@ -81,6 +82,18 @@ impl Bench {
         )
     }
 
+    /// Inserts documents by hand.
+    fn insert<const N: usize>(&self, collection: &str, documents: [Document; N]) {
+        let uri = std::env::var("MONGODB_URI").unwrap();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let inserted = runtime.block_on(async {
+            let client = mongodb::Client::with_uri_str(uri).await?;
+            let collection = client.database(&self.database).collection(collection);
+            collection.insert_many(documents).await
+        });
+        inserted.unwrap();
+    }
+
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_im-callback"));
         command.args(arguments).current_dir(self.folder.path());
@@ -116,6 +129,20 @@ fn text(bytes: &[u8]) -> String {
 fn succeeded(output: &Output) -> String {
     assert!(output.status.success(), "{output:?}");
     text(&output.stdout)
+}
+
+/// Runs a command until it prints this, and gives all that it prints.
+fn until(says: &str, run: impl Fn() -> Output) -> String {
+    let since = Instant::now();
+    loop {
+        let output = run();
+        let told = text(&output.stdout);
+        if told.contains(says) {
+            return told;
+        }
+        assert!(since.elapsed() < Duration::from_secs(30), "{output:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// A running service, ended with the test.
@@ -194,6 +221,8 @@ fn help_names_every_command() {
         "check-config",
         "indexes",
         "reconcile",
+        "spools",
+        "dead-letters",
         "sign",
         "send",
         "unread",
@@ -385,45 +414,42 @@ fn a_user_serves_sends_and_asks() {
 fn reconcile_says_what_was_wrong_and_repairs_it() {
     let bench = Bench::new();
     bench.config("127.0.0.1:0");
-    let reconcile = |more: &[&str]| {
-        bench
-            .command(&[&["reconcile", "--config", "im.toml"], more].concat())
-            .env("IM_CALLBACK__MONGODB__COMMIT_TIMEOUT", "300ms")
-            .output()
-            .unwrap()
-    };
+    let reconcile =
+        |more: &[&str]| bench.run(&[&["reconcile", "--config", "im.toml"], more].concat());
     let unindexed = reconcile(&[]);
     assert_eq!(unindexed.status.code(), Some(1), "{unindexed:?}");
     assert!(text(&unindexed.stderr).contains("`im-callback indexes`"));
     succeeded(&bench.run(&["indexes", "--config", "im.toml"]));
     assert_eq!(
         succeeded(&reconcile(&[])),
-        "looked at 0 messages: 0 disagreed, 0 repaired\n"
+        "looked at 0 messages: 0 behind their read mark, 0 disagreed, 0 repaired\n"
     );
 
-    let uri = std::env::var("MONGODB_URI").unwrap();
-    tokio::runtime::Runtime::new().unwrap().block_on(async {
-        let client = mongodb::Client::with_uri_str(uri).await.unwrap();
-        let messages = client.database(&bench.database).collection("messages");
-        // It says that it was read, and nobody has read anything.
-        let read = mongodb::bson::doc! {
-            "_id": "otc/p2p/1", "app": "otc", "to": "bob", "fromAccount": "ann",
-            "msgTimestamp": 1_700_000_000_000_i64, "state": 1,
-        };
-        messages.insert_one(read).await.unwrap();
-    });
+    // One says that it was read, and nobody has read anything; one was read, and does not say so.
+    let message = |n: i64, to: &str, state: i32| {
+        doc! {
+            "_id": format!("otc/p2p/{n}"), "app": "otc", "to": to, "fromAccount": "ann",
+            "msgTimestamp": 1_700_000_000_000 + n, "state": state,
+        }
+    };
+    bench.insert("messages", [message(1, "bob", 1), message(2, "carl", 0)]);
+    let mark = doc! {
+        "_id": { "app": "otc", "reader": "carl", "peer": "ann" },
+        "readUpTo": 1_700_000_000_002_i64,
+    };
+    bench.insert("read_marks", [mark]);
     assert_eq!(
         succeeded(&reconcile(&["--dry-run"])),
-        "looked at 1 messages: 1 disagreed, nothing was written\n"
+        "looked at 2 messages: 1 behind their read mark, 1 disagreed, nothing was written\n"
     );
+    // At the end it looks at the unread message once more.
     assert_eq!(
         succeeded(&reconcile(&["--json"])),
-        "{\"looked_at\":1,\"disagreed\":1,\"repaired\":1}\n"
+        "{\"looked_at\":3,\"behind\":1,\"disagreed\":1,\"repaired\":2}\n"
     );
-    // Both passes look at an unread message.
     assert_eq!(
         succeeded(&reconcile(&["--resume"])),
-        "looked at 2 messages: 0 disagreed, 0 repaired\n"
+        "looked at 3 messages: 0 behind their read mark, 0 disagreed, 0 repaired\n"
     );
 
     let both = reconcile(&["--resume", "--dry-run"]);
@@ -438,6 +464,65 @@ fn reconcile_says_what_was_wrong_and_repairs_it() {
         text(&away.stderr).contains("MongoDB is not available"),
         "{away:?}"
     );
+}
+
+/// A spool is known while a service uses it, and from then on unless it is empty, or somebody says that it is gone.
+#[test]
+fn spools_are_listed_until_they_are_out_of_use_or_forgotten() {
+    let bench = Bench::new();
+    bench.config("127.0.0.1:0");
+    let spools = |more: &[&str]| bench.run(&[&["spools", "--config", "im.toml"], more].concat());
+    let none = "no instance has told of a spool\n";
+    let until = |says: &str| until(says, || spools(&[]));
+    assert_eq!(succeeded(&spools(&[])), none);
+    let served = Served::start(&bench);
+    let told = until("  empty, seen 2");
+    let id = std::fs::read_to_string(bench.folder.path().join("data/spool/id")).unwrap();
+    assert!(told.starts_with(&format!("{id}  ")), "{told}");
+    assert!(
+        told.ends_with("/data/spool\n") && told.lines().count() == 1,
+        "{told}"
+    );
+    assert_eq!(served.stop("-TERM").0, Some(0));
+    assert_eq!(succeeded(&spools(&[])), none);
+
+    // Killed, it can say nothing of its spool any more.
+    let served = Served::start(&bench);
+    until("  empty, seen 2");
+    assert_eq!(served.stop("-KILL").0, None);
+    until("  may hold callbacks, seen 2");
+    let unknown = spools(&["--forget", "another"]);
+    assert_eq!(unknown.status.code(), Some(1), "{unknown:?}");
+    assert!(text(&unknown.stderr).contains("`another`"), "{unknown:?}");
+    let forgotten = succeeded(&spools(&["--forget", &id]));
+    assert_eq!(forgotten, format!("{id} is forgotten\n"));
+    assert_eq!(succeeded(&spools(&[])), none);
+}
+
+/// Counts say that they are not complete as long as another's spool may hold callbacks.
+#[test]
+fn counts_are_not_complete_until_a_lost_spool_is_forgotten() {
+    let bench = Bench::new();
+    bench.config("127.0.0.1:0");
+    let served = Served::start(&bench);
+    bench.config(&served.address);
+    bench.insert(
+        "spools",
+        [doc! { "_id": "lost", "host": "h", "path": "/p", "bytes": 5_i64 }],
+    );
+    let spools = |more: &[&str]| bench.run(&[&["spools", "--config", "im.toml"], more].concat());
+    let listed = succeeded(&spools(&[]));
+    assert!(listed.contains("lost  holds 5 B, seen"), "{listed}");
+    let ask = ["unread", "--config", "im.toml", "-u", "b", "-p", "a"];
+    let table = || bench.run(&ask);
+    let as_json = || bench.run(&[&ask[..], &["--json"]].concat());
+    // Until the indexes are made there is no answer.
+    until("\nnot complete: callbacks wait in a spool", table);
+    assert!(succeeded(&as_json()).ends_with(",\"complete\":false}\n"));
+    succeeded(&spools(&["--forget", "lost"]));
+    until("\"total\":0}", as_json);
+    assert!(succeeded(&table()).ends_with("b has 0 unread\n"));
+    assert_eq!(served.stop("-TERM").0, Some(0));
 }
 
 #[test]
@@ -513,18 +598,11 @@ fn a_pipe_that_waits_holds_up_nothing() {
     let mut input = sending.stdin.take().unwrap();
     let body = r#"{"eventType":1,"convType":"PERSON","to":"b","fromAccount":"a","msgType":"TEXT","msgTimestamp":1,"msgidServer":1}"#;
     writeln!(input, "{body}").unwrap();
-    let since = Instant::now();
     let ask = [
         "unread", "--config", "im.toml", "-u", "b", "-p", "a", "--json",
     ];
     // Until the indexes are made there is no answer.
-    while !text(&bench.run(&ask).stdout).contains("\"total\":1") {
-        assert!(
-            since.elapsed() < Duration::from_secs(30),
-            "the line is not sent while the pipe is open"
-        );
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    until("\"total\":1", || bench.run(&ask));
     drop(input);
     assert!(succeeded(&sending.wait_with_output().unwrap()).contains("1 × 200"));
     assert_eq!(served.stop("-TERM").0, Some(0));
@@ -623,4 +701,32 @@ fn dead_letters_are_listed_shown_retried_and_dropped() {
     assert!(succeeded(&run(&["drop", "--all", "--yes", "--app", "otc"])).contains("dropped"));
     assert_eq!(succeeded(&run(&["list"])), "");
     assert_eq!(run(&["show", &id]).status.code(), Some(1));
+}
+
+/// A receipt that could not be decoded before is stored without a service, and its message is read.
+#[test]
+fn what_is_retried_by_hand_leaves_no_state_behind() {
+    let bench = Bench::new();
+    bench.config("127.0.0.1:0");
+    succeeded(&bench.run(&["indexes", "--config", "im.toml"]));
+    let message = doc! {
+        "_id": "otc/p2p/1", "app": "otc", "to": "bob", "fromAccount": "ann",
+        "msgTimestamp": 1_700_000_000_000_i64, "state": 0,
+    };
+    bench.insert("messages", [message]);
+    let body =
+        r#"{"eventType":30,"fromAccount":"bob","toAccount":"ann","timestamp":1700000000000}"#;
+    let letter = doc! {
+        "_id": "otc/00", "app": "otc", "provider": "netease", "code": "bad_value", "reason": "",
+        "path": "$", "body": body, "receivedAt": DateTime::now(),
+    };
+    bench.insert("dead_letters", [letter]);
+    let run =
+        |arguments: &[&str]| succeeded(&bench.run(&[arguments, &["--config", "im.toml"]].concat()));
+    let retried = run(&["dead-letters", "retry", "otc/00"]);
+    assert!(retried.contains("stored"), "{retried}");
+    assert_eq!(
+        run(&["reconcile", "--dry-run", "--json"]),
+        "{\"looked_at\":1,\"behind\":0,\"disagreed\":0,\"repaired\":0}\n"
+    );
 }

@@ -56,8 +56,10 @@ fn the_defaults_need_only_an_app() {
         );
         assert_eq!(config.retention, Default::default());
         assert!(config.keys.is_empty());
+        assert_eq!(config.store.state_delay.as_secs(), 1);
         assert_eq!(config.reconcile.every.as_secs(), 600);
-        assert_eq!(config.reconcile.messages_per_run, 100_000);
+        assert_eq!(config.ingest.commits_in_flight, 4);
+        assert_eq!(config.ingest.linger.as_micros(), 100);
         assert_eq!(config.spool.path, Path::new("data/spool"));
         assert_eq!(config.spool.max_bytes, 1024 * 1024 * 1024);
     });
@@ -78,6 +80,11 @@ fn the_documented_keys_are_taken() {
             [spool]
             path = "data/spool"
             max_bytes = "1GiB"
+            [ingest]
+            linger = "100ms"
+            [reconcile]
+            delay = "1h"
+            every = "1d"
             [retention]
             events = "90d"
             [[apps]]
@@ -108,6 +115,9 @@ fn the_documented_keys_are_taken() {
         );
         assert_eq!(config.retention.events.unwrap().as_secs(), 90 * 24 * 3600);
         assert!(config.apps[0].app.rules.count_tips);
+        assert_eq!(config.ingest.linger.as_millis(), 100);
+        assert_eq!(config.store.state_delay.as_secs(), 3600);
+        assert_eq!(config.reconcile.every.as_secs(), 24 * 3600);
     });
 }
 
@@ -252,8 +262,16 @@ fn errors_name_key_and_source_and_never_a_secret() {
             &["`reconcile.every`", "between 1s and 1d"],
         ),
         (
-            "reconcile.messages_per_run = 0\n".to_owned() + APP,
-            &["`reconcile.messages_per_run`", "between 1 and"],
+            "reconcile.delay = \"61m\"\n".to_owned() + APP,
+            &["`reconcile.delay`", "at most 1h"],
+        ),
+        (
+            "reconcile.messages_per_run = 100000\n".to_owned() + APP,
+            &["`reconcile.messages_per_run`", "no known key", "`delay`"],
+        ),
+        (
+            "ingest.linger = \"101ms\"\n".to_owned() + APP,
+            &["`ingest.linger`", "at most 100ms"],
         ),
         (
             "retention.events = \"500ms\"\n".to_owned() + APP,

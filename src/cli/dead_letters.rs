@@ -89,10 +89,15 @@ pub async fn run(args: Args, load: impl Load) -> Result<(), Failure> {
         } => list(&store, &filter, limit, json).await,
         Action::Show { id, json } => show(&store, &id, json).await,
         Action::Retry(chosen) => {
-            each(&store, chosen, async |id| {
+            let done = each(&store, chosen, async |id| {
                 one_retry(&apps, &store, id).await
-            })
-            .await
+            });
+            let done = done.await;
+            // This process ends; what it leaves undone the service's next walk finds.
+            if let Err(error) = store.apply_noted_marks().await {
+                tracing::debug!(%error, "read marks are applied later");
+            }
+            done
         }
         Action::Drop { chosen, yes } if chosen.all && !yes => refuse(&store, &chosen.filter).await,
         Action::Drop { chosen, .. } => {

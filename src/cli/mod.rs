@@ -11,6 +11,7 @@ mod reconcile;
 mod send;
 mod serve;
 mod sign;
+mod spools;
 mod unread;
 
 use std::path::PathBuf;
@@ -53,6 +54,8 @@ enum Command {
     Indexes,
     /// Finds messages whose `state` is wrong in MongoDB, and repairs them
     Reconcile(reconcile::Args),
+    /// Lists the spools of all instances; while one may hold callbacks, counts are not complete
+    Spools(spools::Args),
     /// Lists, shows, retries or drops callbacks that could not be decoded
     DeadLetters(dead_letters::Args),
     /// Signs a body as the provider does: prints the headers, or a curl command
@@ -95,6 +98,7 @@ pub async fn main() -> ExitCode {
         Command::CheckConfig => check_config::run(load),
         Command::Indexes => indexes::run(load).await,
         Command::Reconcile(args) => reconcile::run(args, load).await,
+        Command::Spools(args) => spools::run(args, load).await,
         Command::DeadLetters(args) => dead_letters::run(args, load).await,
         Command::Sign(args) => sign::run(&args, load, config.is_some()),
         Command::Send(args) => send::run(args, load, config.is_some()).await,

@@ -33,7 +33,7 @@ pub async fn run(args: Args, load: impl Load) -> Result<(), Failure> {
     let mut report = Report::default();
     let result = reconcile(&store, scope, &mut report).await;
     // Also when it failed half-way, what it did is worth knowing.
-    if result.is_ok() || report.disagreed > 0 {
+    if result.is_ok() || report != Report::default() {
         writeln!(std::io::stdout(), "{}", told(&args, report)).context("cannot print")?;
     }
     store.close().await;
@@ -57,12 +57,13 @@ async fn reconcile(store: &Store, scope: Scope, report: &mut Report) -> Result<(
 fn told(args: &Args, report: Report) -> String {
     let Report {
         looked_at,
+        behind,
         disagreed,
         repaired,
     } = report;
     if args.json {
         return format!(
-            r#"{{"looked_at":{looked_at},"disagreed":{disagreed},"repaired":{repaired}}}"#
+            r#"{{"looked_at":{looked_at},"behind":{behind},"disagreed":{disagreed},"repaired":{repaired}}}"#
         );
     }
     let done = if args.dry_run {
@@ -70,5 +71,7 @@ fn told(args: &Args, report: Report) -> String {
     } else {
         format!("{repaired} repaired")
     };
-    format!("looked at {looked_at} messages: {disagreed} disagreed, {done}")
+    format!(
+        "looked at {looked_at} messages: {behind} behind their read mark, {disagreed} disagreed, {done}"
+    )
 }

@@ -151,5 +151,8 @@ fn table(args: &Args, counts: &Map<String, Value>) -> String {
         .and_then(Value::as_u64)
         .unwrap_or_default();
     text.push_str(&format!("{} has {total} unread\n", args.user));
+    if counts.get("complete") == Some(&Value::Bool(false)) {
+        text.push_str("not complete: callbacks wait in a spool (`im-callback spools`)\n");
+    }
     text
 }

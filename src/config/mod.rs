@@ -208,6 +208,7 @@ impl<'l> Validation<'l> {
                 database: mongodb.database,
                 commit_timeout: mongodb.commit_timeout.0,
                 query_timeout: mongodb.query_timeout.0,
+                state_delay: self.state_delay(&reconcile),
             },
             ingest: group::Limits {
                 commits_in_flight: self.up_to(
@@ -235,9 +236,7 @@ impl<'l> Validation<'l> {
                     "ingest.bytes_in_flight",
                     ingest.bytes_in_flight.as_u64(),
                 ),
-                // Waiting for a commit under way may take part of it, and the spool the rest. The
-                // provider gives up after 5 s.
-                patience: mongodb.commit_timeout.0 + Duration::from_millis(1500),
+                linger: self.linger(ingest.linger),
             },
             retention: Retention {
                 messages: self.retention("retention.messages", retention.messages),
@@ -324,11 +323,22 @@ impl<'l> Validation<'l> {
         if !(1..=86_400).contains(&every.as_secs()) {
             self.problem("reconcile.every", "must be between 1s and 1d");
         }
-        let key = "reconcile.messages_per_run";
-        reconcile::Settings {
-            every,
-            messages_per_run: self.up_to(100_000_000, key, written.messages_per_run),
+        reconcile::Settings { every }
+    }
+
+    fn state_delay(&mut self, written: &written::Reconcile) -> Duration {
+        if written.delay.0 > Duration::from_secs(3600) {
+            self.problem("reconcile.delay", "must be at most 1h");
         }
+        written.delay.0
+    }
+
+    /// Longer, and callbacks would wait for others more than for MongoDB.
+    fn linger(&mut self, written: written::Time) -> Duration {
+        if written.0 > Duration::from_millis(100) {
+            self.problem("ingest.linger", "must be at most 100ms");
+        }
+        written.0
     }
 
     /// MongoDB counts in whole seconds, in 32 bits; zero would delete everything.

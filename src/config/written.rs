@@ -64,6 +64,7 @@ pub struct Ingest {
     pub batch_bytes: ByteSize,
     pub callbacks_in_flight: u64,
     pub bytes_in_flight: ByteSize,
+    pub linger: Time,
 }
 
 #[derive(Deserialize)]
@@ -94,8 +95,8 @@ pub struct Retention {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Reconcile {
+    pub delay: Time,
     pub every: Time,
-    pub messages_per_run: u64,
 }
 
 #[derive(Deserialize)]

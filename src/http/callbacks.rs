@@ -11,8 +11,7 @@ use mongodb::bson::DateTime;
 use super::body::body;
 use super::error::{Code, Problem};
 use super::{Service, use_instead};
-use crate::ingest::{App, IngestError, Refused, ingest};
-use crate::store::Unavailable;
+use crate::ingest::{App, IngestError, Rejection, ingest};
 
 /// What the provider takes as delivered.
 const DELIVERED: &str = r#"{"code":200}"#;
@@ -93,7 +92,7 @@ async fn taken(
         head.map_err(|error| IngestError::from(error).into())
     };
     let body = body(request, payload, service, &is_signed).await?;
-    let taken = ingest(app, &service.commits, &body, &header, DateTime::now());
+    let taken = ingest(app, &service.durable, &body, &header, DateTime::now());
     or_unavailable(taken).await?;
     Ok(HttpResponse::Ok()
         .content_type("application/json")
@@ -105,7 +104,7 @@ async fn or_unavailable<T>(
     taken: impl Future<Output = Result<T, IngestError>>,
 ) -> Result<T, IngestError> {
     let caught = AssertUnwindSafe(taken).catch_unwind().await;
-    caught.unwrap_or(Err(IngestError::Refused(Refused::NotDurable(Unavailable))))
+    caught.unwrap_or(Err(IngestError::Rejected(Rejection::NotDurable)))
 }
 
 #[cfg(test)]

@@ -10,8 +10,8 @@ use actix_web::{HttpResponse, ResponseError};
 use serde_json::json;
 
 use crate::callback::netease::{VerifyError, signature};
-use crate::ingest::{IngestError, Refused};
-use crate::store::{StoreError, Unavailable};
+use crate::ingest::{IngestError, Rejection};
+use crate::store::StoreError;
 
 macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $code:literal, $status:ident, $title:literal;)+) => {
@@ -185,7 +185,7 @@ impl From<IngestError> for Problem {
     fn from(error: IngestError) -> Self {
         match error {
             IngestError::NotVerified(error) => error.into(),
-            IngestError::Refused(error) => error.into(),
+            IngestError::Rejected(error) => error.into(),
         }
     }
 }
@@ -205,11 +205,11 @@ impl From<VerifyError> for Problem {
     }
 }
 
-impl From<Refused> for Problem {
-    fn from(error: Refused) -> Self {
+impl From<Rejection> for Problem {
+    fn from(error: Rejection) -> Self {
         let code = match error {
-            Refused::Overloaded => Code::Overloaded,
-            Refused::NotDurable(Unavailable) => Code::Unavailable,
+            Rejection::Overloaded => Code::Overloaded,
+            Rejection::NotDurable => Code::Unavailable,
         };
         Self::new(code, format!("{error}; send it again"))
     }
@@ -217,6 +217,9 @@ impl From<Refused> for Problem {
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
+        if error == StoreError::Overloaded {
+            return Self::new(Code::Overloaded, "too many queries wait; ask again");
+        }
         // Even a refused query is 503: its ids are checked, so what is refused is the service's own
         // doing, such as an index that is not there yet.
         tracing::error!(%error, "a query failed");

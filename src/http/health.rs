@@ -47,6 +47,7 @@ pub async fn readyz(service: web::Data<Service>) -> HttpResponse {
         }
     };
     let spool = service.durable.spool.status();
+    let lag = service.durable.store.lag();
     let queries = indexes == "present" && !stopping;
     let callbacks = (mongodb == "up" || spool.takes) && !stopping;
     let word = |ready: bool| if ready { "ready" } else { "not ready" };
@@ -70,6 +71,11 @@ pub async fn readyz(service: web::Data<Service>) -> HttpResponse {
             "stopping": stopping,
         },
         "spool": { "bytes": spool.bytes, "set_aside_bytes": spool.set_aside_bytes },
+        "state": {
+            "pairs": lag.pairs,
+            "lag_ms": lag.oldest.as_millis() as u64,
+            "caught_up": lag.has_caught_up,
+        },
     }))
 }
 

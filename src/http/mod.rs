@@ -20,7 +20,7 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Http;
-use crate::ingest::{Durable, GroupCommit};
+use crate::ingest::Durable;
 use crate::live::Live;
 
 use error::{Code, Problem};
@@ -32,9 +32,7 @@ use room::Room;
 pub struct Service {
     /// The apps and the keys in force.
     pub live: Live,
-    /// The way to durability.
-    pub commits: GroupCommit,
-    /// The store, for queries, and how it is.
+    /// The way to durability, and the store, for queries.
     pub durable: Durable,
     /// Cancelled from the moment on at which the service is told to stop.
     pub stopping: CancellationToken,

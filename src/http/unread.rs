@@ -13,7 +13,7 @@ use super::error::{Code, Problem};
 use crate::callback::ids::{Account, AppName};
 use crate::config::Http;
 use crate::live::Current;
-use crate::store::UnreadBy;
+use crate::store::{Reserved, UnreadBy};
 
 /// What is asked, as the body of a `POST`.
 #[derive(Deserialize, Default)]
@@ -34,6 +34,17 @@ struct Counts<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     orders: Option<IndexMap<&'a str, u64>>,
     total: u64,
+    /// Only where it is not so: acknowledged callbacks wait in a spool, and may change the counts.
+    #[serde(skip_serializing_if = "is_true")]
+    complete: bool,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the signature is serde's"
+)]
+fn is_true(flag: &bool) -> bool {
+    *flag
 }
 
 pub async fn post(
@@ -69,20 +80,29 @@ async fn answer(
         return Err(Problem::new(Code::Unavailable, detail));
     }
     let reader = Account::new(&asked.user);
+    let ids = [&asked.peers, &asked.orders]
+        .into_iter()
+        .flatten()
+        .flatten();
+    let reserved = service.durable.store.reserve(ids.map(String::as_str))?;
+    // Before the counts: what a spool held at the question is in MongoDB when its lease says that it is empty.
+    let complete = service.durable.complete.is_known().await?;
     let (peers, orders) = tokio::try_join!(
         count(
             service,
             UnreadBy::Peer,
             app,
             &reader,
-            asked.peers.as_deref()
+            asked.peers.as_deref(),
+            &reserved,
         ),
         count(
             service,
             UnreadBy::Order,
             app,
             &reader,
-            asked.orders.as_deref()
+            asked.orders.as_deref(),
+            &reserved,
         ),
     )?;
     let (total, peers, orders) = match (peers, orders) {
@@ -95,6 +115,7 @@ async fn answer(
         peers,
         orders,
         total,
+        complete,
     }))
 }
 
@@ -105,6 +126,7 @@ async fn count<'a>(
     app: &AppName,
     reader: &Account,
     ids: Option<&'a [String]>,
+    reserved: &Reserved,
 ) -> Result<Option<(u64, IndexMap<&'a str, u64>)>, Problem> {
     let Some(ids) = ids else { return Ok(None) };
     let mut stored_as: HashMap<String, Vec<&str>> = HashMap::new();
@@ -117,7 +139,7 @@ async fn count<'a>(
     }
     let distinct: Vec<&str> = stored_as.keys().map(String::as_str).collect();
     let store = &service.durable.store;
-    let found = store.unread(by, app, reader, &distinct).await?;
+    let found = store.unread(by, app, reader, &distinct, reserved).await?;
     let mut counts: IndexMap<&str, u64> = ids.iter().map(|id| (id.as_str(), 0)).collect();
     for (stored, n) in &found {
         for asked in stored_as.get(stored).into_iter().flatten() {

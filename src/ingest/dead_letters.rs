@@ -8,8 +8,6 @@
 //! A crash, or the loss of MongoDB, after the events were stored and before the letter was removed leaves
 //! both. That is harmless: every write is idempotent, so the next retry changes nothing and removes it.
 
-use tokio::time::Instant;
-
 use super::{App, replay};
 use crate::store::dead_letters::DeadLetter;
 use crate::store::documents::{Origin, Received, STORE_REFUSED, Write};
@@ -93,7 +91,7 @@ async fn decode_and_store(
     if submission.writes.is_empty() {
         return Ok(undecodable.unwrap_or(Retried::SaysNothing));
     }
-    let verdicts = store.commit(&[submission], Instant::now()).await;
+    let verdicts = store.commit(&[submission]).await;
     let unavailable = |why: &str| StoreError::Unavailable(why.to_owned());
     match verdicts.first() {
         Some(Ok(durability)) => Ok(undecodable.unwrap_or(match durability {

@@ -5,7 +5,7 @@
 //! stands in the way of the others for good, whatever is wrong with it.
 //!
 //! # What can go wrong
-//! - MongoDB is away: asked whether it confirms any write, it does not. The drain waits until it does, and
+//! - MongoDB is away: asked whether it confirms any write, it does not. The drain waits until the outage is over, and
 //!   takes the segment anew.
 //! - MongoDB confirms other writes and not these, or we panic at them. Then the batch is halved until the
 //!   callback at fault stands alone. If that is still not stored it becomes a dead letter, and if MongoDB
@@ -21,27 +21,29 @@ use futures_util::{FutureExt, StreamExt, stream};
 use tokio::time::{Instant, sleep};
 
 use super::group::Limits;
-use super::{Durable, replay, without_app};
+use super::{Outage, replay, without_app};
 use crate::live::Live;
 use crate::spool::{self, Segment, Spool};
-use crate::store::{Received, Submission, Unavailable};
+use crate::store::{Received, Store, Submission};
 
-/// How long the drain waits before it asks MongoDB again.
+/// How long the drain waits when the disk does not let go of a segment, at first and at most.
 const PAUSE: Duration = Duration::from_millis(250);
-
-/// The longest that the drain waits when the disk does not let go of a segment.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// How often a callback that stands alone is tried before it is taken to be at fault.
 const TRIES_ALONE: usize = 3;
 
 /// How long it may take to make a dead letter of it.
-const BURIAL: Duration = Duration::from_secs(10);
+const DEAD_LETTER: Duration = Duration::from_secs(10);
 
 /// What the drain works with.
 pub struct Drain {
-    /// Where callbacks come from and go to, and the outage to end.
-    pub durable: Durable,
+    /// Where callbacks come from.
+    pub spool: Spool,
+    /// Where they go.
+    pub store: Store,
+    /// Whether that is away.
+    pub outage: Outage,
     /// The apps whose rules they are decoded by.
     pub live: Live,
     /// How much goes at once.
@@ -78,34 +80,24 @@ impl Drain {
     pub async fn run(&self) {
         let mut pause = PAUSE;
         loop {
-            if self.durable.outage.is_known() {
-                if let Err(error) = self.durable.store.probe().await {
-                    tracing::debug!(%error, "MongoDB is still away");
-                    sleep(PAUSE).await;
-                    continue;
-                }
-                self.durable.outage.end();
-            }
+            self.outage.until(false).await;
             match self.oldest().await {
                 Some(segment) => match self.take(&segment).await {
                     Ok(()) => pause = PAUSE,
-                    Err(Halt::Outage) => self.durable.outage.begin(),
+                    Err(Halt::Outage) => self.outage.begin(),
                     Err(Halt::Disk) => {
                         // Not at once again: all of the segment is stored anew each time.
                         sleep(pause).await;
                         pause = (pause * 2).min(LONGEST_PAUSE);
                     }
                 },
-                None => tokio::select! {
-                    () = self.durable.outage.begun() => {}
-                    () = self.durable.spool.appended() => {}
-                },
+                None => self.spool.appended().await,
             }
         }
     }
 
     async fn oldest(&self) -> Option<Segment> {
-        let spool = self.durable.spool.clone();
+        let spool = self.spool.clone();
         let oldest = tokio::task::spawn_blocking(move || spool.oldest()).await;
         oldest.ok().flatten()
     }
@@ -119,7 +111,7 @@ impl Drain {
             Ok(contents) => contents,
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 tracing::error!(segment = name, "a segment of the spool was taken away");
-                self.durable.spool.forget(segment);
+                self.spool.forget(segment);
                 return Ok(());
             }
             Err(error) => {
@@ -143,7 +135,7 @@ impl Drain {
 
     /// Ends with a segment of which all is stored but what is to be set aside.
     fn leave(&self, segment: &Segment, aside: &[u8], is_readable: bool) -> Result<(), Halt> {
-        let spool: &Spool = &self.durable.spool;
+        let spool = &self.spool;
         // A disk that hangs must not hold up commits.
         let left = tokio::task::block_in_place(|| match (is_readable, aside) {
             (true, []) => spool.remove(segment),
@@ -226,22 +218,22 @@ impl Drain {
                 }
             }
         }
-        let why = "it is not confirmed, while other writes are";
-        let buried = self
-            .durable
+        let why = "it is not confirmed, while other writes are".to_owned();
+        let refused = [(received, why)];
+        let written = self
             .store
-            .bury(received, why, Instant::now() + BURIAL);
-        if buried.await.is_ok() {
+            .write_dead_letters(&refused, Instant::now() + DEAD_LETTER);
+        if written.await.is_ok() {
             return Ok(Vec::new());
         }
         self.ask_for_outage().await?;
-        tracing::error!(%app, "MongoDB takes a callback of the spool in no form");
+        tracing::error!(%app, "MongoDB refuses a callback of the spool even as a dead letter");
         Ok(vec![received.clone()])
     }
 
     /// Whether it is MongoDB that is at fault.
     async fn ask_for_outage(&self) -> Result<(), Halt> {
-        self.durable.store.probe().await.map_err(|_| Halt::Outage)
+        self.store.probe().await.map_err(|_| Halt::Outage)
     }
 
     async fn try_store(&self, batch: &[Received]) -> Result<(), Fault> {
@@ -254,13 +246,12 @@ impl Drain {
                     None => without_app(received.clone()),
                 })
                 .collect();
-            let store = &self.durable.store;
-            let verdicts = store.commit(&submissions, Instant::now()).await;
+            let verdicts = self.store.commit(&submissions).await;
             verdicts.into_iter().try_for_each(|v| v.map(drop))
         };
         match AssertUnwindSafe(store).catch_unwind().await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(Unavailable)) => Err(Fault::Unconfirmed),
+            Ok(Err(_not_stored)) => Err(Fault::Unconfirmed),
             Err(_panic) => Err(Fault::Panic),
         }
     }

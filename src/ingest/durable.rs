@@ -1,50 +1,35 @@
-//! A batch becomes durable: in MongoDB, or in the spool while MongoDB cannot.
+//! Makes callbacks durable: in MongoDB, or in the spool while MongoDB cannot.
+//!
+//! A callback goes to the spool when MongoDB is known to be away, did not confirm it in time, or cannot take all that
+//! comes: when as many callbacks are in flight as may be, or this one has waited too long. It is rejected when
+//! the spool cannot take it either.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use futures_util::FutureExt;
-use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
 
+use super::complete::{Complete, SLOW};
+use super::group::{GroupCommit, Limits, NoVerdict};
+use super::outage::Outage;
 use crate::spool::Spool;
-use crate::store::{Durability, Store, Submission, Unavailable, Verdict};
+use crate::store::{Durability, NotStored, Received, Store, Submission, Verdict};
 use crate::telemetry::Throttle;
 
-/// Whether MongoDB is known to be away: then callbacks go to the spool without trying it first.
-/// Cheap to clone.
-#[derive(Clone, Default)]
-pub struct Outage(Arc<(AtomicBool, Notify)>);
-
-impl Outage {
-    /// Whether it goes on, as far as is known.
-    pub fn is_known(&self) -> bool {
-        self.0.0.load(Ordering::Relaxed)
-    }
-
-    /// MongoDB did not confirm a commit.
-    pub fn begin(&self) {
-        if !self.0.0.swap(true, Ordering::Relaxed) {
-            tracing::error!("MongoDB does not confirm writes; callbacks go to the spool");
-        }
-        self.0.1.notify_one();
-    }
-
-    /// MongoDB confirms writes.
-    pub fn end(&self) {
-        if self.0.0.swap(false, Ordering::Relaxed) {
-            tracing::info!("MongoDB confirms writes again");
-        }
-    }
-
-    /// Waits until it has begun since the last wait.
-    pub async fn begun(&self) {
-        self.0.1.notified().await;
-    }
+/// Why a callback is not acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    /// As many callbacks, or bytes, are on their way to the spool as may be.
+    #[error("too many callbacks are in flight")]
+    Overloaded,
+    /// Neither MongoDB nor the spool took it.
+    #[error("the event could not be stored durably in time")]
+    NotDurable,
 }
 
-/// The two durable places, and which of them is up. Cheap to clone.
+/// The two durable places, and the ways into them. Cheap to clone.
 #[derive(Clone)]
 pub struct Durable {
     /// The place to be.
@@ -53,58 +38,137 @@ pub struct Durable {
     pub spool: Spool,
     /// Whether MongoDB need not be tried.
     pub outage: Outage,
-    /// Which batches that found no place are logged.
-    pub refusals: Arc<Throttle>,
+    /// Whether any spool may hold acknowledged callbacks.
+    pub complete: Complete,
+    commits: GroupCommit<Submission, Verdict>,
+    appends: GroupCommit<Received, Result<(), NotAppended>>,
+    commit_timeout: Duration,
 }
 
+/// How long a callback takes at most, so that it is answered before the provider gives up, after 5 s.
+const ANSWERED: Duration = Duration::from_millis(4500);
+
+/// The most callbacks that wait for the spool: more than are ever in flight, so that the disk decides.
+const MOST_APPENDED: usize = 100_000;
+
+/// The bytes of bodies that may wait for the spool, however few may wait for MongoDB.
+const LEAST_APPENDED_BYTES: usize = 64 * 1024 * 1024;
+
+/// The spool did not take it; the log says why.
+struct NotAppended;
+
 impl Durable {
-    /// Commits a batch of which the oldest callback waits since then; the verdicts are in its order.
-    /// Whatever MongoDB does not confirm in time goes to the spool, also where it may have been stored: to
-    /// store it again changes nothing.
-    pub async fn commit(&self, batch: Arc<[Submission]>, since: Instant) -> Vec<Verdict> {
-        if self.outage.is_known() {
-            return self.spool(batch, vec![Err(Unavailable)]).await;
-        }
-        let stored = AssertUnwindSafe(self.store.commit(&batch, since)).catch_unwind();
-        match stored.await {
-            Ok(verdicts) if verdicts.iter().all(Result::is_ok) => verdicts,
-            Ok(verdicts) => {
-                self.outage.begin();
-                self.spool(batch, verdicts).await
+    /// Starts the committers on the current runtime; `tracker` sees them end. A callback waits for MongoDB for
+    /// `commit_timeout` at most.
+    pub fn start(
+        store: Store,
+        spool: Spool,
+        limits: Limits,
+        commit_timeout: Duration,
+        tracker: &TaskTracker,
+    ) -> Self {
+        let outage = Outage::default();
+        let commit = {
+            let (store, outage) = (store.clone(), outage.clone());
+            move |batch: Vec<Submission>| {
+                let (store, outage) = (store.clone(), outage.clone());
+                async move {
+                    if outage.is_known() {
+                        return vec![Err(NotStored::Unavailable); batch.len()];
+                    }
+                    let verdicts = store.commit(&batch).await;
+                    if verdicts.contains(&Err(NotStored::Unavailable)) {
+                        outage.begin();
+                    }
+                    verdicts
+                }
             }
-            // Our own fault, and no callback's: the drain finds out whose.
-            Err(_panic) => {
-                tracing::error!("a commit panicked; its callbacks go to the spool");
-                self.spool(batch, vec![Err(Unavailable)]).await
-            }
+        };
+        let append = {
+            let (spool, lines) = (spool.clone(), Arc::new(Throttle::default()));
+            move |batch| append(spool.clone(), lines.clone(), batch)
+        };
+        let one_by_one = Limits {
+            commits_in_flight: 1,
+            linger: Duration::ZERO,
+            callbacks_in_flight: MOST_APPENDED,
+            bytes_in_flight: limits.bytes_in_flight.max(LEAST_APPENDED_BYTES),
+            ..limits
+        };
+        Self {
+            complete: Complete::new(store.clone(), spool.clone()),
+            store,
+            spool,
+            outage,
+            commits: GroupCommit::start(commit, limits, tracker),
+            appends: GroupCommit::start(append, one_by_one, tracker),
+            commit_timeout,
         }
     }
 
-    /// Spools what has no verdict yet, or a bad one.
-    async fn spool(&self, batch: Arc<[Submission]>, mut verdicts: Vec<Verdict>) -> Vec<Verdict> {
-        verdicts.resize(batch.len(), Err(Unavailable));
-        let spool = self.spool.clone();
-        let open: Vec<usize> = (0..verdicts.len())
-            .filter(|i| verdicts[*i].is_err())
-            .collect();
-        let to_spool = open.clone();
-        let appended = tokio::task::spawn_blocking(move || {
-            spool.append(to_spool.into_iter().map(|i| &batch[i].received))
-        });
-        match appended.await {
-            Ok(Ok(())) => open
-                .into_iter()
-                .for_each(|i| verdicts[i] = Ok(Durability::Spooled)),
-            Ok(Err(error)) => {
-                if let Some(kept_back) = self.refusals.pass(std::time::Instant::now()) {
-                    let callbacks = open.len();
-                    tracing::error!(callbacks, %error, kept_back, "callbacks are refused");
+    /// Makes a callback durable. What MongoDB did not confirm in time goes to the spool, also where it may have been
+    /// stored: to store it again changes nothing.
+    ///
+    /// # Errors
+    /// [`Rejection`]; unless it is [`Rejection::Overloaded`], the callback may be stored all the same.
+    pub async fn commit(&self, submission: Submission) -> Result<Durability, Rejection> {
+        let made_durable = timeout(ANSWERED, self.store_or_spool(submission)).await;
+        made_durable.unwrap_or_else(|_elapsed| {
+            // MongoDB has had its time, so it is the disk that does not answer.
+            self.spool.disk_hangs();
+            Err(Rejection::NotDurable)
+        })
+    }
+
+    async fn store_or_spool(&self, submission: Submission) -> Result<Durability, Rejection> {
+        let received = submission.received.clone();
+        let mut spooling = None;
+        if !self.outage.is_known() {
+            let bytes = submission.bytes();
+            let committed = self.commits.commit(submission, bytes);
+            tokio::pin!(committed);
+            let slow = SLOW.min(self.commit_timeout);
+            let verdict = match timeout(slow, &mut committed).await {
+                Ok(verdict) => Some(verdict),
+                Err(_elapsed) => {
+                    spooling = Some(self.complete.spooling());
+                    let left = self.commit_timeout - slow;
+                    timeout(left, committed).await.ok()
                 }
-            }
-            Err(error) => {
-                tracing::error!(callbacks = open.len(), %error, "the spool panicked");
+            };
+            if let Some(Ok(Ok(durability))) = verdict {
+                return Ok(durability);
             }
         }
-        verdicts
+        let spooling = spooling.unwrap_or_else(|| self.complete.spooling());
+        let bytes = received.body.len();
+        match self.appends.commit(received, bytes).await {
+            Ok(Ok(())) => {
+                spooling.lease_has_run_out().await;
+                Ok(Durability::Spooled)
+            }
+            Err(NoVerdict::Full) => Err(Rejection::Overloaded),
+            Ok(Err(NotAppended)) | Err(NoVerdict::Panicked) => Err(Rejection::NotDurable),
+        }
     }
+}
+
+async fn append(
+    spool: Spool,
+    lines: Arc<Throttle>,
+    batch: Vec<Received>,
+) -> Vec<Result<(), NotAppended>> {
+    let callbacks = batch.len();
+    let appended = spawn_blocking(move || spool.append(batch.iter())).await;
+    let why = match appended {
+        Ok(Ok(())) => return std::iter::repeat_with(|| Ok(())).take(callbacks).collect(),
+        Ok(Err(error)) => error.to_string(),
+        Err(panic) => panic.to_string(),
+    };
+    if let Some(kept_back) = lines.pass(std::time::Instant::now()) {
+        tracing::error!(callbacks, error = why, kept_back, "callbacks are rejected");
+    }
+    std::iter::repeat_with(|| Err(NotAppended))
+        .take(callbacks)
+        .collect()
 }

@@ -6,12 +6,14 @@
 //!
 //! Everything before the commit is pure and runs on the HTTP worker that took the request; the commit
 //! is shared with whatever other callbacks are in flight ([`group`]), and goes to MongoDB, or to the
-//! spool while MongoDB cannot ([`durable`]).
+//! spool while MongoDB cannot ([`durable`]), or cannot take all that comes.
 
+pub mod complete;
 pub mod dead_letters;
 pub mod drain;
 pub mod durable;
 pub mod group;
+pub mod outage;
 
 use bytes::Bytes;
 use mongodb::bson::DateTime;
@@ -23,8 +25,8 @@ use crate::store::documents::{self, Origin, Received, Write};
 use crate::store::{Durability, Submission};
 
 pub use drain::Drain;
-pub use durable::{Durable, Outage};
-pub use group::{GroupCommit, Refused};
+pub use durable::{Durable, Rejection};
+pub use outage::Outage;
 
 /// What is needed to take callbacks of one app.
 #[derive(Debug)]
@@ -43,20 +45,20 @@ pub enum IngestError {
     /// It is not the provider's.
     #[error(transparent)]
     NotVerified(#[from] VerifyError),
-    /// It is refused, or not known to be durable.
+    /// It is not known to be durable.
     #[error(transparent)]
-    Refused(#[from] Refused),
+    Rejected(#[from] Rejection),
 }
 
 /// Takes one callback. `Ok` means that all it says is durable, and only then may it be acknowledged;
 /// `None` that it says nothing, as the provider's address probe.
 ///
 /// # Errors
-/// [`IngestError::NotVerified`]: nothing was stored. [`IngestError::Refused`]: perhaps it was, and a
+/// [`IngestError::NotVerified`]: nothing was stored. [`IngestError::Rejected`]: perhaps it was, and a
 /// redelivery is welcome.
 pub async fn ingest<'h>(
     app: &App,
-    commits: &GroupCommit,
+    durable: &Durable,
     body: &'h Bytes,
     header: &'h dyn Fn(&str) -> Option<&'h str>,
     now: DateTime,
@@ -74,7 +76,7 @@ pub async fn ingest<'h>(
     if submission.writes.is_empty() {
         return Ok(None);
     }
-    Ok(Some(commits.commit(submission).await?))
+    Ok(Some(durable.commit(submission).await?))
 }
 
 /// Decodes a callback that was verified when it came and has been kept since, in the spool or as a dead

@@ -16,7 +16,8 @@
 //!
 //! # Format
 //! A folder of segments, `{number}-{salt}.v1.spool`, each of some [`SEGMENT_BYTES`]; their bytes are described in
-//! `segment.rs`. A file `lock` is locked while a process uses the folder. Files and folder are the
+//! `segment.rs`. A file `lock` is locked while a process uses the folder, and a file `id` holds the name by which the
+//! instances know it. Files and folder are the
 //! user's own: bodies hold what people wrote.
 //!
 //! # Operations
@@ -62,6 +63,8 @@ const SEGMENT_END: &str = ".v1.spool";
 const DAMAGED_END: &str = ".damaged";
 /// Written to find out whether the disk takes anything.
 const TRIAL: &str = "trial";
+/// Holds the spool's id.
+const ID: &str = "id";
 /// Room for a few callbacks. With less of it, in the spool or on the disk, nothing more counts as taken.
 const ROOM: u64 = 64 * 1024;
 
@@ -125,6 +128,8 @@ pub struct Spool(Arc<Inner>);
 
 struct Inner {
     settings: Settings,
+    /// By which the instances know it, wherever its folder goes.
+    id: String,
     /// The segment that is written to. Held while the disk works.
     active: Mutex<Active>,
     /// Closed segments, oldest first. Held for a moment only.
@@ -230,7 +235,10 @@ impl Spool {
             fs::TryLockError::Error(error) => at(&path)(error),
         })?;
         let found = Found::in_folder(folder).map_err(at(folder))?;
+        let path = folder.join(ID);
+        let id = own_id(&path).map_err(at(&path))?;
         Ok(Self(Arc::new(Inner {
+            id,
             active: Mutex::new(Active {
                 next: found.next,
                 segment: None,
@@ -243,6 +251,16 @@ impl Spool {
             settings,
             _lock: lock,
         })))
+    }
+
+    /// The id that it has had since its folder was made.
+    pub fn id(&self) -> &str {
+        &self.0.id
+    }
+
+    /// Its folder.
+    pub fn path(&self) -> &Path {
+        &self.0.settings.path
     }
 
     /// Makes callbacks durable. Blocks on the disk.
@@ -259,6 +277,11 @@ impl Spool {
         }
         self.0.appended.notify_one();
         appended
+    }
+
+    /// Notes that the disk does not answer.
+    pub fn disk_hangs(&self) {
+        self.0.disk_takes.store(false, Ordering::Relaxed);
     }
 
     /// Finds out whether the disk takes some bytes again. Blocks on it.
@@ -448,6 +471,22 @@ fn make(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Reads the spool's id, or gives it one.
+fn own_id(path: &Path) -> io::Result<String> {
+    match fs::read_to_string(path) {
+        Ok(id) if Salt::from_hex(&id).is_some() => return Ok(id),
+        Ok(_) => tracing::warn!("the id of the spool is damaged; it has a new one"),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let id = Salt::random()?.to_hex();
+    let mut file = private().truncate(true).open(path)?;
+    file.write_all(id.as_bytes())?;
+    file.sync_all()?;
+    sync_folder(path.parent().unwrap_or(path))?;
+    Ok(id)
+}
+
 /// Makes the names in a folder durable.
 fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
@@ -488,7 +527,7 @@ impl Found {
                     "a damaged segment waits to be looked at"
                 );
                 found.set_aside_bytes += bytes;
-            } else if name != "lock" && name != TRIAL {
+            } else if !["lock", TRIAL, ID].contains(&name.as_str()) {
                 tracing::error!(
                     file = name,
                     bytes,

@@ -1,12 +1,12 @@
-//! A batch of callbacks becomes durable, exactly once.
+//! Commits a batch: all callbacks in it become durable, each with its own verdict.
 //!
 //! # Promise
-//! [`Durability::Stored`] for a callback means that all it says is on a majority of the replica set,
-//! journaled, and that every unread count asked from now on reflects it. Anything else is [`Unavailable`], and then the
+//! [`Durability::Stored`] means that every write of the callback is on a majority of the replica set,
+//! journaled, so that every count asked from now on reflects it. Anything else is [`NotStored`], and then the
 //! callback may be stored in part or in whole; committing it again is always right.
 //!
 //! # Operation
-//! The steps are those of [`Attempt`]; here is what happens when one fails.
+//! An attempt is one step, described in `write`; here is what happens when it fails.
 //!
 //! # What can go wrong
 //! - MongoDB's fault (away, failing over, write not confirmed): the whole batch is tried again until the
@@ -14,18 +14,17 @@
 //! - A document's fault (MongoDB refuses it, or it contradicts what is stored): its body is kept as a dead
 //!   letter, its neighbours are stored. Where MongoDB refuses a whole command, the batch is halved until
 //!   the callback at fault stands alone.
-//! - A crash between the steps leaves callbacks that were not acknowledged, and a redelivery runs all steps
-//!   again.
+//! - An error of one document by a code that nobody has listed: its callback is tried once more, apart from
+//!   its neighbours, and when that is refused, too, it becomes a dead letter.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Store;
-use super::attempt::{Attempt, Refusal};
 use super::documents::{Received, STORE_REFUSED, Write, dead_letter};
 use super::error::StoreError;
+use super::write::Refusal;
+use super::{Store, collection};
 
 /// One callback's part of a batch. Not `Debug`: it holds a message's text.
 pub struct Submission {
@@ -54,40 +53,42 @@ pub enum Durability {
 }
 
 /// What is known of a callback after a commit.
-pub type Verdict = Result<Durability, Unavailable>;
+pub type Verdict = Result<Durability, NotStored>;
 
-/// The callback is not known to be durable: MongoDB is away, or did not confirm in time.
+/// Why a callback is not known to be durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the event could not be stored durably in time")]
-pub struct Unavailable;
-
-/// The time that a commit has, however long its callbacks have waited.
-const LEAST: Duration = Duration::from_millis(500);
+pub enum NotStored {
+    /// MongoDB is away, or did not confirm in time.
+    #[error("the event could not be stored durably in time")]
+    Unavailable,
+    /// MongoDB refused it and stored others, and a dead letter could not be written of it in time.
+    #[error("MongoDB refuses the event, and keeps no dead letter of it")]
+    Undecided,
+}
 
 impl Store {
-    /// Commits a batch of which the oldest callback waits since then; the verdicts are in its order.
-    pub async fn commit(&self, batch: &[Submission], since: Instant) -> Vec<Verdict> {
-        let least = Instant::now() + LEAST.min(self.settings.commit_timeout);
-        let deadline = since + self.settings.commit_timeout;
-        self.commit_until(batch, deadline.max(least)).await
+    /// Commits a batch; the verdicts are in its order.
+    pub async fn commit(&self, batch: &[Submission]) -> Vec<Verdict> {
+        let _busy = self.busy();
+        let deadline = Instant::now() + self.settings.commit_timeout;
+        let all: Vec<&Submission> = batch.iter().collect();
+        let verdicts = self.commit_until(&all, deadline).await;
+        let stored = batch.iter().zip(&verdicts);
+        let stored = stored.filter(|(_, verdict)| **verdict == Ok(Durability::Stored));
+        let writes = stored.flat_map(|(submission, _)| &submission.writes);
+        self.behind.add(writes, self.settings.state_delay);
+        verdicts
     }
 
-    async fn commit_until(&self, batch: &[Submission], deadline: Instant) -> Vec<Verdict> {
+    async fn commit_until(&self, batch: &[&Submission], deadline: Instant) -> Vec<Verdict> {
         match self.attempt_until(batch, deadline).await {
-            Ok(refusals) => {
-                let mut verdicts = vec![Ok(Durability::Stored); batch.len()];
-                let refused: BTreeMap<usize, i32> =
-                    refusals.iter().map(|r| (r.callback, r.code)).collect();
-                for (callback, code) in refused {
-                    let why = format!("error {code}");
-                    let received = &batch[callback].received;
-                    verdicts[callback] = self.bury(received, &why, deadline).await;
-                }
-                verdicts
-            }
+            Ok(refusals) => self.decide(batch, &refusals, deadline).await,
             Err(StoreError::Refused(reason)) => match batch {
                 [] => Vec::new(),
-                [alone] => vec![self.bury(&alone.received, &reason, deadline).await],
+                [alone] => {
+                    let why = [(&alone.received, reason)];
+                    vec![self.write_dead_letters(&why, deadline).await]
+                }
                 _ => {
                     tracing::warn!(callbacks = batch.len(), reason, "a refused batch is halved");
                     let (first, second) = batch.split_at(batch.len() / 2);
@@ -96,23 +97,69 @@ impl Store {
                     verdicts
                 }
             },
-            Err(error @ (StoreError::Unavailable(_) | StoreError::TimedOut)) => {
+            Err(error) => {
                 tracing::error!(callbacks = batch.len(), %error, "commit failed");
-                vec![Err(Unavailable); batch.len()]
+                vec![Err(NotStored::Unavailable); batch.len()]
             }
         }
+    }
+
+    /// The verdicts of an attempt that was confirmed but for some writes.
+    async fn decide(
+        &self,
+        batch: &[&Submission],
+        refusals: &[Refusal],
+        deadline: Instant,
+    ) -> Vec<Verdict> {
+        let mut verdicts = vec![Ok(Durability::Stored); batch.len()];
+        let mut refused = Vec::new();
+        let mut unclear = Vec::new();
+        for (callback, submission) in batch.iter().enumerate() {
+            let of_it = || refusals.iter().filter(|r| r.callback == callback);
+            match of_it().find(|r| r.is_certain).or_else(|| of_it().next()) {
+                Some(refusal) if refusal.is_certain => refused.push((callback, refusal.code)),
+                Some(_) => unclear.push((callback, *submission)),
+                None => {}
+            }
+        }
+        if !unclear.is_empty() {
+            let alone: Vec<&Submission> = unclear.iter().map(|(_, s)| *s).collect();
+            match self.attempt_until(&alone, deadline).await {
+                Ok(again) => {
+                    let callback = |r: &Refusal| (unclear[r.callback].0, r.code);
+                    refused.extend(again.iter().map(callback));
+                }
+                // Whole commands are refused: nobody knows which of them is at fault.
+                Err(error) => {
+                    tracing::error!(callbacks = alone.len(), %error, "refused callbacks stay undecided");
+                    for (callback, _) in unclear {
+                        verdicts[callback] = Err(NotStored::Undecided);
+                    }
+                }
+            }
+        }
+        refused.sort_unstable();
+        refused.dedup_by_key(|(callback, _)| *callback);
+        let letters: Vec<_> = refused
+            .iter()
+            .map(|(callback, code)| (&batch[*callback].received, format!("error {code}")))
+            .collect();
+        let verdict = self.write_dead_letters(&letters, deadline).await;
+        for (callback, _) in refused {
+            verdicts[callback] = verdict;
+        }
+        verdicts
     }
 
     /// Attempts a batch, again and again while MongoDB is at fault and time is left.
     async fn attempt_until(
         &self,
-        batch: &[Submission],
+        batch: &[&Submission],
         deadline: Instant,
     ) -> Result<Vec<Refusal>, StoreError> {
         let mut pause = Duration::from_millis(20);
         loop {
-            let attempt = Attempt::new(self);
-            let error = match tokio::time::timeout_at(deadline, attempt.store(batch)).await {
+            let error = match tokio::time::timeout_at(deadline, self.attempt(batch)).await {
                 Ok(Err(error @ (StoreError::Unavailable(_) | StoreError::TimedOut))) => error,
                 Ok(result) => return result,
                 Err(_elapsed) => return Err(StoreError::TimedOut),
@@ -126,16 +173,26 @@ impl Store {
         }
     }
 
-    /// Keeps a callback that MongoDB refuses as a dead letter. That it can be kept shows that the
-    /// fault is the document's.
-    pub async fn bury(&self, received: &Received, why: &str, deadline: Instant) -> Verdict {
-        tracing::error!(app = %received.origin.app, why, "a refused callback becomes a dead letter");
-        let reason = format!("MongoDB refused the document: {why}");
-        let letter = dead_letter(received, STORE_REFUSED, &reason, "$");
-        let attempt = Attempt::new(self);
-        match tokio::time::timeout_at(deadline, attempt.store_dead_letter(&letter)).await {
-            Ok(Ok(())) => Ok(Durability::DeadLetter),
-            Ok(Err(_)) | Err(_) => Err(Unavailable),
+    /// Keeps callbacks that MongoDB refuses as dead letters, each with what it said. That they can be kept shows
+    /// that the fault is the documents'.
+    pub async fn write_dead_letters(
+        &self,
+        refused: &[(&Received, String)],
+        deadline: Instant,
+    ) -> Verdict {
+        let letters: Vec<_> = refused
+            .iter()
+            .map(|(received, why)| {
+                tracing::error!(app = %received.origin.app, why, "a refused callback becomes a dead letter");
+                let reason = format!("MongoDB refused the document: {why}");
+                dead_letter(received, STORE_REFUSED, &reason, "$")
+            })
+            .collect();
+        let all: Vec<_> = letters.iter().map(|letter| (0, &**letter)).collect();
+        let written = self.insert(collection::DEAD_LETTERS, &all);
+        match tokio::time::timeout_at(deadline, written).await {
+            Ok(Ok(refusals)) if refusals.is_empty() => Ok(Durability::DeadLetter),
+            Ok(_) | Err(_) => Err(NotStored::Undecided),
         }
     }
 }

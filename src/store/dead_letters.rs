@@ -4,7 +4,6 @@
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
-use mongodb::Collection;
 use mongodb::bson::{Binary, Bson, DateTime, Document, doc};
 use mongodb::options::{Acknowledgment, WriteConcern};
 
@@ -90,7 +89,7 @@ impl Store {
         after: Option<&Place>,
         limit: u32,
     ) -> Result<Vec<Heading>, StoreError> {
-        let letters = self.letters()?;
+        let letters = self.collection(collection::DEAD_LETTERS)?;
         let find = letters
             .find(filter(which, after))
             .sort(doc! { "receivedAt": -1, "_id": -1 })
@@ -108,7 +107,7 @@ impl Store {
     /// # Errors
     /// When MongoDB does not answer in time.
     pub async fn dead_letter(&self, id: &str) -> Result<Option<DeadLetter>, StoreError> {
-        let letters = self.letters()?;
+        let letters = self.collection(collection::DEAD_LETTERS)?;
         let find = letters.find_one(doc! { "_id": id });
         let found = self.within_query_timeout(async move { find.await }).await?;
         let Some(found) = found else { return Ok(None) };
@@ -133,7 +132,7 @@ impl Store {
         path: &str,
     ) -> Result<(), StoreError> {
         let label = doc! { "$set": { "code": code, "reason": reason, "path": path } };
-        let letters = self.letters()?;
+        let letters = self.collection(collection::DEAD_LETTERS)?;
         let update = letters
             .update_one(doc! { "_id": id }, label)
             .write_concern(confirmed());
@@ -147,7 +146,7 @@ impl Store {
     /// # Errors
     /// When MongoDB does not confirm it in time. It may have gone all the same.
     pub async fn remove_dead_letter(&self, id: &str) -> Result<bool, StoreError> {
-        let letters = self.letters()?;
+        let letters = self.collection(collection::DEAD_LETTERS)?;
         let delete = letters
             .delete_one(doc! { "_id": id })
             .write_concern(confirmed());
@@ -155,10 +154,6 @@ impl Store {
             .within_query_timeout(async move { delete.await })
             .await?;
         Ok(deleted.deleted_count > 0)
-    }
-
-    fn letters(&self) -> Result<Collection<Document>, StoreError> {
-        Ok(self.database()?.collection(collection::DEAD_LETTERS))
     }
 }
 

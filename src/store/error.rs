@@ -15,14 +15,25 @@ pub enum StoreError {
     /// MongoDB refuses what it was asked, and would again.
     #[error("MongoDB refuses the command: {0}")]
     Refused(String),
+    /// As much is being asked as may be. Nothing was asked of MongoDB.
+    #[error("too many queries wait")]
+    Overloaded,
 }
 
-/// The code of a duplicate `_id`.
+/// What an error code blames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    /// The server, which is starting, stopping, changing its primary, busy or full. Trying again helps.
+    Server,
+    /// What was sent: a document or a statement that MongoDB would refuse again.
+    Document,
+    /// A code that is in no list here.
+    Unknown,
+}
+
+/// The code of a key that is taken.
 pub const DUPLICATE_KEY: i32 = 11000;
 
-/// Server error codes that blame what was sent: a document or a statement that MongoDB would refuse again.
-/// Every other code, known today or not, speaks of the server, and then trying again is right: to call a
-/// good message bad would lose it from a badge for good.
 const DOCUMENT_CODES: &[i32] = &[
     2,     // BadValue
     9,     // FailedToParse
@@ -36,21 +47,52 @@ const DOCUMENT_CODES: &[i32] = &[
     66,    // ImmutableField
     121,   // DocumentValidationFailure
     10334, // BSONObjectTooLarge
+    11000, // DuplicateKey
     17280, // KeyTooLong
     17419, // the document would become too large
     17420, // the same, by an update
 ];
 
-/// Whether an error of this code is the document's fault.
-pub fn blames_the_document(code: i32) -> bool {
-    DOCUMENT_CODES.contains(&code)
-}
+/// The driver's retryable codes, and those of a server that is busy or full.
+const SERVER_CODES: &[i32] = &[
+    6,     // HostUnreachable
+    7,     // HostNotFound
+    24,    // LockTimeout
+    46,    // LockBusy
+    50,    // MaxTimeMSExpired
+    63,    // StaleShardVersion
+    89,    // NetworkTimeout
+    91,    // ShutdownInProgress
+    112,   // WriteConflict
+    133,   // FailedToSatisfyReadPreference
+    134,   // ReadConcernMajorityNotAvailableYet
+    150,   // StaleEpoch
+    189,   // PrimarySteppedDown
+    202,   // NetworkInterfaceExceededTimeLimit
+    262,   // ExceededTimeLimit
+    314,   // ObjectIsBusy
+    365,   // TemporarilyUnavailable
+    9001,  // SocketException
+    10107, // NotWritablePrimary
+    11600, // InterruptedAtShutdown
+    11601, // Interrupted
+    11602, // InterruptedDueToReplStateChange
+    13388, // StaleConfig
+    13435, // NotPrimaryNoSecondaryOk
+    13436, // NotPrimaryOrSecondary
+    14031, // OutOfDiskSpace
+];
 
-/// Whether an error of this code says nothing but that the server is starting, stopping, or no primary.
-pub fn is_for_now(code: i32) -> bool {
-    // MaxTimeMSExpired, ShutdownInProgress, PrimarySteppedDown, NotWritablePrimary, InterruptedAtShutdown,
-    // InterruptedDueToReplStateChange, NotPrimaryNoSecondaryOk, NotPrimaryOrSecondary
-    [50, 91, 189, 10107, 11600, 11602, 13435, 13436].contains(&code)
+/// Whom an error code blames. To call a good message bad would lose it from a badge for good, and to call the
+/// server bad for one document would stop all others; so a code that is in no list blames nobody yet.
+pub fn blame(code: i32) -> Blame {
+    if DOCUMENT_CODES.contains(&code) {
+        Blame::Document
+    } else if SERVER_CODES.contains(&code) {
+        Blame::Server
+    } else {
+        Blame::Unknown
+    }
 }
 
 impl StoreError {
@@ -58,15 +100,20 @@ impl StoreError {
     pub fn as_of_state(self) -> Self {
         match self {
             Self::Refused(why) => Self::Unavailable(why),
-            Self::Unavailable(_) | Self::TimedOut => self,
+            Self::Unavailable(_) | Self::TimedOut | Self::Overloaded => self,
         }
+    }
+
+    /// An error of a command in which no document can be at fault.
+    pub fn of_state(error: Error) -> Self {
+        Self::from(error).as_of_state()
     }
 }
 
 impl From<Error> for StoreError {
     fn from(error: Error) -> Self {
         match error.kind.as_ref() {
-            ErrorKind::Command(command) if blames_the_document(command.code) => {
+            ErrorKind::Command(command) if blame(command.code) == Blame::Document => {
                 Self::Refused(format!("{} ({})", command.code_name, command.code))
             }
             ErrorKind::BsonSerialization { .. } | ErrorKind::InvalidArgument { .. } => {

@@ -10,17 +10,19 @@ use futures_util::TryStreamExt;
 use futures_util::future::try_join_all;
 use mongodb::bson::{Document, doc};
 use mongodb::error::ErrorKind;
-use mongodb::options::IndexOptions;
+use mongodb::options::{Acknowledgment, IndexOptions, WriteConcern};
 use mongodb::{Collection, IndexModel};
 
-use super::error::{StoreError, is_for_now};
+use super::error::{Blame, StoreError, blame};
 use super::{Store, UnreadBy, collection};
-use crate::callback::ids::{Account, AppName};
+use crate::callback::ids::AppName;
 
-/// Unread messages by reader and sender; also finds what a receipt marks as read.
+/// Unread messages by reader and sender; also finds what a read mark is applied to.
 pub const UNREAD_BY_PEER: &str = "unread_by_peer";
-/// Unread messages by reader and order.
+/// Unread messages by reader, order and sender.
 pub const UNREAD_BY_ORDER: &str = "unread_by_order";
+/// Read marks by reader and peer.
+pub const MARKS: &str = "marks";
 /// The index by which old documents expire, where the app's owner asked for that.
 pub const RETENTION: &str = "retention";
 
@@ -48,42 +50,37 @@ impl Retention {
     }
 }
 
-/// `state` is in the keys although it is always 0 there: MongoDB reads a document to check a condition
-/// on a field that the index does not hold, even where the index's own filter implies it.
-fn unread_indexes() -> [IndexModel; 2] {
+/// The indexes that queries name, which hold all that a count reads. `state` is in the keys although it is always
+/// 0 there: MongoDB reads a document to check a condition on a field that the index does not hold, even where the
+/// index's own filter implies it.
+fn query_indexes() -> [(&'static str, &'static str, Document, Option<Document>); 3] {
     [
-        index(
+        (
+            collection::MESSAGES,
             UNREAD_BY_PEER,
             doc! { "app": 1, "to": 1, "state": 1, "fromAccount": 1, "msgTimestamp": 1 },
-            doc! { "state": 0 },
+            Some(doc! { "state": 0 }),
         ),
-        index(
+        (
+            collection::MESSAGES,
             UNREAD_BY_ORDER,
-            doc! { "app": 1, "to": 1, "state": 1, "orderId": 1 },
-            doc! { "state": 0, "orderId": { "$exists": true } },
+            doc! { "app": 1, "to": 1, "state": 1, "orderId": 1, "fromAccount": 1, "msgTimestamp": 1 },
+            Some(doc! { "state": 0, "orderId": { "$exists": true } }),
+        ),
+        (
+            collection::READ_MARKS,
+            MARKS,
+            doc! { "app": 1, "reader": 1, "peer": 1, "readUpTo": 1 },
+            None,
         ),
     ]
-}
-
-fn index(name: &str, keys: Document, filter: Document) -> IndexModel {
-    let options = IndexOptions::builder()
-        .name(name.to_owned())
-        .partial_filter_expression(filter)
-        .build();
-    IndexModel::builder().keys(keys).options(options).build()
 }
 
 impl Store {
     /// Makes the collections that callbacks are written to, once in a service's life: before it writes to them.
     pub(super) async fn ensure_collections(&self) -> Result<(), StoreError> {
-        let written = [
-            collection::MESSAGES,
-            collection::EVENTS,
-            collection::READ_MARKS,
-            collection::PRESENCE,
-        ];
         let make = async || {
-            let each = written.map(|name| self.ensure_collection(name));
+            let each = collection::WRITTEN.map(|name| self.ensure_collection(name));
             try_join_all(each).await.map(drop)
         };
         self.collections.get_or_try_init(make).await.copied()
@@ -102,7 +99,7 @@ impl Store {
         };
         match error.kind.as_ref() {
             ErrorKind::Command(command) if command.code == EXISTS => Ok(()),
-            ErrorKind::Command(command) if !is_for_now(command.code) => {
+            ErrorKind::Command(command) if blame(command.code) != Blame::Server => {
                 let (code, why) = (command.code, &command.code_name);
                 tracing::info!(
                     name,
@@ -112,23 +109,25 @@ impl Store {
                 );
                 Ok(())
             }
-            _ => Err(StoreError::from(error).as_of_state()),
+            _ => Err(StoreError::of_state(error)),
         }
     }
 
     /// Makes what is missing, and sets how long documents are kept.
     ///
     /// # Errors
-    /// When MongoDB is away, or has an index of one of our names with other keys.
+    /// When MongoDB is away, or refuses an index.
     pub async fn ensure_indexes(&self, retention: Retention) -> Result<(), StoreError> {
         self.ensure_collections().await?;
-        self.database()?
-            .collection::<Document>(collection::MESSAGES)
-            .create_indexes(unread_indexes())
-            .await?;
+        // Marks without these fields are in no place of the index where a query looks. Once more when it is
+        // there, for what another version wrote meanwhile.
+        self.complete_marks().await?;
+        for (name, index, keys, filter) in query_indexes() {
+            self.ensure_index(name, index, keys, filter).await?;
+        }
+        self.complete_marks().await?;
         let newest = IndexOptions::builder().name(NEWEST.to_owned()).build();
-        self.database()?
-            .collection::<Document>(collection::DEAD_LETTERS)
+        self.collection(collection::DEAD_LETTERS)?
             .create_index(
                 IndexModel::builder()
                     .keys(doc! { "receivedAt": -1, "_id": -1 })
@@ -142,28 +141,75 @@ impl Store {
         Ok(())
     }
 
+    /// Makes an index, in the place of one of its name that an older version made with other keys.
+    async fn ensure_index(
+        &self,
+        name: &str,
+        index: &str,
+        keys: Document,
+        filter: Option<Document>,
+    ) -> Result<(), StoreError> {
+        let documents = self.collection(name)?;
+        let there = indexes_of(&documents).await?;
+        let is_other = |model: &IndexModel| is_named(model, index) && model.keys != keys;
+        if there.iter().any(is_other) {
+            tracing::warn!(
+                collection = name,
+                index,
+                "an index of an older version is replaced"
+            );
+            documents.drop_index(index).await?;
+        }
+        let options = IndexOptions::builder()
+            .name(index.to_owned())
+            .partial_filter_expression(filter)
+            .build();
+        let model = IndexModel::builder().keys(keys).options(options).build();
+        documents.create_index(model).await?;
+        Ok(())
+    }
+
+    /// Gives read marks that an older version wrote the fields by which they are found.
+    async fn complete_marks(&self) -> Result<(), StoreError> {
+        let marks = self.collection(collection::READ_MARKS)?;
+        let from_id = doc! { "$set": {
+            "app": "$_id.app", "reader": "$_id.reader", "peer": "$_id.peer", "team": "$_id.team",
+        } };
+        let completed = marks
+            .update_many(doc! { "app": null }, vec![from_id])
+            .write_concern(WriteConcern::builder().w(Acknowledgment::Majority).build())
+            .await?;
+        if completed.modified_count > 0 {
+            let marks = completed.modified_count;
+            tracing::info!(
+                marks,
+                "read marks of an older version were given their fields"
+            );
+        }
+        Ok(())
+    }
+
     /// Whether the indexes that queries need are there, and built.
     ///
     /// # Errors
     /// When MongoDB does not answer in time.
     pub async fn has_indexes(&self) -> Result<bool, StoreError> {
-        let messages = self
-            .database()?
-            .collection::<Document>(collection::MESSAGES);
-        let names = self
-            .within_query_timeout(async move { index_names(&messages).await })
-            .await?;
-        if ![UNREAD_BY_PEER, UNREAD_BY_ORDER]
-            .iter()
-            .all(|needed| names.iter().any(|name| name == needed))
-        {
-            return Ok(false);
+        for (name, index, keys, _) in query_indexes() {
+            let documents = self.collection(name)?;
+            let there = self
+                .within_query_timeout(async move { indexes_of(&documents).await })
+                .await?;
+            let is_it = |model: &IndexModel| is_named(model, index) && model.keys == keys;
+            if !there.iter().any(is_it) {
+                return Ok(false);
+            }
         }
         // An index that is still being built is listed, too, and then a query that names it is refused.
-        let nobody = Account::new("");
         let app = AppName::new("-").expect("a name by its rules");
         for by in [UnreadBy::Peer, UnreadBy::Order] {
-            match self.unread(by, &app, &nobody, &[""]).await {
+            let keys = self.unread_keys(by, by.matching(&app, &[""], &[""]), 1);
+            let asked = tokio::try_join!(keys, self.marks_between(&app, &[""], &[""]));
+            match asked {
                 Ok(_) => {}
                 Err(StoreError::Refused(_)) => return Ok(false),
                 Err(error) => return Err(error),
@@ -173,11 +219,11 @@ impl Store {
     }
 
     async fn ensure_retention(&self, name: &str, keep: Option<Duration>) -> Result<(), StoreError> {
-        let documents = self.database()?.collection::<Document>(name);
-        let there = index_names(&documents)
+        let documents = self.collection(name)?;
+        let there = indexes_of(&documents)
             .await?
             .iter()
-            .any(|n| n == RETENTION);
+            .any(|index| is_named(index, RETENTION));
         match (keep, there) {
             (None, false) => {}
             (None, true) => documents.drop_index(RETENTION).await?,
@@ -204,18 +250,19 @@ impl Store {
     }
 }
 
-/// The names of a collection's indexes; none where the collection is not there yet.
-async fn index_names(documents: &Collection<Document>) -> mongodb::error::Result<Vec<String>> {
+/// A collection's indexes; none where the collection is not there yet.
+async fn indexes_of(documents: &Collection<Document>) -> mongodb::error::Result<Vec<IndexModel>> {
     const NAMESPACE_NOT_FOUND: i32 = 26;
-    let indexes = match documents.list_indexes().await {
-        Ok(cursor) => cursor.try_collect::<Vec<_>>().await?,
+    match documents.list_indexes().await {
+        Ok(cursor) => cursor.try_collect().await,
         Err(e) => match e.kind.as_ref() {
-            ErrorKind::Command(c) if c.code == NAMESPACE_NOT_FOUND => Vec::new(),
-            _ => return Err(e),
+            ErrorKind::Command(c) if c.code == NAMESPACE_NOT_FOUND => Ok(Vec::new()),
+            _ => Err(e),
         },
-    };
-    Ok(indexes
-        .into_iter()
-        .filter_map(|index| index.options?.name)
-        .collect())
+    }
+}
+
+fn is_named(index: &IndexModel, name: &str) -> bool {
+    let options = index.options.as_ref();
+    options.is_some_and(|options| options.name.as_deref() == Some(name))
 }

@@ -2,37 +2,45 @@
 //!
 //! - [`documents`] shapes events into documents, the analysts' interface; `statements` are the updates
 //!   that merge what comes apart; [`bson`] turns the provider's JSON into BSON.
-//! - `commit` makes a batch of them durable, exactly once, by the steps of `attempt`.
-//! - `unread` counts, from the index alone.
-//! - [`reconcile`] finds messages whose `state` is wrong, and repairs them.
+//! - `commit` makes a batch of them durable, exactly once, by an attempt of one step (`write`).
+//! - `unread` counts: messages from their index, compared with the read marks (`marks`) from theirs.
+//! - [`projection`] lets `state` follow the read marks; [`reconcile`] looks over all that is stored.
+//! - [`spools`] is what the instances tell each other of their spools.
 //! - [`indexes`] makes the indexes; [`error`] says whose fault a failure is.
 
-mod attempt;
 pub mod bson;
 mod commit;
 pub mod dead_letters;
 pub mod documents;
 pub mod error;
 pub mod indexes;
+pub mod marks;
+pub mod projection;
 pub mod reconcile;
+pub mod spools;
 mod statements;
 mod unread;
+mod write;
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use futures_util::TryStreamExt;
+use mongodb::action::Find;
+use mongodb::bson::Document;
 use mongodb::options::{ClientOptions, ReadConcern, ReadPreference, SelectionCriteria};
-use mongodb::{Client, Database};
+use mongodb::raw_batch_cursor::RawBatch;
+use mongodb::{Client, Collection, Database};
 use tokio::runtime::Handle;
 use tokio::sync::{OnceCell, Semaphore};
 
-use attempt::Attempt;
-pub use commit::{Durability, Submission, Unavailable, Verdict};
+pub use commit::{Durability, NotStored, Submission, Verdict};
 pub use documents::Received;
 pub use error::StoreError;
+use projection::Behind;
 use unread::Questions;
-pub use unread::{TOGETHER, UnreadBy};
+pub use unread::{MOST_KEYS, Reserved, UnreadBy};
 
 /// The collections' names: part of the analysts' interface.
 pub mod collection {
@@ -46,8 +54,12 @@ pub mod collection {
     pub const EVENTS: &str = "events";
     /// Verified bodies that could not be decoded.
     pub const DEAD_LETTERS: &str = "dead_letters";
+    /// Those that callbacks are written to.
+    pub const WRITTEN: [&str; 4] = [MESSAGES, EVENTS, READ_MARKS, PRESENCE];
     /// How far the service's own work over the data has come.
     pub const PROGRESS: &str = "progress";
+    /// The spools of all instances, and until when each is known to be empty.
+    pub const SPOOLS: &str = "spools";
 }
 
 /// How the store reaches MongoDB.
@@ -59,6 +71,8 @@ pub struct Settings {
     pub commit_timeout: Duration,
     /// How long one query may take.
     pub query_timeout: Duration,
+    /// How long `state` is behind the read marks, in the usual case.
+    pub state_delay: Duration,
 }
 
 /// Connections for commits and queries, unless the connection string says how many.
@@ -79,8 +93,19 @@ pub struct Store {
     collections: Arc<OnceCell<()>>,
     /// Where the work is done that outlives a request, whose own thread may end.
     runtime: Handle,
-    /// Whether the server's replies tell no term, so that every write has to wait for itself.
-    confirms_each: Arc<AtomicBool>,
+    /// What `state` has to follow.
+    behind: Arc<Behind>,
+    /// Commits under way.
+    committing: Arc<AtomicUsize>,
+}
+
+/// A commit under way.
+struct Busy(Arc<AtomicUsize>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Store {
@@ -96,7 +121,8 @@ impl Store {
             questions: Arc::default(),
             collections: Arc::default(),
             runtime: Handle::current(),
-            confirms_each: Arc::default(),
+            behind: Arc::default(),
+            committing: Arc::default(),
         }
     }
 
@@ -109,9 +135,9 @@ impl Store {
         let mut options = ClientOptions::parse(uri).await?;
         options.app_name.get_or_insert("im-callback".to_owned());
         // Shorter than a commit, so that the loss of MongoDB is an error within it, not its end.
-        let patience = self.settings.commit_timeout / 2;
-        options.server_selection_timeout = Some(patience);
-        options.connect_timeout.get_or_insert(patience);
+        let timeout = self.settings.commit_timeout / 2;
+        options.server_selection_timeout = Some(timeout);
+        options.connect_timeout.get_or_insert(timeout);
         // After an error the driver waits for the next heartbeat; the default of 10 s is beyond any commit.
         options.heartbeat_freq.get_or_insert(Duration::from_secs(1));
         // A count must see every acknowledged write, whatever the connection string prefers.
@@ -131,14 +157,17 @@ impl Store {
         self.database.get().ok_or_else(unresolved)
     }
 
-    /// Whether a write is confirmed now, by the same rule as a commit's.
-    ///
-    /// # Errors
-    /// When it is not, within the commit timeout.
-    pub async fn probe(&self) -> Result<(), StoreError> {
-        tokio::time::timeout(self.settings.commit_timeout, Attempt::new(self).probe())
-            .await
-            .map_err(|_| StoreError::TimedOut)?
+    fn collection(&self, name: &str) -> Result<Collection<Document>, StoreError> {
+        Ok(self.database()?.collection(name))
+    }
+
+    fn busy(&self) -> Busy {
+        self.committing.fetch_add(1, Ordering::Relaxed);
+        Busy(self.committing.clone())
+    }
+
+    fn is_busy(&self) -> bool {
+        self.committing.load(Ordering::Relaxed) > 0
     }
 
     /// Ends the client: connections close, nothing more is accepted.
@@ -161,5 +190,17 @@ impl Store {
             .await
             .map_err(|_| StoreError::TimedOut)?
             .map_err(StoreError::from)
+    }
+
+    /// Runs a query, and takes all that it finds as it came.
+    async fn batches(&self, find: Find<'_, Document>) -> Result<Vec<RawBatch>, StoreError> {
+        self.within_query_timeout(async move {
+            let batches: Vec<RawBatch> = find.batch().await?.try_collect().await?;
+            batches
+                .iter()
+                .try_for_each(|batch| batch.doc_slices().map(drop))?;
+            Ok(batches)
+        })
+        .await
     }
 }

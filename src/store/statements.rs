@@ -12,6 +12,7 @@ use mongodb::bson::{
 
 use super::bson;
 use super::documents::{MessageKey, MessageWrite, Origin, Pair, date, raw, typed};
+use super::indexes::UNREAD_BY_PEER;
 use crate::callback::event::{Class, Edit, MessageRef, Presence, Recall};
 use crate::callback::ids::{Millis, natural_key};
 use crate::callback::json::{Fields, scalar};
@@ -156,16 +157,11 @@ pub fn is_there(field: &str) -> Document {
     doc! { "$ne": [{ "$type": field }, "missing"] }
 }
 
-/// Raises a read mark; touches nothing when it is as high already.
+/// Raises a read mark. The names beside the `_id` are keys of the index that counts read marks by.
 pub fn raise_mark(id: RawDocumentBuf, up_to: Millis, now: DateTime) -> RawDocumentBuf {
-    let up_to = up_to.get();
-    let rises = rawdoc! { "$gt": [up_to, { "$ifNull": ["$readUpTo", -1_i64] }] };
     rawdoc! {
-        "q": { "_id": id },
-        "u": [{ "$set": {
-            "readUpTo": { "$max": ["$readUpTo", up_to] },
-            "updatedAt": { "$cond": [rises, now, "$updatedAt"] },
-        } }],
+        "q": { "_id": id.clone() },
+        "u": { "$max": { "readUpTo": up_to.get(), "updatedAt": now }, "$set": id },
         "upsert": true,
     }
 }
@@ -213,8 +209,8 @@ pub fn presence(origin: &Origin, presence: &Presence) -> RawDocumentBuf {
     }
 }
 
-/// Marks a pair's messages as read up to its mark.
-pub fn settle(pair: &Pair, read_up_to: i64) -> RawDocumentBuf {
+/// Says of a pair's messages up to its mark that they are read.
+pub fn apply_mark(pair: &Pair, read_up_to: i64) -> RawDocumentBuf {
     rawdoc! {
         "q": {
             "app": &*pair.app,
@@ -225,11 +221,11 @@ pub fn settle(pair: &Pair, read_up_to: i64) -> RawDocumentBuf {
         },
         "u": { "$set": { "state": 1, "readAt": DateTime::from_millis(read_up_to) } },
         "multi": true,
+        "hint": UNREAD_BY_PEER,
     }
 }
 
-/// An update of `read_marks` that finds nothing and changes nothing: to confirm it is to confirm all
-/// that was written before it, since MongoDB makes a write without effect wait for its whole log.
-pub fn confirmation() -> RawDocumentBuf {
-    rawdoc! { "q": { "_id": "confirmation" }, "u": { "$set": { "readUpTo": 0_i64 } } }
+/// An update that finds nothing and changes nothing.
+pub fn without_effect() -> RawDocumentBuf {
+    rawdoc! { "q": { "_id": "probe" }, "u": { "$set": { "readUpTo": 0_i64 } } }
 }

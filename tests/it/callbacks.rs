@@ -324,6 +324,7 @@ async fn a_bad_receipt_does_not_hold_up_the_good_ones_beside_it() {
         json!({ "fromAccount": "bob", "toAccount": "ann", "timestamp": 1_700_000_000_000_i64 });
     let receipts = json!({ "eventType": "30", "objects": [{ "fromAccount": "bob" }, good, 5] });
     app.deliver(receipts.to_string()).await.expect_ok();
+    app.until_followed().await;
     assert_eq!(
         app.document("messages", "otc/p2p/1")
             .await

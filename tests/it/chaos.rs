@@ -1,6 +1,6 @@
 //! `kill -9` of the service, over and over, at any moment and between the steps of a commit, with MongoDB's
-//! line cut, stalled and slow in between: all that was acknowledged is stored, nothing twice, and every count
-//! is the oracle's. `make chaos` runs it long.
+//! line cut, stalled and slow in between: all that was acknowledged is stored, nothing twice, every count is the
+//! oracle's, and so is `state` soon after. `make chaos` runs it long.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -34,7 +34,7 @@ fn is_long() -> bool {
 }
 
 /// A random number from a range.
-fn between(from: u64, to: u64) -> u64 {
+pub fn between(from: u64, to: u64) -> u64 {
     let mut bytes = [0; 8];
     getrandom::fill(&mut bytes).unwrap();
     from + u64::from_le_bytes(bytes) % (to - from)
@@ -142,10 +142,21 @@ impl Senders {
         let episodes = self.episodes.lock().unwrap().clone();
         for (case, trace) in &episodes {
             let expected = outcome(case, trace);
-            assert_eq!(found(database, case, trace).await, expected, "case {case}");
             for reader in 0..ACCOUNTS {
                 check_counts(&self.http, &self.url, case, reader, &expected).await;
             }
+        }
+        process.until_followed(&self.http).await;
+        let since = Instant::now();
+        for (case, trace) in &episodes {
+            let expected = outcome(case, trace);
+            // What it forgot when it was killed, the walk at its start finds, which may be under way.
+            let mut is_found = found(database, case, trace).await;
+            while is_found != expected && since.elapsed() < Duration::from_secs(60) {
+                sleep(Duration::from_millis(100)).await;
+                is_found = found(database, case, trace).await;
+            }
+            assert_eq!(is_found, expected, "case {case}");
         }
         let stored = documents(database, "messages", doc! { "to": "once" }).await;
         let ids: Vec<_> = stored
@@ -211,7 +222,8 @@ async fn killed_at_any_moment_it_loses_nothing_and_doubles_nothing() {
     senders.check(&process, &database).await;
     let reconciled = block_in_place(|| process.run(&["reconcile", "--dry-run", "--json"]));
     let report = serde_json::from_slice::<serde_json::Value>(&reconciled.stdout).unwrap();
-    assert_eq!(report["disagreed"], 0, "{report}");
+    let wrong = (&report["behind"], &report["disagreed"]);
+    assert_eq!(wrong, (&json!(0), &json!(0)), "{report}");
     let acknowledged = senders.acknowledged.load(Ordering::Relaxed);
     let episodes = senders.episodes.lock().unwrap().len();
     eprintln!(
@@ -221,15 +233,13 @@ async fn killed_at_any_moment_it_loses_nothing_and_doubles_nothing() {
     database.drop().await.unwrap();
 }
 
-/// A commit's commands by name, and how many of that name come before the one that is blocked.
-const STEPS: &[(&str, &str, i32)] = &[
-    ("message", "insert", 0),
-    ("message", "find", 0),
-    ("receipt", "insert", 0),
-    ("receipt", "update", 0),
-    ("receipt", "update", 1),
-    ("recall", "update", 0),
-    ("recall", "insert", 0),
+/// The commands of a commit, side by side, of which one is blocked.
+const STEPS: &[(&str, &str)] = &[
+    ("message", "insert"),
+    ("receipt", "insert"),
+    ("receipt", "update"),
+    ("recall", "update"),
+    ("recall", "insert"),
 ];
 
 fn word(what: &str, n: usize) -> String {
@@ -250,7 +260,8 @@ fn word(what: &str, n: usize) -> String {
     word.to_string()
 }
 
-/// MongoDB is made to hold one command of a commit, and the service is killed there.
+/// MongoDB is made to hold one command of a commit, and the service is killed there. After the next delivery the
+/// count is right at once, and `state` soon.
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_between_the_steps_of_a_commit_it_finishes_them_the_next_time() {
     let _turn = crate::failpoints::TURN.lock().await;
@@ -271,7 +282,8 @@ async fn killed_between_the_steps_of_a_commit_it_finishes_them_the_next_time() {
     for what in ["message", "receipt", "recall"] {
         assert_eq!(deliver(&word(what, 0)).await, Some(200));
     }
-    for (n, (what, command, before)) in (1..).zip(STEPS) {
+    let question = json!({ "user": "bob", "peers": ["ann"] });
+    for (n, (what, command)) in (1..).zip(STEPS) {
         let n = n * 10;
         let other = if *what == "message" {
             "receipt"
@@ -283,23 +295,25 @@ async fn killed_between_the_steps_of_a_commit_it_finishes_them_the_next_time() {
             "appName": "steps", "failCommands": [*command], "blockConnection": true,
             "blockTimeMS": 1200,
         };
-        let mode = doc! { "skip": before };
-        crate::failpoints::fail(&client, "steps", mode, hold).await;
+        crate::failpoints::fail(&client, "steps", "alwaysOn", hold).await;
         let body = word(what, n);
         let (told, ()) = tokio::join!(deliver(&body), async {
             sleep(Duration::from_millis(400)).await;
             block_in_place(|| process.kill());
         });
         crate::failpoints::off(&client).await;
-        assert_eq!(told, None, "{what} held at {command} {before}");
+        assert_eq!(told, None, "{what} held at {command}");
         block_in_place(|| process.start());
         process.until_drained(&http).await;
         assert_eq!(deliver(&body).await, Some(200));
+        let counted = process.ask(&http, &question).await.json();
+        assert_eq!(counted["total"], 0, "{what} held at {command}: {counted}");
+        process.until_followed(&http).await;
         let database = client.database(&name);
         let message = documents(&database, "messages", doc! { "msgidServer": n.to_string() }).await;
         assert_eq!(message.len(), 1);
         let state = message[0].get_i32("state").ok();
-        assert_eq!(state, Some(1), "{what} held at {command} {before}");
+        assert_eq!(state, Some(1), "{what} held at {command}");
     }
     client.database(&name).drop().await.unwrap();
 }

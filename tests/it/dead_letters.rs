@@ -80,8 +80,21 @@ async fn what_can_be_decoded_now_is_stored_as_when_it_came() {
     }
     let events = app.documents("events", doc! { "product": "rtc" }).await;
     assert_eq!(events.len(), 1);
-    let counted = app.ask(&json!({ "user": "bob", "peers": ["ann"] })).await;
-    assert_eq!(counted.json()["total"], 2);
+    let question = json!({ "user": "bob", "peers": ["ann"] });
+    assert_eq!(app.ask(&question).await.json()["total"], 2);
+    let receipt = json!({
+        "eventType": 30, "fromAccount": "bob", "toAccount": "ann",
+        "timestamp": 1_700_000_000_000_i64,
+    });
+    let receipt = plant(&app, "otc", receipt.to_string(), doc! {}).await;
+    assert_eq!(retry(&app, &receipt).await.0, 200);
+    assert_eq!(app.ask(&question).await.json()["total"], 0);
+    app.until_followed().await;
+    assert!(
+        app.documents("messages", doc! { "state": 0 })
+            .await
+            .is_empty()
+    );
     // Once more: it is gone, and that is said.
     let (status, problem) = retry(&app, &as_text).await;
     assert_eq!(

@@ -1,5 +1,5 @@
 //! A replica set of three nodes changes its primary under load: every callback is taken, none is lost, none
-//! is double.
+//! is double, counts are right, and `state` follows.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -28,23 +28,33 @@ async fn primaries_that_are_killed_or_step_down_cost_nothing() {
     let (http, url) = (http(), format!("http://{}", process.address));
     process.until_drained(&http).await;
     let (done, sent) = (AtomicBool::new(false), AtomicUsize::new(0));
-    let lane = |lane: usize| {
-        let (http, url, done, sent) = (&http, &url, &done, &sent);
-        async move {
-            let mut n = lane;
-            while !done.load(Ordering::Relaxed) {
-                let message = json!({
-                    "eventType": 1, "convType": "PERSON", "to": "bob", "fromAccount": "ann",
-                    "msgType": "TEXT", "body": "x", "msgidServer": n,
-                    "msgTimestamp": 1_700_000_000_000_usize + n,
-                });
-                // Each goes out once: all that is asked of the provider.
-                let taken = try_deliver(http, url, message.to_string().as_bytes()).await;
-                assert_eq!(taken, Some(200));
-                sent.fetch_add(1, Ordering::Relaxed);
-                n += LANES;
+    // Each goes out once: all that is asked of the provider.
+    let deliver = async |body: serde_json::Value| {
+        let taken = try_deliver(&http, &url, body.to_string().as_bytes()).await;
+        assert_eq!(taken, Some(200));
+    };
+    // A lane's messages have a reader of their own, who has read all of them but the last few.
+    let lane = async |lane: usize| {
+        let reader = format!("bob{lane}");
+        let mut n = 0;
+        while !done.load(Ordering::Relaxed) {
+            let at = 1_700_000_000_000_usize + n;
+            deliver(json!({
+                "eventType": 1, "convType": "PERSON", "to": reader, "fromAccount": "ann",
+                "msgType": "TEXT", "body": "x", "msgidServer": format!("{lane}-{n}"),
+                "msgTimestamp": at,
+            }))
+            .await;
+            if n % 4 == 3 {
+                deliver(json!({
+                    "eventType": 30, "fromAccount": reader, "toAccount": "ann", "timestamp": at,
+                }))
+                .await;
             }
+            sent.fetch_add(1, Ordering::Relaxed);
+            n += 1;
         }
+        (reader, n % 4)
     };
     let trouble = async {
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -60,13 +70,21 @@ async fn primaries_that_are_killed_or_step_down_cost_nothing() {
         tokio::time::sleep(Duration::from_millis(500)).await;
         done.store(true, Ordering::Relaxed);
     };
-    tokio::join!(trouble, join_all((0..LANES).map(lane)));
+    let (unread, ()) = tokio::join!(join_all((0..LANES).map(lane)), trouble);
     process.until_drained(&http).await;
 
-    let sent = sent.into_inner() as u64;
+    for (reader, unread) in &unread {
+        let question = json!({ "user": reader, "peers": ["ann"] });
+        let counted = process.ask(&http, &question).await.json();
+        assert_eq!(counted["total"], *unread, "{reader}");
+    }
     let client = Client::with_uri_str(set.uri()).await.unwrap();
     let messages = client.database(&name).collection::<Document>("messages");
+    let sent = sent.into_inner() as u64;
     assert_eq!(messages.count_documents(doc! {}).await.unwrap(), sent);
-    let question = json!({ "user": "bob", "peers": ["ann"] });
-    assert_eq!(process.ask(&http, &question).await.json()["total"], sent);
+    process.until_followed(&http).await;
+    for (reader, unread) in &unread {
+        let to_read = messages.count_documents(doc! { "to": reader, "state": 0 });
+        assert_eq!(to_read.await.unwrap(), *unread as u64, "{reader}");
+    }
 }

@@ -3,6 +3,7 @@
 
 use std::process::Command;
 
+use futures_util::future::join_all;
 use mongodb::Client;
 use serde_json::json;
 use tokio::task::block_in_place;
@@ -74,6 +75,35 @@ async fn what_is_spooled_is_fsynced_before_it_is_acknowledged() {
             "{folder:?} in {folders:?}"
         );
     }
+}
+
+/// A disk that neither confirms nor fails holds no callback longer than the provider waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_disk_hangs_callbacks_are_refused() {
+    if !can_trace() {
+        return;
+    }
+    let proxy = Proxy::to(&mongodb_uri()).await;
+    proxy.set(Line::Cut);
+    let name = database_name();
+    let mut process = Process::new(&proxy.uri(), &name, "");
+    let hangs = [
+        "-e",
+        "trace=fdatasync",
+        "-e",
+        "inject=fdatasync:delay_enter=60s",
+    ];
+    process.under(&[&["strace", "-f", "-qq", "-o", "/dev/null"], &hangs[..]].concat());
+    block_in_place(|| process.start());
+    let (http, url) = (http(), format!("http://{}", process.address));
+    let told = join_all((0..3).map(|n| {
+        let (http, url, body) = (&http, &url, message(n));
+        async move { try_deliver(http, url, body.as_bytes()).await }
+    }));
+    assert_eq!(told.await, [Some(503); 3]);
+    block_in_place(|| process.kill());
+    let client = Client::with_uri_str(mongodb_uri()).await.unwrap();
+    client.database(&name).drop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

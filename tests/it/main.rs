@@ -9,6 +9,7 @@
 
 mod callbacks;
 mod chaos;
+mod complete;
 mod dead_letters;
 mod errors;
 mod failover;
@@ -26,3 +27,4 @@ mod spool;
 mod storing;
 mod support;
 mod unread;
+mod upgrade;

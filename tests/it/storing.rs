@@ -305,8 +305,67 @@ async fn a_receipt_whose_mark_is_refused_marks_nothing_as_read() {
     app.deliver(receipt.to_string()).await.expect_ok();
     let letters = app.documents("dead_letters", doc! {}).await;
     assert_eq!(letters[0].get_str("code").ok(), Some("store_refused"));
+    app.until_followed().await;
     let stored = app.document("messages", "otc/p2p/1").await;
     assert_eq!(stored.get_i32("state").ok(), Some(0));
+    app.end().await;
+}
+
+/// A key that is taken is a redelivery only where it is the `_id`: an index of an analyst's may be unique, too.
+#[tokio::test]
+async fn a_key_of_anothers_index_that_is_taken_is_no_redelivery() {
+    let app = TestApp::start().await;
+    let unique = |collection: &str, key: &str| {
+        let index = doc! { "key": { key: 1 }, "name": "unique", "unique": true, "sparse": true };
+        let command = doc! { "createIndexes": collection, "indexes": [index] };
+        let database = app.database.clone();
+        async move { database.run_command(command).await.unwrap() }
+    };
+    unique("messages", "msgidClient").await;
+    unique("events", "payload.once").await;
+    let with = |mut body: Value, name: &str| {
+        body[name] = json!("taken");
+        body.to_string()
+    };
+    for id in ["1", "2"] {
+        let body = with(message(id), "msgidClient");
+        for _redelivery in 0..2 {
+            app.deliver(body.as_str()).await.expect_ok();
+        }
+        let event = with(json!({ "eventType": 36, "n": id }), "once");
+        app.deliver(event).await.expect_ok();
+    }
+    assert_eq!(app.documents("messages", doc! {}).await.len(), 1);
+    assert_eq!(app.documents("events", doc! {}).await.len(), 1);
+    let refused = doc! { "code": "store_refused", "reason": { "$regex": "11000" } };
+    assert_eq!(app.documents("dead_letters", refused).await.len(), 2);
+    app.end().await;
+}
+
+#[tokio::test]
+async fn a_message_that_is_read_becomes_so_whenever_it_comes() {
+    let app = TestApp::start().await;
+    let receipt = |at: i64| json!({ "eventType": 30, "fromAccount": "bob", "toAccount": "ann", "timestamp": at });
+    let state = async |id: &str| {
+        app.until_followed().await;
+        let stored = app.document("messages", &format!("otc/p2p/{id}")).await;
+        stored.get_i32("state").unwrap()
+    };
+    app.deliver(receipt(1_700_000_000_000).to_string())
+        .await
+        .expect_ok();
+    app.until_followed().await;
+    // Late: its mark was applied before it came.
+    app.deliver(message("1").to_string()).await.expect_ok();
+    assert_eq!(state("1").await, 1);
+    // Of now, so its mark is not looked up, and read a little later.
+    let mut fresh = message("2");
+    let now = bson::DateTime::now().timestamp_millis();
+    fresh["msgTimestamp"] = json!(now);
+    app.deliver(fresh.to_string()).await.expect_ok();
+    assert_eq!(state("2").await, 0);
+    app.deliver(receipt(now).to_string()).await.expect_ok();
+    assert_eq!(state("2").await, 1);
     app.end().await;
 }
 
@@ -318,6 +377,7 @@ async fn read_at_is_the_time_of_the_mark_that_was_found() {
         "eventType": 30, "fromAccount": "BOB", "toAccount": "Ann", "timestamp": 1_700_000_000_000_i64,
     });
     app.deliver(receipt.to_string()).await.expect_ok();
+    app.until_followed().await;
     let stored = app.document("messages", "otc/p2p/1").await;
     assert_eq!(stored.get_i32("state").ok(), Some(1));
     assert_eq!(stored.get("readAt"), stored.get("sentAt"));

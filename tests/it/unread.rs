@@ -2,11 +2,16 @@
 
 use futures_util::future::join_all;
 use im_callback::callback::ids::AppName;
-use im_callback::store::{TOGETHER, UnreadBy};
+use im_callback::store::marks::marks_between;
+use im_callback::store::{MOST_KEYS, UnreadBy};
 use mongodb::bson::{Bson, DateTime, Document, doc};
 use serde_json::json;
 
-use crate::support::{READ_KEY, TestApp, WRITE_KEY, config, database_name, mongodb_uri};
+use crate::support::proxy::{Line, Proxy};
+use crate::support::{
+    Instance, READ_KEY, TestApp, WRITE_KEY, config, database_name, deliver, mongodb_uri,
+};
+use std::time::Duration;
 
 async fn with_messages(app: &TestApp) {
     let messages = [
@@ -188,7 +193,7 @@ async fn a_key_with_the_scope_is_needed() {
 async fn without_any_key_queries_are_closed() {
     let mut config = config(&mongodb_uri(), &database_name(), "");
     config.keys.clear();
-    let instance = crate::support::Instance::start(config);
+    let instance = Instance::start(config);
     let answer = crate::support::http().get(instance.url("/v1/unread?user=a&peers=b"));
     let answer = answer.bearer_auth(READ_KEY).send().await.unwrap();
     assert_eq!(answer.status(), 403);
@@ -257,113 +262,177 @@ async fn questions_that_come_together_have_each_their_own_answer() {
     app.end().await;
 }
 
+/// Messages, receipts and recalls, each followed by a question, while `state` follows hours later.
 #[tokio::test]
 async fn an_answer_has_all_that_was_acknowledged_before_the_question() {
-    let app = TestApp::start().await;
+    const AT: i64 = 1_700_000_000_000;
+    let delay = "reconcile.delay = \"1h\"";
+    let app = TestApp::with(delay).await;
+    let second = Instance::start(config(&mongodb_uri(), app.database.name(), delay));
     let reader = |reader: usize| {
-        let app = &app;
+        let (app, second) = (&app, &second);
         async move {
             let user = format!("r{reader}");
-            for n in 1..=15 {
-                let body = json!({
+            let expect = async |unread: i64| {
+                for instance in [&app.instance, second] {
+                    let question = json!({ "user": user, "peers": ["ann"], "orders": ["o"] });
+                    let asked = app.http.post(instance.url("/v1/unread"));
+                    let asked = asked.bearer_auth(READ_KEY).json(&question);
+                    let answer = asked.send().await.unwrap().text().await.unwrap();
+                    let expected = format!(
+                        r#"{{"user":"{user}","peers":{{"ann":{unread}}},"orders":{{"o":{unread}}},"total":{unread}}}"#
+                    );
+                    assert_eq!(answer, expected);
+                }
+            };
+            for n in 1..=6 {
+                let message = json!({
                     "eventType": 1, "convType": "PERSON", "to": user, "fromAccount": "ann", "msgType": "TEXT",
-                    "body": "x", "msgTimestamp": 1_700_000_000_000_i64 + n,
-                    "msgidServer": format!("{reader}-{n}"),
+                    "body": "x", "msgTimestamp": AT + n, "msgidServer": format!("{reader}-{n}"),
+                    "ext": { "orderId": "o" },
                 });
-                app.deliver(body.to_string()).await.expect_ok();
-                let answer = app.ask(&json!({ "user": user, "peers": ["ann"] })).await;
-                let expected = format!(r#"{{"user":"{user}","peers":{{"ann":{n}}},"total":{n}}}"#);
-                assert_eq!(answer.text, expected);
+                let via = [&app.instance, second][n as usize % 2];
+                deliver(&app.http, via, message.to_string().as_bytes())
+                    .await
+                    .expect_ok();
+                expect(n).await;
             }
+            let receipt = json!({ "eventType": 30, "fromAccount": user, "toAccount": "ann", "timestamp": AT + 2 });
+            deliver(&app.http, second, receipt.to_string().as_bytes())
+                .await
+                .expect_ok();
+            expect(4).await;
+            let recall = json!({ "eventType": 7, "msgId": format!("{reader}-5"), "from": "ann", "to": user });
+            app.deliver(recall.to_string()).await.expect_ok();
+            expect(3).await;
+            let late = json!({
+                "eventType": 1, "convType": "PERSON", "to": user, "fromAccount": "ann", "msgType": "TEXT",
+                "body": "x", "msgTimestamp": AT, "msgidServer": format!("{reader}-late"),
+                "ext": { "orderId": "o" },
+            });
+            app.deliver(late.to_string()).await.expect_ok();
+            expect(3).await;
         }
     };
-    join_all((0..24).map(reader)).await;
+    join_all((0..16).map(reader)).await;
+    let as_unread = app.documents("messages", doc! { "state": 0 }).await;
+    assert_eq!(as_unread.len(), 16 * 6, "`state` has not followed yet");
+    tokio::task::spawn_blocking(move || drop(second))
+        .await
+        .unwrap();
     app.end().await;
 }
 
+/// Readers around the limit of a query, with and without marks, asked one by one and all at once: nothing is counted
+/// twice or left out where a query is cut, and only indexes are read.
 #[tokio::test]
-async fn more_unread_messages_than_are_counted_in_one_go_are_counted_all_the_same() {
-    let app = TestApp::start().await;
-    let most = usize::try_from(TOGETHER).unwrap();
-    let stored = (0..most + 7).map(|n| unread(n, "big", "ann", "o-1"));
-    let stored = stored.chain((0..3).map(|n| unread(n, "big", "carl", "o-2")));
-    let stored = stored.chain((0..1200).map(|n| unread(n, "big", "dora", "o-3")));
-    let stored = stored.chain((0..2).map(|n| unread(n, "small", "ann", "o-1")));
-    // More than one question may meet, and no peer with half of them; then more than any query may.
-    let peer = |n: usize| format!("peer{n}");
-    let stored = stored.chain((0..1200).map(|n| unread(n, "even", &peer(n % 30), "o-1")));
-    let stored = stored.chain((0..most + 400).map(|n| unread(n, "wide", &peer(n % 60), "o-1")));
-    let messages = app.database.collection::<Document>("messages");
-    messages
-        .insert_many(stored.collect::<Vec<_>>())
-        .await
-        .unwrap();
-    let big = json!({
-        "user": "big", "peers": ["ann", "carl", "dora", "nobody"], "orders": ["o-1", "o-3"],
-    });
-    let small = json!({ "user": "small", "peers": ["ann"] });
-    app.database
-        .run_command(doc! { "profile": 2 })
-        .await
-        .unwrap();
-    let peers: Vec<String> = (0..62).map(peer).collect();
-    for (user, all, of) in [("even", 1200, 30), ("wide", most + 400, 60)] {
-        let answer = app.ask(&json!({ "user": user, "peers": peers })).await;
-        let expected = |n: usize| (0..all).filter(|at| at % of == n).count();
-        let expected: serde_json::Map<_, _> =
-            (0..62).map(|n| (peer(n), json!(expected(n)))).collect();
-        let found = answer.json();
-        assert_eq!(
-            (&found["peers"], &found["total"]),
-            (&json!(expected), &json!(all))
-        );
+async fn more_unread_messages_than_a_query_reads_are_counted_all_the_same() {
+    const AT: i64 = 1_700_000_000_000;
+    let app = TestApp::with("reconcile.delay = \"1h\"").await;
+    let peer = |n: usize| format!("peer{n:02}");
+    let most = MOST_KEYS;
+    // Reader, messages, peers, orders, and up to which message a mark says read.
+    let readers = [
+        ("a-few", 30, 3, 2, None),
+        ("b-one-peer", most + 7, 1, 2, None),
+        ("c-few", 30, 3, 2, Some(9)),
+        ("d-many-peers", most + 400, 60, 7, Some(most / 2)),
+        ("e-one-order", most + 1200, 3, 1, Some(1500)),
+        ("f-limit", most, 1, 1, None),
+        ("g-few", 30, 3, 2, None),
+    ];
+    for (reader, messages, peers, orders, mark) in readers {
+        let stored =
+            (0..messages).map(|n| unread(n, reader, &peer(n % peers), &format!("o{}", n % orders)));
+        let collection = app.database.collection::<Document>("messages");
+        collection.insert_many(stored).await.unwrap();
+        let Some(mark) = mark else { continue };
+        for n in 0..peers {
+            let receipt = json!({
+                "eventType": 30, "fromAccount": reader, "toAccount": peer(n), "timestamp": AT + mark as i64,
+            });
+            app.deliver(receipt.to_string()).await.expect_ok();
+        }
     }
-    let questions = [&big, &small, &big, &small, &small, &big];
-    let answers = join_all(questions.map(|question| app.ask(question))).await;
-    app.database
-        .run_command(doc! { "profile": 0 })
-        .await
-        .unwrap();
-    let profile = app.database.collection::<Document>("system.profile");
-    let queries = doc! { "op": { "$in": ["command", "query"] }, "docsExamined": { "$gt": 0 } };
-    let reads = profile.find_one(queries).await.unwrap();
-    assert_eq!(reads, None, "only the index is read");
+    let question = |reader: &str| {
+        let peers: Vec<String> = (0..62).map(peer).collect();
+        let orders: Vec<String> = (0..8).map(|n| format!("o{n}")).collect();
+        json!({ "user": reader, "peers": peers, "orders": orders })
+    };
+    let check = async |(reader, messages, peers, orders, mark): (
+        &str,
+        usize,
+        usize,
+        usize,
+        Option<usize>,
+    )| {
+        let first = mark.map_or(0, |mark| mark + 1);
+        let by = |of: usize, n: usize| (first..messages).filter(|m| m % of == n).count();
+        let found = app.ask(&question(reader)).await.json();
+        for n in 0..62 {
+            let expected = if n < peers { by(peers, n) } else { 0 };
+            assert_eq!(found["peers"][peer(n)], expected, "{reader} {n}");
+        }
+        for n in 0..8 {
+            let expected = if n < orders { by(orders, n) } else { 0 };
+            assert_eq!(found["orders"][format!("o{n}")], expected, "{reader} o{n}");
+        }
+        assert_eq!(found["total"], messages - first, "{reader}");
+    };
+    let profile = async |level| {
+        app.database
+            .run_command(doc! { "profile": level })
+            .await
+            .unwrap()
+    };
+    profile(2).await;
+    for reader in readers {
+        check(reader).await;
+    }
+    for _ in 0..3 {
+        join_all(readers.iter().chain(&readers).map(|reader| check(*reader))).await;
+    }
+    profile(0).await;
+    let read = doc! {
+        "op": { "$in": ["command", "query"] }, "ns": { "$regex": "(messages|read_marks)$" },
+        "docsExamined": { "$gt": 0 },
+    };
+    assert_eq!(app.documents("system.profile", read).await, []);
     let walks = doc! { "planSummary": { "$regex": "^COUNT_SCAN" } };
-    assert!(profile.find_one(walks).await.unwrap().is_some());
-    for (question, answer) in questions.iter().zip(answers) {
-        let expected = if **question == big {
-            json!({
-                "user": "big", "peers": { "ann": most + 7, "carl": 3, "dora": 1200, "nobody": 0 },
-                "orders": { "o-1": most + 7, "o-3": 1200 }, "total": most + 1210,
-            })
-        } else {
-            json!({ "user": "small", "peers": { "ann": 2 }, "total": 2 })
-        };
-        let found: serde_json::Value = serde_json::from_str(&answer.text).unwrap();
-        assert_eq!(found, expected);
-    }
+    assert!(!app.documents("system.profile", walks).await.is_empty());
     app.end().await;
 }
 
-/// The promise of the index: a count looks at index keys of what is unread, and at no document.
+/// The promise of the indexes: a count looks at index keys of what is unread and at read marks, and at no document, and
+/// the keys come in order without being sorted.
 #[tokio::test]
-async fn the_plan_reads_the_index_alone() {
+async fn the_plans_read_indexes_alone() {
     let app = TestApp::start().await;
     with_messages(&app).await;
+    let receipt =
+        json!({ "eventType": 30, "fromAccount": "bob", "toAccount": "ann", "timestamp": 1 });
+    app.deliver(receipt.to_string()).await.expect_ok();
     let name = AppName::new("otc").unwrap();
-    for (by, ids) in [
-        (UnreadBy::Peer, ["ann", "carl"]),
-        (UnreadBy::Order, ["o-1", "o-2"]),
-    ] {
-        let mut command = doc! {
-            "aggregate": "messages",
-            "pipeline": by.pipeline(&name, &["bob", "dave"], &ids, Some(TOGETHER)),
-            "cursor": {},
-        };
+    let readers = ["bob", "dave"];
+    let keys = |by: UnreadBy, ids: &[&str]| {
         let mongodb::options::Hint::Name(hint) = by.hint() else {
             panic!("the hint names an index")
         };
-        command.insert("hint", hint);
+        doc! {
+            "find": "messages", "filter": by.matching(&name, &readers, ids), "projection": by.projection(),
+            "sort": by.sort(), "hint": hint, "limit": 5001,
+        }
+    };
+    let marks = doc! {
+        "find": "read_marks", "filter": marks_between(&name, &readers, &["ann", "carl"]),
+        "projection": { "_id": 0, "reader": 1, "peer": 1, "readUpTo": 1 }, "hint": "marks",
+    };
+    let commands = [
+        (keys(UnreadBy::Peer, &["ann", "carl"]), 4),
+        (keys(UnreadBy::Order, &["o-1", "o-2"]), 3),
+        (marks, 1),
+    ];
+    for (command, found) in commands {
         let explain = doc! { "explain": command, "verbosity": "executionStats" };
         let plan = app.database.run_command(explain).await.unwrap();
         let stages = stages(&plan);
@@ -371,15 +440,87 @@ async fn the_plan_reads_the_index_alone() {
             stages.contains(&"IXSCAN".to_owned()),
             "{stages:?} in {plan}"
         );
-        for reads in ["COLLSCAN", "FETCH"] {
+        for reads in ["COLLSCAN", "FETCH", "SORT"] {
             assert!(!stages.contains(&reads.to_owned()), "{stages:?} in {plan}");
         }
         let stats = find(&plan, "executionStats")
             .unwrap()
             .as_document()
             .unwrap();
-        assert_eq!(stats.get_i32("totalDocsExamined").ok(), Some(0));
+        let number = |what| stats.get_i32(what).unwrap();
+        assert_eq!(
+            (number("nReturned"), number("totalDocsExamined")),
+            (found, 0)
+        );
     }
+    app.end().await;
+}
+
+/// Whoever does not wait for the answer any more costs MongoDB nothing more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_whose_asker_has_gone_is_not_asked() {
+    let _turn = crate::failpoints::TURN.lock().await;
+    let client = mongodb::Client::with_uri_str(mongodb_uri()).await.unwrap();
+    if !crate::failpoints::are_there(&client).await {
+        return;
+    }
+    let uri = mongodb_uri();
+    let joint = if uri.contains('?') { "&" } else { "/?" };
+    let app = TestApp::connected(
+        &format!("{uri}{joint}appName=gone"),
+        "mongodb.query_timeout = \"10s\"\n",
+    )
+    .await;
+    let profile = async |level| {
+        app.database
+            .run_command(doc! { "profile": level })
+            .await
+            .unwrap()
+    };
+    let slow = doc! { "failCommands": ["find"], "blockConnection": true, "blockTimeMS": 1500 };
+    crate::failpoints::fail(&client, "gone", "alwaysOn", slow).await;
+    profile(2).await;
+    // Two apart from each other take all turns of the lane, and the others wait.
+    let ask = async |n: usize| {
+        let question = json!({ "user": format!("r{n}"), "peers": ["ann"] });
+        let asked = tokio::time::timeout(Duration::from_millis(500), app.ask(&question));
+        assert!(asked.await.is_err());
+    };
+    let waiting = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        join_all((2..40).map(ask)).await;
+    };
+    tokio::join!(ask(0), ask(1), waiting);
+    crate::failpoints::off(&client).await;
+    let last = app.ask(&json!({ "user": "last", "peers": ["ann"] })).await;
+    assert_eq!(last.status, 200);
+    profile(0).await;
+    let of_gone = doc! { "command.filter.to": { "$elemMatch": { "$in": ["r5", "r20", "r39"] } } };
+    assert_eq!(app.documents("system.profile", of_gone).await, []);
+    app.end().await;
+}
+
+/// What waits for an answer is limited in bytes, and beyond that a question is told so at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn questions_beyond_the_memory_for_them_are_refused_at_once() {
+    let proxy = Proxy::to(&mongodb_uri()).await;
+    let more = "http.max_ids = 10000\nhttp.max_body = \"4MiB\"\nhttp.max_id_length = 4096\nmongodb.query_timeout = \"3s\"";
+    let app = TestApp::connected(&proxy.uri(), more).await;
+    let ids: Vec<String> = (0..1000).map(|n| format!("{n:0>2000}")).collect();
+    let question = json!({ "user": "bob", "peers": ids });
+    proxy.set(Line::Slow(300));
+    let answers = join_all((0..20).map(|_| app.ask(&question))).await;
+    let refused: Vec<_> = answers
+        .iter()
+        .filter(|a| a.code() == "overloaded")
+        .collect();
+    // Two megabytes each, of sixteen.
+    assert!((11..=16).contains(&refused.len()), "{}", refused.len());
+    for answer in refused {
+        assert_eq!((answer.status, answer.header("retry-after")), (503, "1"));
+    }
+    proxy.set(Line::Open);
+    assert_eq!(app.ask(&question).await.status, 200);
     app.end().await;
 }
 
@@ -411,13 +552,19 @@ fn find<'p>(plan: &'p Document, wanted: &str) -> Option<&'p Bson> {
     })
 }
 
-/// Without its index a count would be a scan: better no answer, and the service says so.
+/// Without its indexes a count would be a scan: better no answer, and the service says so.
 #[tokio::test]
-async fn without_its_index_a_query_is_503_and_the_service_degraded() {
+async fn without_an_index_a_query_is_503_and_the_service_degraded() {
+    for (collection, index) in [("messages", "unread_by_peer"), ("read_marks", "marks")] {
+        without(collection, index).await;
+    }
+}
+
+async fn without(collection: &str, index: &str) {
     let app = TestApp::start().await;
     app.database
-        .collection::<Document>("messages")
-        .drop_index("unread_by_peer")
+        .collection::<Document>(collection)
+        .drop_index(index)
         .await
         .unwrap();
     let answer = app.ask(&json!({ "user": "bob", "peers": ["ann"] })).await;

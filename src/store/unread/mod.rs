@@ -1,43 +1,53 @@
-//! Unread counts, from the index alone.
+//! Unread counts: what the unread index says of messages, compared with the read marks.
 //!
-//! The two unread indexes hold only messages with `state: 0` and have every queried field in their
-//! key, so a count reads no document and costs what is unread, not what was ever stored. The query
-//! names its index: without it the answer is an error, never a scan of the collection.
+//! The two unread indexes hold only messages with `state: 0` and have every queried field in their key, and so has the
+//! index of marks. So a count reads no document and costs what is unread, not what was ever stored. Whatever
+//! was acknowledged before the question is in both indexes, so the count is exact in whatever order they are read, and
+//! however far `state` is behind. The queries name their index: without it the answer is an error, never a scan.
 //!
-//! Most of what a small query costs MongoDB is that it is a query. So questions that come while others are
-//! being asked wait for a turn and are asked **together**, as one query for several readers. A question is
-//! only ever part of a query that begins after it, so its answer has all that was acknowledged before it.
+//! Most of what a small query costs MongoDB is that it is a query. So questions that come while others are being asked
+//! are asked **together**, as one query for several readers. A question is only ever part of a query that begins
+//! after it.
 //!
-//! Such a query meets no more than [`TOGETHER`] messages, or [`ALONE`] for a question by itself. Where there are more it
-//! is halved. Where one question has more, the id that has most of those met is counted apart, in parts side by side,
-//! for which MongoDB only walks the index, and its other ids are asked again; where no id has half of them, all are
-//! counted in one go.
+//! There are two lanes. In the **usual** one a query reads at most [`MOST_KEYS`] keys. They come in the order of the
+//! index, so where there are more, the readers before the last one are answered, those behind it are asked again,
+//! and the one at which it was cut goes to the **crowded** lane. There every question is asked by itself, in steps that
+//! each read some keys and count the pair at which they are cut, in parts side by side, for which MongoDB only
+//! walks the index.
+//!
+//! A question is dropped when its client disconnects, and what questions take in memory is limited.
 
-mod together;
+mod crowded;
+mod keys;
+mod lane;
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
+use std::sync::Arc;
 
-use futures_util::TryStreamExt;
-use futures_util::future::try_join_all;
-use mongodb::bson::error::Error as RawError;
-use mongodb::bson::{Document, RawDocument, RawDocumentBuf, doc};
-use mongodb::options::{CountOptions, Hint};
+use futures_util::future::join_all;
+use tokio::sync::{Semaphore, oneshot};
 
+use super::Store;
 use super::error::StoreError;
 use super::indexes::{UNREAD_BY_ORDER, UNREAD_BY_PEER};
-use super::{Store, collection};
+use super::marks::Marks;
 use crate::callback::ids::{Account, AppName};
-pub use together::Questions;
-use together::{Question, Waiting};
+use keys::{Keys, count, each, few_pairs};
+use lane::{Asker, Lane, Question, Turn, Waiting};
+pub use lane::{Counts, Reserved};
 
-/// The most messages that are counted in one go: MongoDB takes some milliseconds for them.
-pub const TOGETHER: u32 = 5000;
+/// The most keys that a usual query reads: MongoDB takes some milliseconds for them.
+pub const MOST_KEYS: usize = 5000;
 
-/// The same for a question that is asked by itself at first. Few have more.
-const ALONE: u32 = 1000;
+/// Queries of each lane at once: one that takes long does not hold up all others, and the others come together.
+const TURNS: usize = 2;
 
-/// The parts in which a peer's many messages are counted.
-const PARTS: i64 = 4;
+/// The most bytes of ids that wait for an answer.
+const MOST_BYTES: usize = 16 * 1024 * 1024;
+
+/// What an id takes beside its own bytes.
+const ID_BYTES: usize = 32;
 
 /// What unread messages are counted by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,44 +72,40 @@ impl UnreadBy {
             Self::Order => UNREAD_BY_ORDER,
         }
     }
-
-    /// The aggregation, apart from [`Store::unread`] so that its plan can be asked for. It counts by reader
-    /// and id, also what no question asked: one reader's messages from another's peers. Of more than `most`
-    /// messages it counts one more than `most`.
-    pub fn pipeline(
-        self,
-        app: &AppName,
-        readers: &[&str],
-        ids: &[&str],
-        most: Option<u32>,
-    ) -> Vec<Document> {
-        let mut matching = doc! { "app": app.as_str(), "to": { "$in": readers }, "state": 0 };
-        matching.insert(self.field(), doc! { "$in": ids });
-        let by = doc! { "reader": "$to", "id": format!("${}", self.field()) };
-        let mut stages = vec![doc! { "$match": matching }];
-        // One more, to see that there are more.
-        stages.extend(most.map(|most| doc! { "$limit": most + 1 }));
-        stages.push(doc! { "$group": { "_id": by, "n": { "$sum": 1_i64 } } });
-        stages
-    }
-
-    /// The index the aggregation is bound to.
-    pub fn hint(self) -> Hint {
-        Hint::Name(self.index().to_owned())
-    }
 }
 
-/// Counts by id; an id without any is absent.
-pub type Counts = HashMap<String, u64>;
+/// The questions that wait.
+#[derive(Debug)]
+pub struct Questions {
+    usual: Arc<Lane>,
+    crowded: Arc<Lane>,
+    bytes: Arc<Semaphore>,
+}
 
-/// What a query met.
-struct Met {
-    by_reader: HashMap<String, Counts>,
-    /// Whether there was no more to meet.
-    is_all: bool,
+impl Default for Questions {
+    fn default() -> Self {
+        Self {
+            usual: Lane::new(TURNS),
+            crowded: Lane::new(TURNS),
+            bytes: Arc::new(Semaphore::new(MOST_BYTES)),
+        }
+    }
 }
 
 impl Store {
+    /// Reserves memory for questions about these ids, to be held as long as they are.
+    ///
+    /// # Errors
+    /// [`StoreError::Overloaded`] when too many questions wait.
+    pub fn reserve<'i>(&self, ids: impl Iterator<Item = &'i str>) -> Result<Reserved, StoreError> {
+        let bytes: usize = ids.map(|id| id.len() + ID_BYTES).sum();
+        let bytes = u32::try_from(bytes.min(MOST_BYTES)).unwrap_or(u32::MAX);
+        let reserved = self.questions.bytes.clone().try_acquire_many_owned(bytes);
+        reserved
+            .map(Reserved::new)
+            .map_err(|_| StoreError::Overloaded)
+    }
+
     /// Counts a reader's unread messages by id. An id without any is absent from the result.
     ///
     /// # Errors
@@ -110,132 +116,53 @@ impl Store {
         app: &AppName,
         reader: &Account,
         ids: &[&str],
+        reserved: &Reserved,
     ) -> Result<Counts, StoreError> {
         if ids.is_empty() {
             return Ok(Counts::new());
         }
-        let mut answered = self.questions.wait(Question {
-            by,
-            app: app.clone(),
-            reader: reader.clone(),
-            ids: ids.iter().map(|id| (*id).to_owned()).collect(),
-        });
-        let asking = async {
-            loop {
-                let turn = tokio::select! {
-                    biased;
-                    answer = &mut answered => return answer,
-                    turn = self.questions.turns.clone().acquire_owned() => turn,
-                };
-                let together = self.questions.next();
-                if together.is_empty() {
-                    drop(turn);
-                    return answered.await;
-                }
-                let store = self.clone();
-                // A task of its own: who asks may go away, and the others not.
-                self.runtime.spawn(async move {
-                    store.ask(together).await;
-                    drop(turn);
-                });
-            }
+        let (answer, answered) = oneshot::channel();
+        let waiting = Waiting {
+            question: Question {
+                by,
+                app: app.clone(),
+                reader: reader.clone(),
+                ids: ids.iter().map(|id| (*id).to_owned()).collect(),
+            },
+            asker: Asker::new(answer, reserved.clone()),
         };
-        match tokio::time::timeout(self.settings.query_timeout, asking).await {
+        if let Some(turn) = self.questions.usual.add(waiting) {
+            let store = self.clone();
+            // A task of its own: who asks may go away, and the others not.
+            self.runtime.spawn(store.ask_usual(turn));
+        }
+        match tokio::time::timeout(self.settings.query_timeout, answered).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_gone)) => Err(StoreError::Unavailable("the query ended".to_owned())),
             Err(_elapsed) => Err(StoreError::TimedOut),
         }
     }
 
-    /// Asks alike questions, and answers each.
-    async fn ask(&self, mut together: Vec<Waiting>) {
-        let questions: Vec<&Question> = together.iter().map(|one| &one.question).collect();
-        let is_alone = together.len() == 1;
-        let most = if is_alone { ALONE } else { TOGETHER };
-        match self.count_together(&questions, Some(most)).await {
-            Ok(met) if met.is_all => {
-                for one in together {
-                    // An error means that who asked has gone.
-                    let _ = one.answer.send(Ok(one.question.pick(&met.by_reader)));
-                }
-            }
-            // Whose the many messages are is found by halves.
-            Ok(_) if !is_alone => {
-                let second = together.split_off(together.len() / 2);
-                Box::pin(self.ask(together)).await;
-                Box::pin(self.ask(second)).await;
-            }
-            Ok(met) => {
-                let Some(Waiting {
-                    question,
-                    mut answer,
-                }) = together.pop()
-                else {
-                    return;
-                };
-                let store = self.clone();
-                // It takes long, and leaves its turn to others.
-                self.runtime.spawn(async move {
-                    let some = question.pick(&met.by_reader);
-                    tokio::select! {
-                        counts = store.ask_crowded(&question, &some) => drop(answer.send(counts)),
-                        () = answer.closed() => {}
-                    }
-                });
-            }
-            Err(error) => {
-                for one in together {
-                    let _ = one.answer.send(Err(error.clone()));
-                }
+    /// Asks what waits in the usual lane, until nothing does.
+    async fn ask_usual(self, mut turn: Turn) {
+        while let Some(waiting) = turn.next(true) {
+            let both = waiting.into_iter().map(|one| (one.question, one.asker));
+            let (questions, mut askers): (Vec<_>, Vec<_>) = both.unzip();
+            let found = tokio::select! {
+                found = self.find(&questions) => found,
+                _ = join_all(askers.iter_mut().map(Asker::gone)) => continue,
+            };
+            let asked = questions.into_iter().zip(askers);
+            match found.as_ref().map_err(Clone::clone).and_then(Found::of) {
+                Ok(found) => self.answer(&turn, &found, asked),
+                Err(error) => asked.for_each(|(_, asker)| asker.tell(Err(error.clone()))),
             }
         }
     }
 
-    /// Asks a question of whose messages only `some` were met.
-    async fn ask_crowded(&self, question: &Question, some: &Counts) -> Result<Counts, StoreError> {
-        let met: u64 = some.values().sum();
-        let fullest = some.iter().max_by_key(|(_, n)| **n);
-        match fullest.filter(|(_, n)| **n * 2 >= met) {
-            Some((id, _)) => {
-                let mut others = question.clone();
-                others.ids.retain(|other| other != id);
-                let (n, mut counts) = tokio::try_join!(
-                    self.count_one(question, id),
-                    Box::pin(self.ask_again(&others)),
-                )?;
-                if n > 0 {
-                    counts.insert(id.clone(), n);
-                }
-                Ok(counts)
-            }
-            None if met <= u64::from(TOGETHER) => Box::pin(self.ask_again(question)).await,
-            None => {
-                let met = self.count_together(&[question], None).await?;
-                Ok(question.pick(&met.by_reader))
-            }
-        }
-    }
-
-    /// Asks a question that has been asked before, or what is left of it.
-    async fn ask_again(&self, question: &Question) -> Result<Counts, StoreError> {
-        if question.ids.is_empty() {
-            return Ok(Counts::new());
-        }
-        let met = self.count_together(&[question], Some(TOGETHER)).await?;
-        let counts = question.pick(&met.by_reader);
-        if met.is_all {
-            return Ok(counts);
-        }
-        self.ask_crowded(question, &counts).await
-    }
-
-    /// Counts by reader and id, of `most` messages at most.
-    async fn count_together(
-        &self,
-        questions: &[&Question],
-        most: Option<u32>,
-    ) -> Result<Met, StoreError> {
-        let first = questions[0];
+    /// Reads what is needed to answer some alike questions.
+    async fn find(&self, questions: &[Question]) -> Result<(Keys, Marks), StoreError> {
+        let first = &questions[0];
         let mut readers: Vec<&str> = questions.iter().map(|q| q.reader.as_str()).collect();
         let ids = questions.iter().flat_map(|q| &q.ids);
         let mut ids: Vec<&str> = ids.map(String::as_str).collect();
@@ -243,105 +170,62 @@ impl Store {
             list.sort_unstable();
             list.dedup();
         }
-        let messages = self
-            .database()?
-            .collection::<Document>(collection::MESSAGES);
-        let query = messages
-            .aggregate(first.by.pipeline(&first.app, &readers, &ids, most))
-            .hint(first.by.hint())
-            .batch_size(TOGETHER + 1)
-            .max_time(self.settings.query_timeout)
-            .with_type::<RawDocumentBuf>();
-        let groups: Vec<RawDocumentBuf> = self
-            .within_query_timeout(async move { query.await?.try_collect().await })
-            .await?;
-        let mut by_reader: HashMap<String, Counts> = HashMap::new();
-        let mut all = 0;
-        for group in &groups {
-            let (reader, id, n) = counted(group)
-                .map_err(|_| StoreError::Unavailable("unreadable count".to_owned()))?;
-            all += n;
-            let of_reader = by_reader.entry(reader.to_owned()).or_default();
-            of_reader.insert(id.to_owned(), n);
-        }
-        let is_all = most.is_none_or(|most| all <= u64::from(most));
-        Ok(Met { by_reader, is_all })
-    }
-
-    /// Counts one id's messages.
-    async fn count_one(&self, question: &Question, id: &str) -> Result<u64, StoreError> {
-        let matching = question.matching(id);
-        if question.by == UnreadBy::Order {
-            // The index by order knows no times.
-            return self.count(question, matching).await;
-        }
-        let (Some(first), Some(last)) = tokio::try_join!(
-            self.sent_at(question, &matching, 1),
-            self.sent_at(question, &matching, -1),
-        )?
-        else {
-            return Ok(0); // all of them read meanwhile
-        };
-        // Parts of equal time, the outer ones open: messages come and go meanwhile.
-        let cut = |part: i64| first + (last - first) / PARTS * part;
-        let parts = (0..PARTS).map(|part| {
-            let mut within = Document::new();
-            if part > 0 {
-                within.insert("$gte", cut(part));
+        let (by, app) = (first.by, &first.app);
+        let keys = self.unread_keys(by, by.matching(app, &readers, &ids), MOST_KEYS);
+        match by {
+            UnreadBy::Peer => tokio::try_join!(keys, self.marks_between(app, &readers, &ids)),
+            UnreadBy::Order => {
+                let keys = keys.await?;
+                let mut marks = Marks::default();
+                // Readers have peers of their own: all of them at once would be asked for each other's, too.
+                for some in few_pairs(&keys.all()?) {
+                    let readers = each(some, |key| key.reader);
+                    let peers = each(some, |key| key.peer);
+                    marks.extend(self.marks_between(app, &readers, &peers).await?);
+                }
+                Ok((keys, marks))
             }
-            if part + 1 < PARTS {
-                within.insert("$lt", cut(part + 1));
-            }
-            let mut matching = matching.clone();
-            matching.insert("msgTimestamp", within);
-            self.count(question, matching)
-        });
-        Ok(try_join_all(parts).await?.into_iter().sum())
+        }
     }
 
-    /// Counts what matches. MongoDB does not take the keys out of the index for that.
-    async fn count(&self, question: &Question, matching: Document) -> Result<u64, StoreError> {
-        let options = CountOptions::builder()
-            .hint(question.by.hint())
-            .max_time(self.settings.query_timeout)
-            .build();
-        let messages = self
-            .database()?
-            .collection::<Document>(collection::MESSAGES);
-        let count = messages.count_documents(matching).with_options(options);
-        self.within_query_timeout(async move { count.await }).await
-    }
-
-    /// When the first (1) or last (-1) of the messages that match was sent, as the index says.
-    async fn sent_at(
+    /// Answers questions whose keys are all there, and passes the others on.
+    fn answer(
         &self,
-        question: &Question,
-        matching: &Document,
-        order: i32,
-    ) -> Result<Option<i64>, StoreError> {
-        let messages = self
-            .database()?
-            .collection::<Document>(collection::MESSAGES);
-        let query = messages
-            .find_one(matching.clone())
-            .sort(doc! { "msgTimestamp": order })
-            .projection(doc! { "_id": 0, "msgTimestamp": 1 })
-            .hint(question.by.hint())
-            .max_time(self.settings.query_timeout);
-        let found = self
-            .within_query_timeout(async move { query.await })
-            .await?;
-        let Some(found) = found else { return Ok(None) };
-        let sent_at = found.get_i64("msgTimestamp");
-        sent_at
-            .map(Some)
-            .map_err(|_| StoreError::Unavailable("unreadable time".to_owned()))
+        turn: &Turn,
+        found: &Found<'_>,
+        asked: impl Iterator<Item = (Question, Asker)>,
+    ) {
+        let mut again = Vec::new();
+        for (question, asker) in asked {
+            match found.cut.map(|cut| question.reader.as_str().cmp(cut)) {
+                None | Some(Ordering::Less) => asker.tell(Ok(found.counts_of(&question))),
+                Some(Ordering::Equal) => self.ask_apart(Waiting { question, asker }),
+                Some(Ordering::Greater) => again.push(Waiting { question, asker }),
+            }
+        }
+        turn.put_back(again.into_iter());
     }
 }
 
-/// A group of the aggregation: reader, id, number.
-fn counted(group: &RawDocument) -> Result<(&str, &str, u64), RawError> {
-    let by = group.get_document("_id")?;
-    let n = group.get_i64("n")?;
-    Ok((by.get_str("reader")?, by.get_str("id")?, n.unsigned_abs()))
+/// What the keys and marks that were read say.
+struct Found<'f> {
+    counts: HashMap<(&'f str, &'f str), u64>,
+    /// The reader of whom some keys are missing, as they are of all who come later.
+    cut: Option<&'f str>,
+}
+
+impl<'f> Found<'f> {
+    fn of((keys, marks): &'f (Keys, Marks)) -> Result<Self, StoreError> {
+        let all = keys.all()?;
+        Ok(Self {
+            counts: count(&all, marks)?,
+            cut: keys.cut(&all).map(|key| key.reader),
+        })
+    }
+
+    fn counts_of(&self, question: &Question) -> Counts {
+        let reader = question.reader.as_str();
+        let count = |id: &String| Some((id.clone(), *self.counts.get(&(reader, id.as_str()))?));
+        question.ids.iter().filter_map(count).collect()
+    }
 }

@@ -195,10 +195,17 @@ pub fn config_text(listen: &str, uri: &str, database: &str, more: &str) -> Strin
     let of_mongodb = |line: &&str| line.starts_with("mongodb.");
     let (mongodb, more): (Vec<_>, Vec<_>) = more.lines().partition(of_mongodb);
     let (mongodb, more) = (mongodb.join("\n").replace("mongodb.", ""), more.join("\n"));
+    // Soon, so that tests wait less.
+    let delay = if more.contains("reconcile.delay") {
+        ""
+    } else {
+        r#"reconcile.delay = "100ms""#
+    };
     format!(
         r#"
         http.listen = "{listen}"
         http.shutdown_delay = "10ms"
+        {delay}
         {more}
         [mongodb]
         uri = "{uri}"
@@ -268,10 +275,23 @@ impl TestApp {
             .await;
     }
 
+    /// Waits until `state` is what the read marks say, of all that this instance has stored.
+    pub async fn until_followed(&self) {
+        self.until(|ready| ready["state"]["pairs"] == 0 && ready["state"]["caught_up"] == true)
+            .await;
+    }
+
     pub async fn until(&self, is_so: impl Fn(&Value) -> bool) {
+        self.until_at(&self.instance, is_so).await;
+    }
+
+    /// Waits for what an instance says of itself.
+    pub async fn until_at(&self, instance: &Instance, is_so: impl Fn(&Value) -> bool) {
         let mut last = Value::Null;
         for _ in 0..1200 {
-            last = self.get("/readyz", &[]).await.json();
+            last = send(self.http.get(instance.url("/readyz")), &[])
+                .await
+                .json();
             if is_so(&last) {
                 return;
             }
@@ -310,13 +330,15 @@ impl TestApp {
             .await
     }
 
-    /// The whole database but the service's own bookkeeping, in an order and a form that can be
+    /// The whole database but the service's own bookkeeping, once `state` has followed, in an order and a form that can be
     /// compared: canonical extended JSON, with the service's own clock taken out.
     pub async fn dump(&self) -> BTreeMap<String, Vec<Value>> {
+        self.until_followed().await;
         let mut dump = BTreeMap::new();
         for name in self.database.list_collection_names().await.unwrap() {
             let documents = self.documents(&name, doc! {}).await;
-            if !documents.is_empty() && name != "progress" {
+            let is_own = ["progress", "spools"].contains(&&*name);
+            if !documents.is_empty() && !is_own {
                 let documents = documents.into_iter().map(comparable).collect();
                 dump.insert(name, documents);
             }

@@ -133,10 +133,23 @@ impl Process {
 
     /// Waits until MongoDB is there and has all that was acknowledged.
     pub async fn until_drained(&self, http: &reqwest::Client) {
+        let is_drained = |ready: &Value| ready["status"] == "ready" && ready["spool"]["bytes"] == 0;
+        self.until(http, is_drained).await;
+    }
+
+    /// Waits until `state` is what the read marks say, of all that it has stored since its start.
+    pub async fn until_followed(&self, http: &reqwest::Client) {
+        self.until(http, |ready| {
+            ready["state"]["pairs"] == 0 && ready["state"]["caught_up"] == true
+        })
+        .await;
+    }
+
+    async fn until(&self, http: &reqwest::Client, is_so: impl Fn(&Value) -> bool) {
         let since = Instant::now();
         loop {
             let ready = self.ready(http).await;
-            if ready["status"] == "ready" && ready["spool"]["bytes"] == 0 {
+            if is_so(&ready) {
                 return;
             }
             assert!(

@@ -1,4 +1,4 @@
-//! What a message's `state` is, what it should be, and the write that makes it so.
+//! What a message's `state` is, what it should be, and the update that makes it so.
 
 use mongodb::bson::{DateTime, Document, RawDocumentBuf, doc};
 
@@ -11,10 +11,9 @@ pub struct Seen {
     pub id: String,
     /// Its receiver and sender.
     pub pair: Pair,
-    /// Its `msgTimestamp`.
-    pub sent_at: i64,
+    sent_at: i64,
     /// 0 unread, 1 read or recalled.
-    pub state: i32,
+    state: i32,
     recalled: bool,
 }
 
@@ -26,10 +25,9 @@ enum Truth {
     Unread,
 }
 
-/// A message whose `state` is wrong.
+/// A message whose `state` is not what the facts say.
 pub struct Finding {
-    /// The message.
-    pub seen: Seen,
+    seen: Seen,
     truth: Truth,
 }
 
@@ -79,9 +77,9 @@ impl Seen {
 }
 
 impl Finding {
-    /// Whether the message is unread and says that it is not.
-    pub fn makes_unread(&self) -> bool {
-        matches!(self.truth, Truth::Unread)
+    /// Whether it is only behind its mark, as any message is for a while.
+    pub fn is_behind(&self) -> bool {
+        matches!(self.truth, Truth::Read(_))
     }
 
     /// The update that makes its `state` right, and does nothing where the message has changed since.
