@@ -1,13 +1,14 @@
 //! Callbacks a second, closed loop: each connection sends its next callback when the last is acknowledged.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mongodb::Client;
-use mongodb::bson::RawDocumentBuf;
+use mongodb::bson::{RawDocumentBuf, doc};
 use mongodb::options::ClientOptions;
+use serde_json::Value;
 
 use crate::app::App;
-use crate::load::{self, Outcome};
+use crate::load::{self, Connection, Outcome};
 use crate::report::{at_least, at_most};
 use crate::servers::{Server, Who, make_indexes};
 use crate::{Bench, TURNS, callbacks, confirmed, median};
@@ -31,8 +32,8 @@ pub fn over_connections(bench: &mut Bench, connections: &[usize]) {
         let to_express = over_turns(&|turn| turn.service.outcome.rate / turn.express);
         let to_limit = over_turns(&|turn| turn.service.outcome.rate / turn.limit());
         let goals = match connections {
-            64 => Some((at_least(10.0, 14.0), at_least(0.45, 0.6))),
-            256 => Some((at_least(14.0, 20.0), at_least(0.6, 0.75))),
+            64 => Some((at_least(7.0, 14.0), at_least(0.45, 0.6))),
+            256 => Some((at_least(11.0, 20.0), at_least(0.6, 0.75))),
             _ => None,
         };
         if let Some((express, limit)) = goals {
@@ -104,6 +105,57 @@ pub fn service_alone(bench: &Bench, connections: &[usize]) {
         let n = bench.size(40_000).min(connections * 2000);
         deliver(bench, Who::Service, &Vec::from_iter(0..n), *connections);
     }
+}
+
+/// Callbacks a second when every message is read in the end, and `state` says so within the time that is measured.
+pub fn sustained(bench: &mut Bench) {
+    for (connections, goal) in [(64, at_least(7.0, 14.0)), (256, at_least(11.0, 20.0))] {
+        let ratios = (0..TURNS).map(|_| {
+            let rate = |who, most| sustained_rate(bench, who, bench.size(most), connections);
+            rate(Who::Service, 60_000) / rate(Who::Express, 15_000)
+        });
+        let ratio = median(ratios.collect());
+        let what =
+            format!("sustained, {connections} connections: all read, `state` too, ÷ Express");
+        bench.report.goal(what, ratio, "", goal);
+    }
+}
+
+fn sustained_rate(bench: &Bench, who: Who, count: usize, connections: usize) -> f64 {
+    bench.drop_database(DATABASE);
+    let server = Server::start(who, &bench.uri, DATABASE);
+    let requests = callbacks::requests(0..count);
+    let (warm, measured) = requests.split_at(count / 10);
+    load::closed(&server.address, warm, connections);
+    let began = Instant::now();
+    load::closed(&server.address, measured, connections);
+    let read = callbacks::last_receipts(0..count);
+    load::closed(&server.address, &read, connections);
+    if who == Who::Service {
+        load::alone(async || {
+            let mut connection = Connection::open(&server.address).await;
+            let ready = b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n";
+            while !is_at_rest(connection.ask(ready).await) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+    }
+    let rate = (measured.len() + read.len()) as f64 / began.elapsed().as_secs_f64();
+    if who == Who::Service {
+        let unread = bench.count(DATABASE, "messages", doc! { "state": 0 });
+        assert_eq!(unread, 0);
+    }
+    drop(server);
+    bench.drop_database(DATABASE);
+    let name = who.name();
+    println!("{name:>15}, {connections:>4} connections: {rate:>8.0} a second until all is read");
+    rate
+}
+
+/// Whether nothing waits in the spool, and `state` has followed.
+fn is_at_rest(ready: &[u8]) -> bool {
+    let ready: Value = serde_json::from_slice(ready).unwrap();
+    (&ready["spool"]["bytes"], &ready["state"]["pairs"]) == (&0.into(), &0.into())
 }
 
 /// Half of the callbacks repeats, beside none.
@@ -196,7 +248,7 @@ fn bare(bench: &Bench) -> f64 {
         futures_util::future::join_all(lanes).await;
         documents.len() as f64 / began.elapsed().as_secs_f64()
     });
-    let stored = bench.count(name, "messages", mongodb::bson::doc! {});
+    let stored = bench.count(name, "messages", doc! {});
     assert_eq!(stored, documents.len() as u64);
     bench.drop_database(name);
     println!("{:>15}: {rate:.0} documents a second", "bare mongod");

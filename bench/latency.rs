@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use mongodb::Client;
-use mongodb::bson::{RawDocumentBuf, doc};
+use mongodb::bson::{Document, RawDocumentBuf, doc};
 use mongodb::options::ClientOptions;
 
 use crate::app::App;
@@ -20,7 +20,7 @@ pub fn lone(bench: &mut Bench) {
     let ratios = turns.iter().map(|(service, driver)| service / driver);
     let what = "one lone callback at a time: p50 ÷ one `insert_one`";
     let ratio = median(ratios.collect());
-    bench.report.goal(what, ratio, "", at_most(1.3, 1.1));
+    bench.report.goal(what, ratio, "", at_most(1.2, 1.1));
 }
 
 /// The median latencies, in milliseconds.
@@ -127,4 +127,69 @@ fn turn(bench: &Bench, rates: &[f64]) -> Vec<[f64; 4]> {
     drop(server);
     bench.drop_database(DATABASE);
     percentiles
+}
+
+/// How long after a receipt's acknowledgement its message says in MongoDB that it is read, beside callbacks at half the
+/// maximal rate.
+pub fn until_state_follows(bench: &mut Bench) {
+    let rate = bench.maximum() / 2.0;
+    let turns = (0..TURNS).map(|_| state_follows(bench, rate));
+    let slowest = median(turns.collect());
+    let what = "`state` follows a receipt at half the maximal rate: p99";
+    bench.report.goal(what, slowest, "s", at_most(2.0, 1.5));
+}
+
+/// The slowest hundredth, in seconds.
+fn state_follows(bench: &Bench, rate: f64) -> f64 {
+    /// Beyond the numbers of the load beside it.
+    const FIRST: usize = 1_000_000;
+    let (asked, seconds) = (bench.size(200), if bench.quick { 3.0 } else { 8.0 });
+    bench.drop_database(DATABASE);
+    let server = Server::start(Who::Service, &bench.uri, DATABASE);
+    let beside = callbacks::requests(0..(rate * seconds) as usize);
+    let took = std::thread::scope(|scope| {
+        let load = scope.spawn(|| load::open(&server.address, &beside, rate, 256));
+        let took = load::alone(async || {
+            let client = Client::with_uri_str(&bench.uri).await.unwrap();
+            let messages = client.database(DATABASE).collection::<Document>("messages");
+            let probes = (0..asked).map(|n| {
+                let (messages, server) = (&messages, &server);
+                async move {
+                    // One after the other over most of the time, and each for itself.
+                    tokio::time::sleep(Duration::from_secs_f64(
+                        seconds * 0.8 / asked as f64 * n as f64,
+                    ))
+                    .await;
+                    let mut connection = Connection::open(&server.address).await;
+                    let number = FIRST + n;
+                    let pair = (5000 + n, 0);
+                    let message = callbacks::message(number, pair.0, pair.1);
+                    connection
+                        .ask(&callbacks::request(&message.to_string()))
+                        .await;
+                    let receipt = callbacks::receipt(pair, number).to_string();
+                    connection.ask(&callbacks::request(&receipt)).await;
+                    let began = Instant::now();
+                    let id = format!("otc/p2p/{}", message["msgidServer"].as_str().unwrap());
+                    let read = doc! { "_id": id, "state": 1 };
+                    while messages.find_one(read.clone()).await.unwrap().is_none() {
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                    }
+                    began.elapsed()
+                }
+            });
+            futures_util::future::join_all(probes).await
+        });
+        load.join().unwrap();
+        took
+    });
+    drop(server);
+    bench.drop_database(DATABASE);
+    let took = Latencies::new(took);
+    let (p50, p99) = (
+        took.percentile(50.0) / 1000.0,
+        took.percentile(99.0) / 1000.0,
+    );
+    println!("`state` follows among {rate:.0} callbacks a second: p50 {p50:.2} s, p99 {p99:.2} s");
+    p99
 }

@@ -43,7 +43,16 @@ use report::Report;
 /// Every figure is the median of so many turns.
 const TURNS: usize = 3;
 /// The parts that can be asked for by name.
-const PARTS: [&str; 6] = ["ingest", "repeats", "lone", "latency", "unread", "disk"];
+const PARTS: [&str; 8] = [
+    "ingest",
+    "sustained",
+    "repeats",
+    "lone",
+    "latency",
+    "state",
+    "unread",
+    "disk",
+];
 
 /// What every write here waits for.
 pub fn confirmed() -> WriteConcern {
@@ -91,6 +100,7 @@ fn main() {
         }
         _ => {}
     }
+    callbacks::begin_now();
     callbacks::check();
     let mut bench = Bench {
         client: runtime.block_on(Client::with_uri_str(&uri)).unwrap(),
@@ -134,11 +144,17 @@ fn measure(bench: &mut Bench, words: &[String]) {
     if asked("ingest") {
         ingest::over_connections(bench, &connections);
     }
+    if asked("sustained") {
+        ingest::sustained(bench);
+    }
     if asked("lone") {
         latency::lone(bench);
     }
     if asked("latency") {
         latency::over_rates(bench);
+    }
+    if asked("state") {
+        latency::until_state_follows(bench);
     }
     if asked("repeats") {
         ingest::repeats(bench);
