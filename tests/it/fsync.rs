@@ -24,6 +24,13 @@ fn can_trace() -> bool {
     can
 }
 
+/// Lets each of the process's `fdatasync` go wrong, in this way of strace's.
+fn spoil_fdatasync(process: &mut Process, how: &str) {
+    let inject = format!("inject=fdatasync:{how}");
+    let strace = ["strace", "-f", "-qq", "-o", "/dev/null"];
+    process.under(&[&strace[..], &["-e", "trace=fdatasync", "-e", &inject]].concat());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_spooled_is_fsynced_before_it_is_acknowledged() {
     if !can_trace() {
@@ -87,13 +94,7 @@ async fn while_the_disk_hangs_callbacks_are_refused() {
     proxy.set(Line::Cut);
     let name = database_name();
     let mut process = Process::new(&proxy.uri(), &name, "");
-    let hangs = [
-        "-e",
-        "trace=fdatasync",
-        "-e",
-        "inject=fdatasync:delay_enter=60s",
-    ];
-    process.under(&[&["strace", "-f", "-qq", "-o", "/dev/null"], &hangs[..]].concat());
+    spoil_fdatasync(&mut process, "delay_enter=60s");
     block_in_place(|| process.start());
     let (http, url) = (http(), format!("http://{}", process.address));
     let told = join_all((0..3).map(|n| {
@@ -115,8 +116,7 @@ async fn what_the_disk_does_not_confirm_is_refused_and_nothing_is_left_of_it() {
     proxy.set(Line::Cut);
     let name = database_name();
     let mut process = Process::new(&proxy.uri(), &name, "");
-    let fails = ["-e", "trace=fdatasync", "-e", "inject=fdatasync:error=EIO"];
-    process.under(&[&["strace", "-f", "-qq", "-o", "/dev/null"], &fails[..]].concat());
+    spoil_fdatasync(&mut process, "error=EIO");
     block_in_place(|| process.start());
     let (http, url) = (http(), format!("http://{}", process.address));
     for n in 0..3 {
