@@ -1,5 +1,4 @@
-//! The configuration as it is written. Shapes only; what values mean together is checked in the parent
-//! module.
+//! The configuration as the file has it. Shapes only; `validate` checks what values mean together.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

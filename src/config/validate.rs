@@ -1,0 +1,257 @@
+//! From the raw configuration to the one that is used. Checks what a type of one value cannot, and goes on after
+//! a problem, so that all of them are reported at once. Apps and query keys are in `apps`.
+
+use std::time::Duration;
+
+use figment::Figment;
+use mongodb::options::ConnectionString;
+use secrecy::{ExposeSecret, SecretString};
+
+use super::raw;
+use super::{Config, ConfigError, Http, Log, Problem};
+use crate::ingest::group;
+use crate::spool;
+use crate::store;
+use crate::store::indexes::Retention;
+use crate::store::reconcile;
+
+const MIB: u64 = 1024 * 1024;
+
+/// Collects problems while it turns the raw configuration into the one that is used.
+pub(super) struct Validation<'l> {
+    layers: &'l Figment,
+    problems: Vec<Problem>,
+}
+
+impl<'l> Validation<'l> {
+    pub(super) fn new(layers: &'l Figment) -> Self {
+        Self {
+            layers,
+            problems: Vec::new(),
+        }
+    }
+
+    pub(super) fn problem(&mut self, key: &str, message: impl Into<String>) {
+        self.problems
+            .push(Problem::new(self.layers, key, message.into()));
+    }
+
+    pub(super) fn config(mut self, raw: raw::Config) -> Result<Config, ConfigError> {
+        let raw::Config {
+            http,
+            mongodb,
+            ingest,
+            log,
+            retention,
+            reconcile,
+            spool,
+            apps,
+            auth,
+        } = raw;
+        let uri = self.mongodb_uri(mongodb.uri);
+        self.database(&mongodb.database);
+        let in_time = Duration::from_millis(100)..=Duration::from_secs(3);
+        if !in_time.contains(&mongodb.commit_timeout.0) {
+            self.problem("mongodb.commit_timeout", "must be between 100ms and 3s");
+        }
+        if let Err(e) = tracing_subscriber::EnvFilter::builder().parse(&log.filter) {
+            self.problem("log.filter", format!("is no log filter: {e}"));
+        }
+        let config = Config {
+            http: self.http(http),
+            mongodb_uri: uri,
+            store: store::Settings {
+                database: mongodb.database,
+                commit_timeout: mongodb.commit_timeout.0,
+                query_timeout: mongodb.query_timeout.0,
+                state_delay: self.state_delay(&reconcile),
+            },
+            ingest: group::Limits {
+                commits_in_flight: self.up_to(
+                    64,
+                    "ingest.commits_in_flight",
+                    ingest.commits_in_flight,
+                ),
+                batch_callbacks: self.up_to(
+                    10_000,
+                    "ingest.batch_callbacks",
+                    ingest.batch_callbacks,
+                ),
+                batch_bytes: self.up_to(
+                    64 * MIB,
+                    "ingest.batch_bytes",
+                    ingest.batch_bytes.as_u64(),
+                ),
+                callbacks_in_flight: self.up_to(
+                    1_000_000,
+                    "ingest.callbacks_in_flight",
+                    ingest.callbacks_in_flight,
+                ),
+                bytes_in_flight: self.up_to(
+                    1024 * MIB,
+                    "ingest.bytes_in_flight",
+                    ingest.bytes_in_flight.as_u64(),
+                ),
+                linger: self.linger(ingest.linger),
+            },
+            retention: Retention {
+                messages: self.retention("retention.messages", retention.messages),
+                events: self.retention("retention.events", retention.events),
+                dead_letters: self.retention("retention.dead_letters", retention.dead_letters),
+            },
+            reconcile: self.reconcile(reconcile),
+            log: Log {
+                filter: log.filter,
+                format: log.format,
+            },
+            apps: self.apps(apps),
+            keys: self.keys(auth.keys),
+            spool: self.spool(spool),
+        };
+        if self.problems.is_empty() {
+            Ok(config)
+        } else {
+            Err(ConfigError {
+                problems: self.problems,
+            })
+        }
+    }
+
+    fn http(&mut self, raw: raw::Http) -> Http {
+        let bytes_reading = raw.bytes_reading.as_u64();
+        if bytes_reading < raw.max_body.as_u64() {
+            self.problem("http.bytes_reading", "must be at least http.max_body");
+        }
+        if raw.shutdown_delay.0 >= raw.shutdown_timeout.0 {
+            self.problem("http.shutdown_delay", "must be below http.shutdown_timeout");
+        }
+        let rate = raw.min_body_rate.as_u64();
+        Http {
+            listen: raw.listen,
+            // A document holds 16 MiB, and a body grows on its way into one.
+            max_body: self.up_to(8 * MIB, "http.max_body", raw.max_body.as_u64()),
+            max_ids: self.up_to(10_000, "http.max_ids", raw.max_ids),
+            max_id_length: self.up_to(4096, "http.max_id_length", raw.max_id_length),
+            max_connections: self.up_to(100_000, "http.max_connections", raw.max_connections),
+            header_timeout: self.up_to_a_minute("http.header_timeout", raw.header_timeout),
+            keep_alive: self.up_to_a_minute("http.keep_alive", raw.keep_alive),
+            body_timeout: self.up_to_a_minute("http.body_timeout", raw.body_timeout),
+            min_body_rate: self.up_to(MIB, "http.min_body_rate", rate) as u64,
+            bytes_reading: self.up_to(1024 * MIB, "http.bytes_reading", bytes_reading),
+            shutdown_timeout: raw.shutdown_timeout.0,
+            shutdown_delay: raw.shutdown_delay.0,
+        }
+    }
+
+    /// Longer, and a client that does nothing would hold its connection for as long.
+    fn up_to_a_minute(&mut self, key: &str, raw: raw::Time) -> Duration {
+        let some = Duration::from_millis(100)..=Duration::from_secs(60);
+        if !some.contains(&raw.0) {
+            self.problem(key, "must be between 100ms and 60s");
+        }
+        raw.0
+    }
+
+    fn up_to(&mut self, most: u64, key: &str, value: u64) -> usize {
+        if !(1..=most).contains(&value) {
+            self.problem(key, format!("must be between 1 and {most}"));
+        }
+        usize::try_from(value).unwrap_or(usize::MAX)
+    }
+
+    fn spool(&mut self, raw: raw::Spool) -> spool::Settings {
+        if raw.path.as_os_str().is_empty() {
+            self.problem("spool.path", "is empty; name a folder");
+        }
+        let max_bytes = raw.max_bytes.as_u64();
+        if max_bytes < spool::SEGMENT_BYTES {
+            let least = spool::SEGMENT_BYTES;
+            self.problem("spool.max_bytes", format!("must be at least {least}"));
+        }
+        spool::Settings {
+            path: raw.path,
+            max_bytes,
+        }
+    }
+
+    fn reconcile(&mut self, raw: raw::Reconcile) -> reconcile::Settings {
+        let every = raw.every.0;
+        if !(1..=86_400).contains(&every.as_secs()) {
+            self.problem("reconcile.every", "must be between 1s and 1d");
+        }
+        reconcile::Settings { every }
+    }
+
+    fn state_delay(&mut self, raw: &raw::Reconcile) -> Duration {
+        if raw.delay.0 > Duration::from_secs(3600) {
+            self.problem("reconcile.delay", "must be at most 1h");
+        }
+        raw.delay.0
+    }
+
+    /// Longer, and callbacks would wait for others more than for MongoDB.
+    fn linger(&mut self, raw: raw::Time) -> Duration {
+        if raw.0 > Duration::from_millis(100) {
+            self.problem("ingest.linger", "must be at most 100ms");
+        }
+        raw.0
+    }
+
+    /// MongoDB counts in whole seconds, in 32 bits; zero would delete everything.
+    fn retention(&mut self, key: &str, raw: Option<raw::Time>) -> Option<Duration> {
+        let keep = raw?.0;
+        if !(3600..=i32::MAX as u64).contains(&keep.as_secs()) {
+            self.problem(key, "must be between 1h and 24855d");
+        }
+        Some(keep)
+    }
+
+    fn mongodb_uri(&mut self, raw: raw::Secret) -> SecretString {
+        let uri = self.secret("mongodb.uri", raw);
+        // The driver's own message may quote a part of the string, which may hold a password.
+        if !uri.expose_secret().is_empty() && ConnectionString::parse(uri.expose_secret()).is_err()
+        {
+            self.problem(
+                "mongodb.uri",
+                "is no MongoDB connection string; write mongodb://host:port/?replicaSet=name",
+            );
+        }
+        uri
+    }
+
+    fn database(&mut self, name: &str) {
+        if name.is_empty()
+            || name.len() > 63
+            || name.contains(['/', '\\', '.', ' ', '"', '$', '\0'])
+        {
+            self.problem(
+                "mongodb.database",
+                "is no database name: 1 to 63 bytes without / \\ . \" $ or space",
+            );
+        }
+    }
+
+    /// Follows a secret to where it is kept.
+    pub(super) fn secret(&mut self, key: &str, raw: raw::Secret) -> SecretString {
+        let found = match raw {
+            raw::Secret::Value(secret) => Ok(secret),
+            raw::Secret::File(raw::SecretFile { file }) => std::fs::read_to_string(&file)
+                .map(|text| SecretString::from(text.trim_end_matches(['\r', '\n'])))
+                .map_err(|e| format!("cannot read {}: {e}", file.display())),
+            raw::Secret::Env(raw::SecretEnv { env }) => std::env::var(&env)
+                .map(SecretString::from)
+                .map_err(|_| format!("the environment has no variable {env}")),
+        };
+        match found {
+            Ok(secret) if secret.expose_secret().is_empty() => {
+                self.problem(key, "is empty");
+                secret
+            }
+            Ok(secret) => secret,
+            Err(message) => {
+                self.problem(key, message);
+                SecretString::default()
+            }
+        }
+    }
+}
