@@ -367,7 +367,18 @@ fn errors_name_key_and_source_and_never_a_secret() {
             with("[[auth.keys]]\nname = \"a\"\nsecret = \"\"\nscopes = [\"read\"]\n"),
             &["`auth.keys.0.secret`", "empty"],
         ),
-        (with("x = \"hunter2\nrest"), &["im.toml", "TOML", "line 7"]),
+        (
+            with("x = \"hunter2\nrest"),
+            &["im.toml", "TOML", "line 7, column 13"],
+        ),
+        (
+            with("count_tips = hunter2\n"),
+            &["im.toml", "TOML", "line 7, column 14"],
+        ),
+        (
+            with("app_key = \"again\"\n"),
+            &["line 7, column 1", "duplicate key"],
+        ),
     ];
     for (toml, expected) in cases {
         jailed(|jail| {
@@ -384,7 +395,7 @@ fn errors_name_key_and_source_and_never_a_secret() {
 }
 
 #[test]
-fn errors_of_variables_name_the_variable() {
+fn errors_of_variables_and_flags_name_their_source() {
     jailed(|jail| {
         jail.set_env("IM_CALLBACK__HTTP__LISTEN", "nowhere");
         let error = load(jail, APP).expect_err("no address");
@@ -394,6 +405,11 @@ fn errors_of_variables_name_the_variable() {
         jail.set_env("IM_CALLBACK__HTTP__LISTEM", "127.0.0.1:1");
         let error = load(jail, APP).expect_err("no key");
         assert!(error.contains("IM_CALLBACK__HTTP__LISTEM"), "{error}");
+    });
+    jailed(|_| {
+        let flags = [("http.listen", "nowhere".to_owned())];
+        let error = Config::load(None, &flags).expect_err("no address");
+        assert!(error.to_string().contains("the command line"), "{error}");
     });
     jailed(|_| {
         let error = Config::load(Some("none.toml".as_ref()), &[]).expect_err("no file");

@@ -7,6 +7,7 @@ use figment::error::{Actual, Kind};
 use figment::{Figment, Metadata, Source};
 
 use super::ENV_PREFIX;
+use super::layers::ENVIRONMENT;
 
 /// Every problem found.
 #[derive(Debug, PartialEq, Eq)]
@@ -109,30 +110,25 @@ fn source(metadata: Option<&Metadata>, key: &str) -> String {
     let Some(metadata) = metadata else {
         return "the defaults, a file or the environment".to_owned();
     };
-    // A list can only come whole, as one variable or file.
-    let variable = key
-        .split('.')
-        .take_while(|part| part.parse::<usize>().is_err());
     match &metadata.source {
         Some(Source::File(path)) => path.display().to_string(),
-        _ if metadata.name.contains("environment") => {
+        _ if metadata.name == ENVIRONMENT => {
+            // A list can only come whole, as one variable or file.
+            let variable = key
+                .split('.')
+                .take_while(|part| part.parse::<usize>().is_err());
             let parts: Vec<_> = variable.map(str::to_uppercase).collect();
             format!("{ENV_PREFIX}{}", parts.join("__"))
         }
-        _ if metadata.name.contains("TOML") => "the defaults".to_owned(),
-        _ => "the command line".to_owned(),
+        _ => metadata.name.to_string(),
     }
 }
 
 /// A message without the value, which may be a secret that stands under a wrong key.
 fn message(kind: &Kind) -> String {
     match kind {
-        Kind::Message(text) if text.contains("socket address") => {
-            "is no socket address; write one such as 127.0.0.1:8080".to_owned()
-        }
-        Kind::Message(text) => without_excerpt(text),
+        Kind::Message(text) => text.clone(),
         Kind::InvalidType(found, expected) => {
-            let expected = expected.to_string().replace("a sequence", "a list");
             format!("is {}; expected {expected}", type_of(found))
         }
         Kind::InvalidValue(_, expected) => format!("has a wrong value; expected {expected}"),
@@ -153,21 +149,6 @@ fn message(kind: &Kind) -> String {
             format!("has a key of a wrong type; expected {expected}")
         }
     }
-}
-
-/// A TOML syntax error quotes the line, which may hold a secret; its position is enough.
-fn without_excerpt(text: &str) -> String {
-    let lines: Vec<&str> = text
-        .lines()
-        .filter(|line| {
-            !line
-                .trim_start()
-                .trim_start_matches(|c: char| c.is_ascii_digit())
-                .trim_start()
-                .starts_with('|')
-        })
-        .collect();
-    lines.join(": ")
 }
 
 fn type_of(found: &Actual) -> &'static str {

@@ -6,6 +6,7 @@
 
 mod apps;
 mod error;
+mod layers;
 mod raw;
 mod validate;
 
@@ -14,7 +15,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use figment::Figment;
-use figment::providers::{Env, Format, Toml};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 
@@ -115,19 +115,16 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] with every problem found.
     pub fn load(file: Option<&Path>, flags: &[(&str, String)]) -> Result<Self, ConfigError> {
-        let mut layers = Figment::from(Toml::string(DEFAULTS));
+        let mut layers = Figment::from(layers::defaults(DEFAULTS)?);
         if let Some(path) = file {
-            if let Err(e) = std::fs::read_to_string(path) {
-                return Err(ConfigError::unreadable(path, &e));
-            }
-            layers = layers.merge(Toml::file_exact(path));
+            layers = layers.merge(layers::file(path)?);
         }
-        layers = layers.merge(Env::prefixed(ENV_PREFIX).split("__"));
+        layers = layers.merge(layers::environment());
         for (key, value) in flags {
-            layers = layers.merge((*key, value));
+            layers = layers.merge(layers::flag(key, value));
         }
-        let written: raw::Config = layers.extract().map_err(ConfigError::from_figment)?;
-        Validation::new(&layers).config(written)
+        let raw: raw::Config = layers.extract().map_err(ConfigError::from_figment)?;
+        Validation::new(&layers).config(raw)
     }
 }
 

@@ -1,5 +1,7 @@
 //! The configuration as the file has it. Shapes only; `validate` checks what values mean together.
 
+use std::fmt;
+use std::marker::PhantomData;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,7 +9,8 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use jiff::SignedDuration;
 use secrecy::SecretString;
-use serde::{Deserialize, Deserializer, de::Error as _};
+use serde::de::{Error as _, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use crate::callback::ids::AppName;
 use crate::http::auth::Scope;
@@ -23,7 +26,7 @@ pub struct Config {
     pub retention: Retention,
     pub reconcile: Reconcile,
     pub spool: Spool,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "list")]
     pub apps: Vec<App>,
     #[serde(default)]
     pub auth: Auth,
@@ -32,7 +35,7 @@ pub struct Config {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Http {
-    pub listen: SocketAddr,
+    pub listen: Listen,
     pub max_body: ByteSize,
     pub max_ids: u64,
     pub max_id_length: u64,
@@ -111,7 +114,7 @@ pub struct App {
     pub name: AppName,
     pub provider: Provider,
     pub app_key: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "list")]
     pub app_secrets: Vec<Secret>,
     pub callback_path: Option<String>,
     pub order_id: Option<OrderId>,
@@ -154,7 +157,7 @@ impl OrderField {
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 pub struct Auth {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "list")]
     pub keys: Vec<Key>,
 }
 
@@ -163,6 +166,7 @@ pub struct Auth {
 pub struct Key {
     pub name: String,
     pub secret: Secret,
+    #[serde(deserialize_with = "list")]
     pub scopes: Vec<Scope>,
 }
 
@@ -188,6 +192,41 @@ pub struct SecretFile {
 #[serde(deny_unknown_fields)]
 pub struct SecretEnv {
     pub env: String,
+}
+
+/// An address to listen on.
+pub struct Listen(pub SocketAddr);
+
+impl<'de> Deserialize<'de> for Listen {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let address = String::deserialize(deserializer)?.parse();
+        address
+            .map(Self)
+            .map_err(|_| D::Error::custom("is no socket address; write one such as 127.0.0.1:8080"))
+    }
+}
+
+/// Reads a list, and calls it so in errors, where serde says "a sequence".
+fn list<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    struct List<T>(PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for List<T> {
+        type Value = Vec<T>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list")
+        }
+        fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Vec<T>, A::Error> {
+            let mut list = Vec::new();
+            while let Some(item) = items.next_element()? {
+                list.push(item);
+            }
+            Ok(list)
+        }
+    }
+    deserializer.deserialize_seq(List(PhantomData))
 }
 
 /// A length of time above zero, such as `30s`.

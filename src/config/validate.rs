@@ -127,7 +127,7 @@ impl<'l> Validation<'l> {
         }
         let rate = raw.min_body_rate.as_u64();
         Http {
-            listen: raw.listen,
+            listen: raw.listen.0,
             // A document holds 16 MiB, and a body grows on its way into one.
             max_body: self.up_to(8 * MIB, "http.max_body", raw.max_body.as_u64()),
             max_ids: self.up_to(10_000, "http.max_ids", raw.max_ids),
