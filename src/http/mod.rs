@@ -1,5 +1,6 @@
 //! The HTTP side: routes here, one file per resource, errors in [`error`].
 
+mod asked;
 pub mod auth;
 mod body;
 mod callbacks;

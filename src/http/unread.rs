@@ -4,9 +4,10 @@ use std::collections::HashMap;
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use indexmap::IndexMap;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::Service;
+use super::asked::Asked;
 use super::auth::Scope;
 use super::body::body;
 use super::error::{Code, Problem};
@@ -14,16 +15,6 @@ use crate::callback::ids::{Account, AppName};
 use crate::config::Http;
 use crate::live::Current;
 use crate::store::{Reserved, UnreadBy};
-
-/// What is asked, as the body of a `POST`.
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields)]
-struct Asked {
-    app: Option<String>,
-    user: String,
-    peers: Option<Vec<String>>,
-    orders: Option<Vec<String>>,
-}
 
 /// The counts: the lists that were asked for, every id in them, spelled as asked.
 #[derive(Serialize)]
@@ -55,7 +46,7 @@ pub async fn post(
     let current = service.live.current();
     current.keys.authorize(&request, Scope::Read)?;
     let body = body(&request, payload, &service, &|| Ok(())).await?;
-    answer(&service, &current, &from_json(&body)?).await
+    answer(&service, &current, &Asked::from_json(&body)?).await
 }
 
 pub async fn get(
@@ -207,68 +198,6 @@ fn check_id(path: &str, id: &str, limits: &Http) -> Result<(), Problem> {
         return Err(Problem::at(Code::IdTooLong, path, detail));
     }
     Ok(())
-}
-
-fn from_json(body: &[u8]) -> Result<Asked, Problem> {
-    // Serde would take a list for the fields in their order.
-    if body.trim_ascii_start().first() == Some(&b'[') {
-        return Err(Problem::new(Code::InvalidField, "expected an object"));
-    }
-    let mut json = serde_json::Deserializer::from_slice(body);
-    let asked = serde_path_to_error::deserialize(&mut json).map_err(|e| {
-        let path = e.path().to_string();
-        let path = if path == "." { String::new() } else { path };
-        problem_of(path, e.inner())
-    })?;
-    json.end().map_err(|e| problem_of(String::new(), &e))?;
-    Ok(asked)
-}
-
-fn problem_of(path: String, error: &serde_json::Error) -> Problem {
-    if !error.is_data() {
-        let detail = format!(
-            "syntax error at line {} column {}",
-            error.line(),
-            error.column()
-        );
-        return Problem::new(Code::InvalidJson, detail);
-    }
-    // The library's text is «unknown field `x`, expected …», «missing field `x`», or «invalid type:
-    // the value, expected …», of which the value is left out.
-    let text = error.to_string();
-    let text = text.split(" at line ").next().unwrap_or_default();
-    // What a caller sends is shown only as far as a field name goes.
-    let named = text
-        .split_once('`')
-        .and_then(|(_, rest)| rest.rsplit_once('`'));
-    let named = named.map_or("", |(name, _)| {
-        name.split("`, expected").next().unwrap_or_default()
-    });
-    let named: String = named.chars().take(64).collect();
-    let join = |field: &str| match path.as_str() {
-        "" => field.to_owned(),
-        path if path.ends_with(field) => path.to_owned(),
-        path => format!("{path}.{field}"),
-    };
-    if text.starts_with("unknown field") {
-        Problem::at(Code::UnknownField, join(&named), "this field is not known")
-    } else if text.starts_with("duplicate field") {
-        Problem::at(
-            Code::InvalidField,
-            join(&named),
-            "this field is given twice",
-        )
-    } else if text.starts_with("missing field") {
-        Problem::at(Code::MissingField, join(&named), "this field is needed")
-    } else {
-        let expected = text
-            .rsplit_once("expected ")
-            .map_or("another type", |(_, e)| e);
-        let expected = expected.replace("struct Asked", "an object");
-        let problem = Problem::new(Code::InvalidField, format!("expected {expected}"));
-        let path = (!path.is_empty()).then_some(path);
-        Problem { path, ..problem }
-    }
 }
 
 /// `user=R&peers=a,b&orders=o`. A list may be repeated; an id with a comma needs a `POST`.
