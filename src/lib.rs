@@ -21,3 +21,4 @@ pub mod shutdown;
 pub mod spool;
 pub mod store;
 pub mod telemetry;
+pub mod throttle;

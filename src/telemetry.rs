@@ -3,44 +3,10 @@
 //! Messages are constant and values are fields. No secret, no body and no message text is ever logged.
 
 use std::io::IsTerminal;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{Log, LogFormat};
-
-/// How many lines of one kind are logged in each [`SPAN`].
-const LINES: u32 = 10;
-const SPAN: Duration = Duration::from_secs(10);
-
-/// Lets the first few lines of a kind pass, so that no flood of them fills a disk.
-#[derive(Debug, Default)]
-pub struct Throttle(Mutex<Count>);
-
-#[derive(Debug, Default)]
-struct Count {
-    since: Option<Instant>,
-    logged: u32,
-    kept_back: u64,
-}
-
-impl Throttle {
-    /// Whether to log this line, and then how many were kept back before it.
-    pub fn pass(&self, now: Instant) -> Option<u64> {
-        let mut count = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if count.since.is_none_or(|since| now >= since + SPAN) {
-            count.since = Some(now);
-            count.logged = 0;
-        }
-        if count.logged == LINES {
-            count.kept_back += 1;
-            return None;
-        }
-        count.logged += 1;
-        Some(std::mem::take(&mut count.kept_back))
-    }
-}
 
 /// Starts logging for the process. A second call changes nothing.
 pub fn init(log: &Log) {

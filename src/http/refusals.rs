@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::error::Code;
-use crate::telemetry::Throttle;
+use crate::throttle::Throttle;
 
 /// Counts refusals, each code apart: a flood of garbage must not hide that a secret is wrong.
 #[derive(Debug, Default)]

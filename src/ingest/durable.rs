@@ -16,7 +16,7 @@ use super::group::{GroupCommit, Limits, NoVerdict};
 use super::outage::Outage;
 use crate::spool::Spool;
 use crate::store::{Durability, NotStored, Received, Store, Submission, Verdict};
-use crate::telemetry::Throttle;
+use crate::throttle::Throttle;
 
 /// Why a callback is not acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
