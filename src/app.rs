@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Config, Http};
 use crate::http;
 use crate::ingest::{Drain, Durable};
-use crate::live::{Current, Live};
+use crate::live::{Live, ReloadableConfig};
 use crate::spool::Spool;
 use crate::store::Store;
 use crate::store::indexes::Retention;
@@ -71,7 +71,7 @@ impl Service {
         let limits = config.http;
         let listener = listen(limits.listen)
             .with_context(|| format!("cannot listen on {} (http.listen)", limits.listen))?;
-        let live = Live::new(Current::new(config.apps, config.keys));
+        let live = Live::new(ReloadableConfig::new(config.apps, config.keys));
         let drain = Drain {
             spool,
             store,

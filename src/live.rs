@@ -1,14 +1,16 @@
-//! The part of the configuration that may change while the service runs: apps with their secrets, and
-//! query keys. SIGHUP replaces it as a whole.
+//! The part of the configuration that SIGHUP replaces while the service runs: the apps with their secrets, and the
+//! query keys.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
 
 use crate::config::ConfiguredApp;
 use crate::http::auth::{Key, Keys};
 use crate::ingest::App;
 
-/// What is in force.
-pub struct Current {
+/// The reloadable part of the configuration. Replaced as a whole, so that apps and keys of two files never mix.
+pub struct ReloadableConfig {
     /// The apps.
     pub apps: Vec<App>,
     /// The second path of each app that has one, by position in `apps`.
@@ -17,8 +19,8 @@ pub struct Current {
     pub keys: Keys,
 }
 
-impl Current {
-    /// What a configuration says.
+impl ReloadableConfig {
+    /// Takes the reloadable part of a configuration.
     pub fn new(configured: Vec<ConfiguredApp>, keys: Vec<Key>) -> Self {
         let mut callback_paths = Vec::new();
         let mut apps = Vec::new();
@@ -45,26 +47,23 @@ impl Current {
     }
 }
 
-/// The way to what is in force. Cheap to clone.
+/// The current [`ReloadableConfig`], shared by all who use it. Cheap to clone.
 #[derive(Clone)]
-pub struct Live(Arc<RwLock<Arc<Current>>>);
+pub struct Live(Arc<ArcSwap<ReloadableConfig>>);
 
 impl Live {
-    /// Puts a first state in force.
-    pub fn new(current: Current) -> Self {
-        Self(Arc::new(RwLock::new(Arc::new(current))))
+    /// Starts with a first configuration.
+    pub fn new(config: ReloadableConfig) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(config)))
     }
 
-    /// What is in force now. A request takes it once, so that it meets one state from start to end.
-    pub fn current(&self) -> Arc<Current> {
-        self.0
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+    /// The current configuration. A request calls this once, so that a reload in the middle does not change it.
+    pub fn current(&self) -> Arc<ReloadableConfig> {
+        self.0.load_full()
     }
 
-    /// Puts another state in force for requests that begin from now on.
-    pub fn replace(&self, current: Current) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(current);
+    /// Replaces the configuration, for requests that begin from now on.
+    pub fn replace(&self, config: ReloadableConfig) {
+        self.0.store(Arc::new(config));
     }
 }

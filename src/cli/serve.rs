@@ -7,7 +7,7 @@ use anyhow::Context;
 use super::{Failure, Load};
 use crate::app::Service;
 use crate::config::{Config, ConfigError};
-use crate::live::{Current, Live};
+use crate::live::{Live, ReloadableConfig};
 use crate::{shutdown, telemetry};
 
 #[derive(clap::Args, Debug)]
@@ -61,7 +61,7 @@ pub async fn run(args: Args, load: impl Load) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Puts a configuration that was read anew in force, as far as that can be done while the service runs.
+/// Replaces the reloadable part of the configuration by that of a file read anew, unless the file has errors.
 fn reload(read: Result<Config, ConfigError>, fixed: &[(&str, String)], live: &Live) {
     let config = match read {
         Ok(config) => config,
@@ -74,6 +74,6 @@ fn reload(read: Result<Config, ConfigError>, fixed: &[(&str, String)], live: &Li
         tracing::warn!(section, "this section has changed, which needs a restart");
     }
     let (apps, keys) = (config.apps.len(), config.keys.len());
-    live.replace(Current::new(config.apps, config.keys));
+    live.replace(ReloadableConfig::new(config.apps, config.keys));
     tracing::info!(apps, keys, "apps and keys were read anew");
 }

@@ -31,7 +31,7 @@ use room::Room;
 
 /// What handlers share.
 pub struct Service {
-    /// The apps and the keys in force.
+    /// The apps and the keys.
     pub live: Live,
     /// The way to durability, and the store, for queries.
     pub durable: Durable,

@@ -13,7 +13,7 @@ use super::body::body;
 use super::error::{Code, Problem};
 use crate::callback::ids::{Account, AppName};
 use crate::config::Http;
-use crate::live::Current;
+use crate::live::ReloadableConfig;
 use crate::store::{Reserved, UnreadBy};
 
 /// The counts: the lists that were asked for, every id in them, spelled as asked.
@@ -60,7 +60,7 @@ pub async fn get(
 
 async fn answer(
     service: &Service,
-    current: &Current,
+    current: &ReloadableConfig,
     asked: &Asked,
 ) -> Result<HttpResponse, Problem> {
     check(asked, &service.limits)?;
@@ -140,7 +140,7 @@ async fn count<'a>(
     Ok(Some((found.values().sum(), counts)))
 }
 
-fn app<'c>(current: &'c Current, asked: Option<&str>) -> Result<&'c AppName, Problem> {
+fn app<'c>(current: &'c ReloadableConfig, asked: Option<&str>) -> Result<&'c AppName, Problem> {
     match (asked, current.apps.as_slice()) {
         (None, [only]) => Ok(&only.name),
         (None, _) => Err(Problem::at(
