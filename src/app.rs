@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use actix_web::web;
 use anyhow::Context;
+use backon::{ConstantBuilder, ExponentialBuilder, Retryable};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use mongodb::error::ErrorKind;
@@ -245,20 +246,31 @@ async fn supervise(task: impl AsyncFn()) {
 }
 
 async fn keep_resolving(store: &Store, uri: &SecretString) {
-    while store.reach(uri.expose_secret()).await.is_err() {
-        tracing::debug!("the name in mongodb.uri is still not resolved");
-        tokio::time::sleep(Duration::from_secs(1)).await;
+    let resolved = (|| store.reach(uri.expose_secret()))
+        .retry(
+            ConstantBuilder::new()
+                .with_delay(Duration::from_secs(1))
+                .without_max_times(),
+        )
+        .notify(|_, _| tracing::debug!("the name in mongodb.uri is still not resolved"))
+        .await;
+    if resolved.is_ok() {
+        tracing::info!("the name in mongodb.uri is resolved");
     }
-    tracing::info!("the name in mongodb.uri is resolved");
 }
 
 /// Makes the indexes as soon as MongoDB is there. Callbacks need none and do not wait for them.
 async fn keep_ensuring_indexes(store: &Store, retention: Retention) {
-    let mut pause = Duration::from_millis(500);
-    while let Err(error) = store.ensure_indexes(retention).await {
-        tracing::warn!(%error, "indexes cannot be made yet");
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_secs(30));
+    let ensured = (|| store.ensure_indexes(retention))
+        .retry(
+            ExponentialBuilder::new()
+                .with_min_delay(Duration::from_millis(500))
+                .with_max_delay(Duration::from_secs(30))
+                .without_max_times(),
+        )
+        .notify(|error, _| tracing::warn!(%error, "indexes cannot be made yet"))
+        .await;
+    if ensured.is_ok() {
+        tracing::info!("indexes are present");
     }
-    tracing::info!("indexes are present");
 }

@@ -19,6 +19,7 @@
 
 use std::time::Duration;
 
+use backon::{ExponentialBuilder, Retryable};
 use tokio::time::Instant;
 
 use super::documents::{Received, STORE_REFUSED, Write, dead_letter};
@@ -157,20 +158,24 @@ impl Store {
         batch: &[&Submission],
         deadline: Instant,
     ) -> Result<Vec<Refusal>, StoreError> {
-        let mut pause = Duration::from_millis(20);
-        loop {
-            let error = match tokio::time::timeout_at(deadline, self.attempt(batch)).await {
-                Ok(Err(error @ (StoreError::Unavailable(_) | StoreError::TimedOut))) => error,
-                Ok(result) => return result,
-                Err(_elapsed) => return Err(StoreError::TimedOut),
-            };
-            if Instant::now() + pause >= deadline {
-                return Err(error);
-            }
-            tracing::warn!(callbacks = batch.len(), %error, "commit is tried again");
-            tokio::time::sleep(pause).await;
-            pause *= 2;
-        }
+        let attempt = async || {
+            let attempt = tokio::time::timeout_at(deadline, self.attempt(batch));
+            attempt.await.unwrap_or(Err(StoreError::TimedOut))
+        };
+        attempt
+            .retry(
+                ExponentialBuilder::new()
+                    .with_min_delay(Duration::from_millis(20))
+                    .without_max_delay()
+                    .without_max_times(),
+            )
+            .when(|error| matches!(error, StoreError::Unavailable(_) | StoreError::TimedOut))
+            // An attempt that would begin at the deadline is none.
+            .adjust(|_, pause| pause.filter(|pause| Instant::now() + *pause < deadline))
+            .notify(|error, _| {
+                tracing::warn!(callbacks = batch.len(), %error, "commit is tried again");
+            })
+            .await
     }
 
     /// Keeps callbacks that MongoDB refuses as dead letters, each with what it said. That they can be kept shows
