@@ -57,7 +57,7 @@ pub struct Config {
     /// Who may query.
     pub keys: Vec<Key>,
     /// The local queue for times without MongoDB.
-    pub spool: spool::Settings,
+    pub spool: spool::SpoolSettings,
 }
 
 /// An app and its addresses.

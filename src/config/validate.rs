@@ -159,7 +159,7 @@ impl<'l> Validation<'l> {
         usize::try_from(value).unwrap_or(usize::MAX)
     }
 
-    fn spool(&mut self, raw: raw::Spool) -> spool::Settings {
+    fn spool(&mut self, raw: raw::Spool) -> spool::SpoolSettings {
         if raw.path.as_os_str().is_empty() {
             self.problem("spool.path", "is empty; name a folder");
         }
@@ -168,7 +168,7 @@ impl<'l> Validation<'l> {
             let least = spool::SEGMENT_BYTES;
             self.problem("spool.max_bytes", format!("must be at least {least}"));
         }
-        spool::Settings {
+        spool::SpoolSettings {
             path: raw.path,
             max_bytes,
         }

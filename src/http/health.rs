@@ -9,8 +9,8 @@ use tokio::time::{Instant, timeout};
 
 use super::Service;
 
-/// How long MongoDB may take to say how it is. Orchestrators mostly wait for one second.
-const PATIENCE: Duration = Duration::from_millis(700);
+/// How long a check may take. Most orchestrators wait for one second.
+const TIMEOUT: Duration = Duration::from_millis(700);
 
 /// The process runs.
 pub async fn livez() -> HttpResponse {
@@ -49,7 +49,7 @@ pub async fn readyz(service: web::Data<Service>) -> HttpResponse {
     let spool = service.durable.spool.status();
     let lag = service.durable.store.lag();
     let queries = indexes == "present" && !stopping;
-    let callbacks = (mongodb == "up" || spool.takes) && !stopping;
+    let callbacks = (mongodb == "up" || spool.is_writable) && !stopping;
     let word = |ready: bool| if ready { "ready" } else { "not ready" };
     let mut response = if callbacks {
         HttpResponse::Ok()
@@ -67,10 +67,10 @@ pub async fn readyz(service: web::Data<Service>) -> HttpResponse {
         "checks": {
             "mongodb": mongodb,
             "indexes": indexes,
-            "spool": if spool.takes { "up" } else { "down" },
+            "spool": if spool.is_writable { "up" } else { "down" },
             "stopping": stopping,
         },
-        "spool": { "bytes": spool.bytes, "set_aside_bytes": spool.set_aside_bytes },
+        "spool": { "bytes": spool.bytes, "quarantined_bytes": spool.quarantined_bytes },
         "state": {
             "pairs": lag.pairs,
             "lag_ms": lag.oldest.as_millis() as u64,
@@ -88,14 +88,14 @@ async fn checked(service: &Service) -> Checked {
         return checked;
     }
     let durable = &service.durable;
-    if !durable.spool.status().takes {
+    if !durable.spool.status().is_writable {
         let spool = durable.spool.clone();
-        let _ = timeout(PATIENCE, spawn_blocking(move || spool.try_disk())).await;
+        let _ = timeout(TIMEOUT, spawn_blocking(move || spool.try_disk())).await;
     }
     let (mongodb, indexes) = if durable.outage.is_known() {
         ("down", "unknown")
     } else {
-        match timeout(PATIENCE, durable.store.has_indexes()).await {
+        match timeout(TIMEOUT, durable.store.has_indexes()).await {
             Ok(Ok(true)) => ("up", "present"),
             Ok(Ok(false)) => ("up", "missing"),
             Ok(Err(_)) | Err(_) => ("down", "unknown"),

@@ -139,8 +139,8 @@ impl Drain {
         // A disk that hangs must not hold up commits.
         let left = tokio::task::block_in_place(|| match (is_readable, aside) {
             (true, []) => spool.remove(segment),
-            (true, aside) => spool.set_aside(segment, aside),
-            (false, _) => spool.set_all_aside(segment),
+            (true, aside) => spool.quarantine(segment, aside),
+            (false, _) => spool.quarantine_whole(segment),
         });
         let name = segment.name();
         left.map_err(|error| {
@@ -149,7 +149,7 @@ impl Drain {
         })?;
         if !aside.is_empty() {
             let bytes = aside.len();
-            tracing::error!(segment = name, bytes, "a part of the spool is set aside");
+            tracing::error!(segment = name, bytes, "a part of the spool is quarantined");
         }
         Ok(())
     }

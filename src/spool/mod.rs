@@ -1,51 +1,51 @@
-//! The spool: a local, fsynced queue that takes callbacks while MongoDB cannot.
+//! The spool: a local, fsynced queue for callbacks that MongoDB cannot take now.
 //!
 //! # Promise
 //! When [`Spool::append`] returns `Ok`, the callbacks are on this machine's disk, and come back from
 //! [`Segment::read`] until [`Spool::remove`] is called, whatever kills the process or the machine in
-//! between, as long as the disk keeps what it acknowledged. What is damaged on the disk is told apart from
-//! what is not, byte by byte: it is never served, and never deleted.
+//! between, as long as the disk keeps what it acknowledged. Damaged bytes are told apart from whole frames:
+//! they are never served, and never deleted.
 //!
 //! # Constraints
 //! - A callback is in the spool at least once, and may come out more than once: every effect in MongoDB is
-//!   idempotent. So nothing is recorded about how far a segment was read; it is deleted when all of it
-//!   is in MongoDB, and read anew when the process died before that.
-//! - Order does not matter, for the same reason. Segments are read oldest first all the same.
-//! - Records hold the bytes that were verified, not what was made of them, so that a newer version decodes
-//!   them by its own lights.
+//!   idempotent. So no reading position is kept; a segment is deleted when all of it is in MongoDB, and read again
+//!   from its start when the process died before that.
+//! - Order does not matter, for the same reason. Segments are still read oldest first.
+//! - Records hold the bytes that were verified, not what was decoded from them, so that a newer version decodes
+//!   them by its own rules.
 //!
 //! # Format
-//! A folder of segments, `{number}-{salt}.v1.spool`, each of some [`SEGMENT_BYTES`]; their bytes are described in
-//! `segment.rs`. A file `lock` is locked while a process uses the folder, and a file `id` holds the name by which the
-//! instances know it. Files and folder are the
-//! user's own: bodies hold what people wrote.
+//! A folder of segments, `{number}-{salt}.v1.spool`, each of about [`SEGMENT_BYTES`]; `segment.rs` describes their
+//! bytes. A file `lock` is locked while a process uses the folder, and a file `id` holds the id by which the other
+//! instances know this spool. Files and folder are readable by their owner only: bodies hold what people wrote.
 //!
 //! # Operations
-//! - *Append*: the frames of a batch go to the active segment in one write and one fsync. A segment that is
-//!   new has its name fsynced, too. When either fails, the segment is cut back to what was acknowledged and
-//!   closed for good: after a failed fsync nobody knows what the system still holds of it, so it is not
-//!   asked again.
-//! - *Drain*: [`Spool::oldest`] gives the oldest closed segment, and closes the active one when there is no
+//! - *Append*: the frames of a batch go to the active segment in one write and one fsync. The name of a new segment
+//!   is fsynced, too. When either fails, the segment is cut back to its acknowledged bytes and closed: after a
+//!   failed fsync nobody knows which pages the system still holds, so it is never written again.
+//! - *Drain*: [`Spool::oldest`] returns the oldest closed segment, and closes the active one when there is no
 //!   other. A process never appends to a segment it finds at its start.
-//! - *Set aside*: the bytes of a segment that are no frame, and the frames of callbacks that cannot be stored in
-//!   any form, go to a file of the segment's name and `.damaged` once all else of it is in MongoDB, and errors
-//!   in the log say what and why. Where the disk cannot read all of a segment, the whole file is renamed so.
-//!   It counts towards the limit until somebody has looked at it and deleted it. Renamed back while the
-//!   service is stopped, it is tried again at the start.
+//! - *Quarantine*: bytes of a segment that are no frame, and frames of callbacks that cannot be stored in any form, go
+//!   to a file with the segment's name and `.damaged`, once everything else is in MongoDB, and errors in the log say
+//!   what and why. Where the disk cannot read all of a segment, the whole file is renamed so. Quarantined bytes
+//!   count towards the limit until somebody has looked at them and deleted the file. Renamed back while the service
+//!   is stopped, a file is tried again at the start.
 //!
 //! # What can be lost
-//! Nothing that was acknowledged, but by the disk itself. A process that dies within an append leaves a torn
-//! frame, which nobody was promised; it is set aside like any other damage, since a spool cannot know.
+//! Nothing that was acknowledged, unless the disk loses it. A process that dies in the middle of an append leaves a
+//! torn frame that was never acknowledged; it goes to quarantine like damage, since the spool cannot tell them apart.
 //!
 //! # Why not an embedded database
-//! See `docs/spool.md`: it was tried by experiment.
+//! `docs/spool.md` has the experiment.
 
+mod file;
+mod folder;
 mod segment;
 
 use std::collections::VecDeque;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -54,42 +54,39 @@ use tokio::sync::Notify;
 
 use crate::store::Received;
 
+use folder::{FolderContents, private, sync_folder};
+
+pub use file::Segment;
 pub use segment::{Damage, Reader, Salt, write};
 
-/// The size from which on a segment is closed and the next one begun. Small enough to be read whole.
+/// The size at which a segment is closed and the next one begun. Small enough to be read whole.
 pub const SEGMENT_BYTES: u64 = 4 * 1024 * 1024;
 
-const SEGMENT_END: &str = ".v1.spool";
-const DAMAGED_END: &str = ".damaged";
-/// Written to find out whether the disk takes anything.
-const TRIAL: &str = "trial";
-/// Holds the spool's id.
-const ID: &str = "id";
-/// Room for a few callbacks. With less of it, in the spool or on the disk, nothing more counts as taken.
-const ROOM: u64 = 64 * 1024;
+/// Enough for a few callbacks. With less than that free, in the spool or on the disk, the spool is not writable.
+const LEAST_FREE: u64 = 64 * 1024;
 
 /// Where the spool is, and how large it may grow.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct SpoolSettings {
     /// Its folder.
     pub path: PathBuf,
-    /// The most bytes in it, what is set aside included.
+    /// The most bytes in it, quarantined ones included.
     pub max_bytes: u64,
 }
 
 /// Why a spool cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Another process has it.
+    /// Another process uses it.
     #[error("another process uses the spool {}; give each its own spool.path", .0.display())]
     InUse(PathBuf),
-    /// Others may write to the folder, so they could forge what comes out of it.
+    /// Others may write to the folder, so they could forge callbacks.
     #[error(
         "others may write to the spool {}; let spool.path name a folder in it, which is then made, or `chmod 0700` it",
         .0.display()
     )]
     Open(PathBuf),
-    /// The folder cannot be made, read or locked.
+    /// The folder cannot be created, read or locked.
     #[error("cannot use the spool {}: {error}", path.display())]
     Io {
         /// The folder or the file at fault.
@@ -100,10 +97,10 @@ pub enum OpenError {
     },
 }
 
-/// Why callbacks are not in the spool.
+/// Why callbacks could not be appended.
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {
-    /// It would grow beyond its limit.
+    /// The spool would grow beyond its limit.
     #[error("the spool is full ({0} bytes; spool.max_bytes)")]
     Full(u64),
     /// The disk is full, or failed.
@@ -111,15 +108,15 @@ pub enum AppendError {
     Io(#[from] io::Error),
 }
 
-/// What the spool holds.
+/// What the spool holds, and whether it can hold more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Status {
     /// Bytes on their way into MongoDB.
     pub bytes: u64,
-    /// Bytes of damaged segments that wait for somebody to look at them.
-    pub set_aside_bytes: u64,
-    /// Whether there is room, and the disk took what it was given last.
-    pub takes: bool,
+    /// Bytes that wait for somebody to look at them.
+    pub quarantined_bytes: u64,
+    /// Whether it is below its limit, and the disk's last write succeeded.
+    pub is_writable: bool,
 }
 
 /// The spool of this process. Cheap to clone.
@@ -127,18 +124,18 @@ pub struct Status {
 pub struct Spool(Arc<Inner>);
 
 struct Inner {
-    settings: Settings,
-    /// By which the instances know it, wherever its folder goes.
+    settings: SpoolSettings,
+    /// Stays the same when the folder is moved.
     id: String,
-    /// The segment that is written to. Held while the disk works.
+    /// The lock is held during writes and fsyncs.
     active: Mutex<Active>,
-    /// Closed segments, oldest first. Held for a moment only.
+    /// Oldest first. The lock is never held during I/O.
     closed: Mutex<VecDeque<Segment>>,
     bytes: AtomicU64,
-    set_aside_bytes: AtomicU64,
-    disk_takes: AtomicBool,
+    quarantined_bytes: AtomicU64,
+    disk_works: AtomicBool,
     appended: Notify,
-    /// Locked as long as it is open.
+    /// Locked until it is closed.
     _lock: File,
 }
 
@@ -148,95 +145,31 @@ struct Active {
     segment: Option<(Segment, File)>,
 }
 
-/// A file of the spool.
-#[derive(Debug, Clone)]
-pub struct Segment {
-    path: PathBuf,
-    salt: Salt,
-    /// What was acknowledged of it; for a segment found at the start, its size.
-    bytes: u64,
-}
-
-impl Segment {
-    /// Reads it, and says whether the disk gave all of it.
-    ///
-    /// # Errors
-    /// When it cannot be read, for another reason than that the disk has lost a part of it.
-    pub fn read(&self) -> io::Result<(Reader, bool)> {
-        let (bytes, is_all) = match fs::read(&self.path) {
-            Err(error) if error.raw_os_error() == Some(EIO) => {
-                let file = File::open(&self.path)?;
-                let length = file.metadata()?.len();
-                let bytes = around_lost_blocks(length, |block, at| file.read_exact_at(block, at))?;
-                (bytes, false)
-            }
-            bytes => (bytes?, true),
-        };
-        Ok((Reader::new(bytes.into(), self.salt), is_all))
-    }
-
-    /// What its frames are made with.
-    pub fn salt(&self) -> Salt {
-        self.salt
-    }
-
-    fn set_aside_path(&self) -> PathBuf {
-        let mut path = self.path.clone().into_os_string();
-        path.push(DAMAGED_END);
-        path.into()
-    }
-
-    /// Its file's name, for people.
-    pub fn name(&self) -> String {
-        let name = self.path.file_name().unwrap_or_default();
-        name.to_string_lossy().into_owned()
-    }
-}
-
-/// The system's number for a disk that fails.
-const EIO: i32 = 5;
-
-/// Reads a file block by block. Those that the disk has lost are zeros.
-fn around_lost_blocks(
-    length: u64,
-    read: impl Fn(&mut [u8], u64) -> io::Result<()>,
-) -> io::Result<Vec<u8>> {
-    const BLOCK: usize = 4096;
-    let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
-    for (n, block) in bytes.chunks_mut(BLOCK).enumerate() {
-        match read(block, (n * BLOCK) as u64) {
-            Err(error) if error.raw_os_error() == Some(EIO) => block.fill(0),
-            read => read?,
-        }
-    }
-    Ok(bytes)
-}
-
 impl Spool {
-    /// Opens the spool, making its folder if there is none.
+    /// Opens the spool, and creates its folder if there is none.
     ///
     /// # Errors
     /// [`OpenError`]
-    pub fn open(settings: Settings) -> Result<Self, OpenError> {
+    pub fn open(settings: SpoolSettings) -> Result<Self, OpenError> {
         let at = |path: &Path| {
             let path = path.to_owned();
             |error| OpenError::Io { path, error }
         };
         let folder = &settings.path;
-        make(folder).map_err(at(folder))?;
+        folder::make(folder).map_err(at(folder))?;
         let mode = folder.metadata().map_err(at(folder))?.permissions().mode();
         if mode & 0o022 != 0 {
             return Err(OpenError::Open(folder.clone()));
         }
-        let path = folder.join("lock");
+        let path = folder.join(folder::LOCK);
         let lock = private().truncate(false).open(&path).map_err(at(&path))?;
         lock.try_lock().map_err(|error| match error {
             fs::TryLockError::WouldBlock => OpenError::InUse(folder.clone()),
             fs::TryLockError::Error(error) => at(&path)(error),
         })?;
-        let found = Found::in_folder(folder).map_err(at(folder))?;
-        let path = folder.join(ID);
-        let id = own_id(&path).map_err(at(&path))?;
+        let found = FolderContents::read(folder).map_err(at(folder))?;
+        let path = folder.join(folder::ID);
+        let id = folder::own_id(&path).map_err(at(&path))?;
         Ok(Self(Arc::new(Inner {
             id,
             active: Mutex::new(Active {
@@ -245,15 +178,15 @@ impl Spool {
             }),
             bytes: AtomicU64::new(found.segments.iter().map(|s| s.bytes).sum()),
             closed: Mutex::new(found.segments.into()),
-            set_aside_bytes: AtomicU64::new(found.set_aside_bytes),
-            disk_takes: AtomicBool::new(true),
+            quarantined_bytes: AtomicU64::new(found.quarantined_bytes),
+            disk_works: AtomicBool::new(true),
             appended: Notify::new(),
             settings,
             _lock: lock,
         })))
     }
 
-    /// The id that it has had since its folder was made.
+    /// The id it got when its folder was created.
     pub fn id(&self) -> &str {
         &self.0.id
     }
@@ -266,53 +199,53 @@ impl Spool {
     /// Makes callbacks durable. Blocks on the disk.
     ///
     /// # Errors
-    /// [`AppendError`]; then perhaps some of them come out of the spool all the same.
+    /// [`AppendError`]; some of the callbacks may still come out of the spool.
     pub fn append<'r>(
         &self,
         callbacks: impl Iterator<Item = &'r Received>,
     ) -> Result<(), AppendError> {
         let appended = self.0.append(callbacks);
         if !matches!(appended, Err(AppendError::Full(_))) {
-            self.0.disk_takes.store(appended.is_ok(), Ordering::Relaxed);
+            self.0.disk_works.store(appended.is_ok(), Ordering::Relaxed);
         }
         self.0.appended.notify_one();
         appended
     }
 
-    /// Notes that the disk does not answer.
+    /// Records that the disk does not answer.
     pub fn disk_hangs(&self) {
-        self.0.disk_takes.store(false, Ordering::Relaxed);
+        self.0.disk_works.store(false, Ordering::Relaxed);
     }
 
-    /// Finds out whether the disk takes some bytes again. Blocks on it.
+    /// Checks with a small write whether the disk works again. Blocks on it.
     pub fn try_disk(&self) {
-        let path = self.0.settings.path.join(TRIAL);
+        let path = self.0.settings.path.join(folder::TRIAL);
         let tried = private().truncate(true).open(&path).and_then(|mut file| {
-            file.write_all(&[0; ROOM as usize])?;
+            file.write_all(&[0; LEAST_FREE as usize])?;
             file.sync_all()
         });
         let _ = fs::remove_file(&path);
-        self.0.disk_takes.store(tried.is_ok(), Ordering::Relaxed);
+        self.0.disk_works.store(tried.is_ok(), Ordering::Relaxed);
     }
 
-    /// What is in it.
+    /// What it holds, and whether it can hold more.
     pub fn status(&self) -> Status {
         let bytes = self.0.bytes.load(Ordering::Relaxed);
-        let set_aside_bytes = self.0.set_aside_bytes.load(Ordering::Relaxed);
-        let has_room = bytes + set_aside_bytes + ROOM <= self.0.settings.max_bytes;
+        let quarantined_bytes = self.0.quarantined_bytes.load(Ordering::Relaxed);
+        let is_below_limit = bytes + quarantined_bytes + LEAST_FREE <= self.0.settings.max_bytes;
         Status {
             bytes,
-            set_aside_bytes,
-            takes: has_room && self.0.disk_takes.load(Ordering::Relaxed),
+            quarantined_bytes,
+            is_writable: is_below_limit && self.0.disk_works.load(Ordering::Relaxed),
         }
     }
 
-    /// Waits until something was appended since the last wait.
+    /// Waits until something is appended, if nothing was since the last wait.
     pub async fn appended(&self) {
         self.0.appended.notified().await;
     }
 
-    /// The oldest segment, closed. `None` when the spool is empty. May block on an append under way.
+    /// The oldest segment, closed; `None` when the spool is empty. May block on a running append.
     pub fn oldest(&self) -> Option<Segment> {
         if let Some(segment) = self.0.closed().front() {
             return Some(segment.clone());
@@ -324,48 +257,48 @@ impl Spool {
     /// Deletes a segment: all of it is in MongoDB.
     ///
     /// # Errors
-    /// When the disk refuses; the segment then is still the oldest.
+    /// When the disk refuses; the segment then stays the oldest.
     pub fn remove(&self, segment: &Segment) -> io::Result<()> {
         fs::remove_file(&segment.path)?;
         self.0.forget(segment);
         Ok(())
     }
 
-    /// Knows a segment no longer whose file is gone.
+    /// Drops a segment whose file somebody deleted.
     pub fn forget(&self, segment: &Segment) {
         self.0.forget(segment);
     }
 
-    /// Deletes a segment but for these bytes: all else is in MongoDB.
+    /// Quarantines these bytes of a segment and deletes the segment: the rest is in MongoDB.
     ///
     /// # Errors
-    /// When the disk refuses; the segment then is still the oldest.
-    pub fn set_aside(&self, segment: &Segment, bytes: &[u8]) -> io::Result<()> {
-        // Perhaps over what a try left that failed, or a process that died before it deleted the segment.
-        let path = segment.set_aside_path();
+    /// When the disk refuses; the segment then stays the oldest.
+    pub fn quarantine(&self, segment: &Segment, bytes: &[u8]) -> io::Result<()> {
+        // The file may exist: an earlier try failed, or a process died before it deleted the segment.
+        let path = segment.quarantine_path();
         let mut file = private().truncate(true).open(&path)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         sync_folder(&self.0.settings.path)?;
-        self.0.count_set_aside()?;
+        self.0.count_quarantined()?;
         self.remove(segment)
     }
 
-    /// Renames a segment that the disk cannot read whole: all that could be read is in MongoDB.
+    /// Quarantines the whole file of a segment that the disk cannot read whole: what could be read is in MongoDB.
     ///
     /// # Errors
-    /// When the disk refuses; the segment then is still the oldest.
-    pub fn set_all_aside(&self, segment: &Segment) -> io::Result<()> {
-        fs::rename(&segment.path, segment.set_aside_path())?;
+    /// When the disk refuses; the segment then stays the oldest.
+    pub fn quarantine_whole(&self, segment: &Segment) -> io::Result<()> {
+        fs::rename(&segment.path, segment.quarantine_path())?;
         self.0.forget(segment);
-        // It is aside all the same.
-        let _ = self.0.count_set_aside();
+        // The rename is done, so the segment is in quarantine whether it is counted or not.
+        let _ = self.0.count_quarantined();
         Ok(())
     }
 }
 
 impl Inner {
-    // A panic while one of these was held cannot leave them half-changed in a way that matters.
+    // A panic under one of these locks leaves no state that is unsafe to go on with.
     fn active(&self) -> MutexGuard<'_, Active> {
         self.active.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -388,7 +321,7 @@ impl Inner {
         callbacks.for_each(|received| write(received, salt, &mut frames));
         let length = frames.len() as u64;
         let held =
-            self.bytes.load(Ordering::Relaxed) + self.set_aside_bytes.load(Ordering::Relaxed);
+            self.bytes.load(Ordering::Relaxed) + self.quarantined_bytes.load(Ordering::Relaxed);
         if held + length > self.settings.max_bytes {
             return Err(AppendError::Full(held));
         }
@@ -401,7 +334,7 @@ impl Inner {
         };
         let written = file.write_all(&frames).and_then(|()| file.sync_data());
         if let Err(error) = written {
-            // To make room, and so that what nobody was promised is not taken for damage.
+            // Frees the space, and keeps frames that were not acknowledged from looking like damage.
             let _ = file.set_len(segment.bytes);
             self.close(&mut active);
             return Err(error.into());
@@ -412,18 +345,12 @@ impl Inner {
     }
 
     fn begin(&self, number: u64, salt: Salt) -> io::Result<(Segment, File)> {
-        let name = format!("{number:020}-{}{SEGMENT_END}", salt.to_hex());
-        let path = self.settings.path.join(name);
-        let file = private().create_new(true).open(&path)?;
+        let segment = Segment::new(&self.settings.path, number, salt);
+        let file = private().create_new(true).open(&segment.path)?;
         if let Err(error) = sync_folder(&self.settings.path) {
-            let _ = fs::remove_file(&path);
+            let _ = fs::remove_file(&segment.path);
             return Err(error);
         }
-        let segment = Segment {
-            path,
-            salt,
-            bytes: 0,
-        };
         Ok((segment, file))
     }
 
@@ -432,146 +359,21 @@ impl Inner {
         match active.segment.take() {
             Some((segment, _)) if segment.bytes > 0 => self.closed().push_back(segment),
             Some((segment, _)) => {
-                // Nothing in it was acknowledged. Left behind it would be read at the next start.
+                // Nothing in it was acknowledged, and the next start would read it.
                 let _ = fs::remove_file(&segment.path);
             }
             None => {}
         }
     }
 
-    fn count_set_aside(&self) -> io::Result<()> {
-        let mut bytes = 0;
-        for entry in fs::read_dir(&self.settings.path)? {
-            let entry = entry?;
-            if entry.file_name().to_string_lossy().ends_with(DAMAGED_END) {
-                bytes += entry.metadata()?.len();
-            }
-        }
-        self.set_aside_bytes.store(bytes, Ordering::Relaxed);
+    fn count_quarantined(&self) -> io::Result<()> {
+        let bytes = folder::quarantined_bytes(&self.settings.path)?;
+        self.quarantined_bytes.store(bytes, Ordering::Relaxed);
         Ok(())
     }
 
     fn forget(&self, segment: &Segment) {
         self.closed().retain(|closed| closed.path != segment.path);
         self.bytes.fetch_sub(segment.bytes, Ordering::Relaxed);
-    }
-}
-
-/// Makes a folder that is its owner's alone, and durable, with those above it that are missing.
-fn make(folder: &Path) -> io::Result<()> {
-    if !folder.exists() {
-        let parent = match folder.parent() {
-            Some(parent) if parent != Path::new("") => parent,
-            _ => Path::new("."),
-        };
-        make(parent)?;
-        DirBuilder::new().mode(0o700).create(folder)?;
-        sync_folder(parent)?;
-    }
-    Ok(())
-}
-
-/// Reads the spool's id, or gives it one.
-fn own_id(path: &Path) -> io::Result<String> {
-    match fs::read_to_string(path) {
-        Ok(id) if Salt::from_hex(&id).is_some() => return Ok(id),
-        Ok(_) => tracing::warn!("the id of the spool is damaged; it has a new one"),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
-    let id = Salt::random()?.to_hex();
-    let mut file = private().truncate(true).open(path)?;
-    file.write_all(id.as_bytes())?;
-    file.sync_all()?;
-    sync_folder(path.parent().unwrap_or(path))?;
-    Ok(id)
-}
-
-/// Makes the names in a folder durable.
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
-}
-
-fn private() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).mode(0o600);
-    options
-}
-
-/// What a folder holds when a process comes to it.
-struct Found {
-    segments: Vec<Segment>,
-    set_aside_bytes: u64,
-    next: u64,
-}
-
-impl Found {
-    fn in_folder(folder: &Path) -> io::Result<Self> {
-        let mut found = Self {
-            segments: Vec::new(),
-            set_aside_bytes: 0,
-            next: 1,
-        };
-        for entry in fs::read_dir(folder)? {
-            let entry = entry?;
-            let (path, bytes) = (entry.path(), entry.metadata()?.len());
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let number = name.split('-').next().and_then(|n| n.parse::<u64>().ok());
-            found.next = found.next.max(number.map_or(1, |n| n.saturating_add(1)));
-            if let Some(salt) = salt_of(&name) {
-                found.segments.push(Segment { path, salt, bytes });
-            } else if name.ends_with(DAMAGED_END) {
-                tracing::error!(
-                    file = name,
-                    bytes,
-                    "a damaged segment waits to be looked at"
-                );
-                found.set_aside_bytes += bytes;
-            } else if !["lock", TRIAL, ID].contains(&name.as_str()) {
-                tracing::error!(
-                    file = name,
-                    bytes,
-                    "a file in the spool is none of this version's"
-                );
-            }
-        }
-        // The number comes first and is padded, so names sort by age.
-        found.segments.sort_by(|a, b| a.path.cmp(&b.path));
-        Ok(found)
-    }
-}
-
-fn salt_of(name: &str) -> Option<Salt> {
-    let (_, salt) = name.strip_suffix(SEGMENT_END)?.split_once('-')?;
-    Salt::from_hex(salt)
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test that panics has failed")]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_the_disk_has_lost_is_zeros_and_the_rest_is_read() {
-        let disk: Vec<u8> = (0..10_000).map(|n| (n % 251) as u8).collect();
-        let read = |lost: Option<u64>, error| {
-            around_lost_blocks(disk.len() as u64, |block, at| {
-                block.copy_from_slice(&disk[at as usize..][..block.len()]);
-                match lost {
-                    Some(lost) if lost == at => Err(io::Error::from_raw_os_error(error)),
-                    _ => Ok(()),
-                }
-            })
-        };
-        assert_eq!(read(None, 0).unwrap(), disk);
-        for lost in [0, 4096, 8192] {
-            let mut expected = disk.clone();
-            let end = disk.len().min(lost + 4096);
-            expected[lost..end].fill(0);
-            assert_eq!(read(Some(lost as u64), EIO).unwrap(), expected);
-        }
-        // Any other error may pass, and says nothing of what is on the disk.
-        const EACCES: i32 = 13;
-        assert!(read(Some(0), EACCES).is_err());
     }
 }

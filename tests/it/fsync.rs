@@ -133,7 +133,7 @@ async fn what_the_disk_does_not_confirm_is_refused_and_nothing_is_left_of_it() {
     assert_eq!(taken, Some(200));
     proxy.set(Line::Open);
     process.until_drained(&http).await;
-    assert_eq!(process.ready(&http).await["spool"]["set_aside_bytes"], 0);
+    assert_eq!(process.ready(&http).await["spool"]["quarantined_bytes"], 0);
     let question = json!({ "user": "bob", "peers": ["ann"] });
     assert_eq!(process.ask(&http, &question).await.json()["total"], 1);
     let client = Client::with_uri_str(mongodb_uri()).await.unwrap();

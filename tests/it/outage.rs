@@ -175,7 +175,7 @@ async fn while_the_disk_is_full_callbacks_are_refused_and_then_taken_again() {
     app.end().await;
 }
 
-/// What the disk spoils in the spool is set aside and reported; all the rest is stored.
+/// What the disk spoils in the spool is quarantined and reported; all the rest is stored.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_spool_gives_what_is_whole_and_says_what_is_not() {
     let proxy = Proxy::to(&mongodb_uri()).await;
@@ -223,7 +223,7 @@ async fn a_damaged_spool_gives_what_is_whole_and_says_what_is_not() {
     assert!(aside.len() < bytes.len() / 4);
     assert!(bytes.windows(aside.len()).any(|part| part == aside));
     assert_eq!(
-        process.ready(&http).await["spool"]["set_aside_bytes"],
+        process.ready(&http).await["spool"]["quarantined_bytes"],
         aside.len()
     );
     assert!(

@@ -11,7 +11,9 @@ use std::path::{Path, PathBuf};
 #[path = "../properties/segment.rs"]
 mod segment;
 
-use im_callback::spool::{AppendError, Damage, OpenError, SEGMENT_BYTES, Salt, Settings, Spool};
+use im_callback::spool::{
+    AppendError, Damage, OpenError, SEGMENT_BYTES, Salt, Spool, SpoolSettings,
+};
 use im_callback::store::Received;
 
 use crate::support::disk::SmallDisk;
@@ -30,7 +32,7 @@ fn spool(folder: &Path) -> Spool {
 
 fn spool_of(folder: &Path, max_bytes: u64) -> Spool {
     let path = folder.to_owned();
-    Spool::open(Settings { path, max_bytes }).unwrap()
+    Spool::open(SpoolSettings { path, max_bytes }).unwrap()
 }
 
 /// Everything that comes out of a spool, and the damage; the segments are removed.
@@ -164,12 +166,12 @@ fn at_its_limit_it_refuses_and_takes_again_when_there_is_room() {
     assert_eq!(taken, 3);
     assert!(matches!(append(9), Err(AppendError::Full(_))));
     // Smaller ones still fit, and nothing of the refused ones is there.
-    assert!(spool.status().takes);
+    assert!(spool.status().is_writable);
     let small = |n: usize| spool.append([received(n, &body[..50_000])].iter());
     let more = (10..100).take_while(|n| small(*n).is_ok()).count();
-    assert!(!spool.status().takes);
+    assert!(!spool.status().is_writable);
     assert_eq!(emptied(&spool).0.len(), 3 + more);
-    assert!(spool.status().takes);
+    assert!(spool.status().is_writable);
     append(8).unwrap();
 }
 
@@ -195,7 +197,7 @@ fn a_full_disk_is_refused_without_harm_and_taken_again_when_there_is_space() {
 }
 
 #[test]
-fn a_segment_with_damage_is_set_aside_and_counts_towards_the_limit() {
+fn a_damaged_segment_is_quarantined_and_counts_towards_the_limit() {
     let folder = tempfile::tempdir().unwrap();
     spool(folder.path()).append(callbacks(3).iter()).unwrap();
     let [file] = &segments(folder.path())[..] else {
@@ -221,16 +223,16 @@ fn a_segment_with_damage_is_set_aside_and_counts_towards_the_limit() {
     drop(open);
     let open = spool(folder.path());
     fs::write(&path, vec![0; 10_000]).unwrap();
-    open.set_aside(&segment, &aside).unwrap();
+    open.quarantine(&segment, &aside).unwrap();
     assert!(open.oldest().is_none());
     let held = aside.len() as u64;
     assert!(held < length / 2);
     assert_eq!(fs::read(&path).unwrap(), aside);
     let status = open.status();
-    assert_eq!((status.bytes, status.set_aside_bytes), (0, held));
+    assert_eq!((status.bytes, status.quarantined_bytes), (0, held));
     drop(open);
     let open = spool(folder.path());
-    assert_eq!(open.status().set_aside_bytes, held);
+    assert_eq!(open.status().quarantined_bytes, held);
     // Its number is not given again.
     open.append(callbacks(1).iter()).unwrap();
     assert!(segments(folder.path())[0].file_name() > file.file_name());
@@ -240,7 +242,7 @@ fn a_segment_with_damage_is_set_aside_and_counts_towards_the_limit() {
 fn a_second_owner_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let first = spool(folder.path());
-    let settings = Settings {
+    let settings = SpoolSettings {
         path: folder.path().to_owned(),
         max_bytes: SEGMENT_BYTES,
     };
@@ -255,7 +257,7 @@ fn a_second_owner_is_refused() {
 fn a_folder_that_others_may_write_to_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), Permissions::from_mode(0o777)).unwrap();
-    let settings = |path: &Path| Settings {
+    let settings = |path: &Path| SpoolSettings {
         path: path.to_owned(),
         max_bytes: SEGMENT_BYTES,
     };
