@@ -152,7 +152,7 @@ pub fn over_history(bench: &mut Bench) {
 
 /// A reader with 200,000 unread messages from one peer. Before each query comes another one, so that no
 /// answer can be an old one.
-pub fn crowded(bench: &mut Bench) {
+pub fn hot(bench: &mut Bench) {
     const DATABASE: &str = "im_bench_crowded";
     /// Beyond the readers and the numbers that the database is filled with.
     const READER: usize = READERS;

@@ -162,7 +162,7 @@ fn measure(bench: &mut Bench, words: &[String]) {
     if asked("unread") {
         unread::beside_express(bench);
         unread::over_history(bench);
-        unread::crowded(bench);
+        unread::hot(bench);
         unread::beside_ingest(bench);
     }
     if asked("disk") {

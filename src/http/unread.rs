@@ -14,7 +14,7 @@ use super::error::{Code, Problem};
 use crate::callback::ids::{Account, AppName};
 use crate::config::Http;
 use crate::live::ReloadableConfig;
-use crate::store::{Reserved, UnreadBy};
+use crate::store::{Reservation, UnreadBy};
 
 /// The counts: the lists that were asked for, every id in them, spelled as asked.
 #[derive(Serialize)]
@@ -117,7 +117,7 @@ async fn count<'a>(
     app: &AppName,
     reader: &Account,
     ids: Option<&'a [String]>,
-    reserved: &Reserved,
+    reserved: &Reservation,
 ) -> Result<Option<(u64, IndexMap<&'a str, u64>)>, Problem> {
     let Some(ids) = ids else { return Ok(None) };
     let mut stored_as: HashMap<String, Vec<&str>> = HashMap::new();

@@ -40,7 +40,7 @@ pub use documents::Received;
 pub use error::StoreError;
 use projection::Behind;
 use unread::Questions;
-pub use unread::{MOST_KEYS, Reserved, UnreadBy};
+pub use unread::{MOST_KEYS, Reservation, UnreadBy};
 
 /// The collections' names: part of the analysts' interface.
 pub mod collection {

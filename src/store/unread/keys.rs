@@ -1,4 +1,4 @@
-//! What the unread indexes say of messages: for each its reader, its peer, its order and its time.
+//! Keys of the unread indexes: a message's reader, peer, order and time.
 
 use std::collections::HashMap;
 
@@ -12,30 +12,30 @@ use crate::store::marks::{MOST_PAIRS, Marks, documents, number};
 use crate::store::{Store, StoreError, collection};
 
 /// Index keys of unread messages, in the order of the index.
-pub struct Keys {
+pub struct IndexKeys {
     by: UnreadBy,
     batches: Vec<RawBatch>,
     most: usize,
 }
 
-/// One of them.
+/// One index key.
 #[derive(Debug, Clone, Copy)]
-pub struct Key<'k> {
+pub struct IndexKey<'k> {
     pub reader: &'k str,
-    /// The peer or the order, whatever is counted by.
+    /// The peer or the order, whichever is counted by.
     pub id: &'k str,
     pub peer: &'k str,
     sent_at: i64,
 }
 
 impl Store {
-    /// Reads index keys, and one more than `most`, which shows that there are more.
+    /// Reads `most` index keys, and one more to see whether there are more.
     pub(in crate::store) async fn unread_keys(
         &self,
         by: UnreadBy,
         matching: Document,
         most: usize,
-    ) -> Result<Keys, StoreError> {
+    ) -> Result<IndexKeys, StoreError> {
         let messages = self.collection(collection::MESSAGES)?;
         let find = messages
             .find(matching)
@@ -46,41 +46,41 @@ impl Store {
             .batch_size(most as u32 + 2)
             .max_time(self.settings.query_timeout);
         let batches = self.batches(find).await?;
-        Ok(Keys { by, batches, most })
+        Ok(IndexKeys { by, batches, most })
     }
 }
 
-impl Keys {
+impl IndexKeys {
     /// All keys, in the order of the index.
-    pub fn all(&self) -> Result<Vec<Key<'_>>, StoreError> {
+    pub fn all(&self) -> Result<Vec<IndexKey<'_>>, StoreError> {
         let keys = documents(&self.batches).map(|key| self.by.key(key?));
         let unreadable = || StoreError::Unavailable("an index key is unreadable".to_owned());
         keys.collect::<Option<_>>().ok_or_else(unreadable)
     }
 
-    /// The last key, where there are more keys than were wanted: whatever comes before its reader, its id and its
-    /// peer in the index is there, and of these some are missing.
-    pub fn cut<'k>(&self, all: &[Key<'k>]) -> Option<Key<'k>> {
+    /// The last key, if there are more keys in the index. Everything before its reader, id and peer is complete; of
+    /// these three some keys may be missing.
+    pub fn truncated_at<'k>(&self, all: &[IndexKey<'k>]) -> Option<IndexKey<'k>> {
         all.last().filter(|_| all.len() > self.most).copied()
     }
 }
 
-/// The readers or the peers of some keys, each once.
-pub fn each<'k>(keys: &[Key<'k>], of: fn(&Key<'k>) -> &'k str) -> Vec<&'k str> {
-    let mut each: Vec<_> = keys.iter().map(of).collect();
-    each.sort_unstable();
-    each.dedup();
-    each
+/// The distinct readers or peers of some keys.
+pub fn distinct<'k>(keys: &[IndexKey<'k>], of: fn(&IndexKey<'k>) -> &'k str) -> Vec<&'k str> {
+    let mut distinct: Vec<_> = keys.iter().map(of).collect();
+    distinct.sort_unstable();
+    distinct.dedup();
+    distinct
 }
 
-/// The keys in parts of whole readers, of few enough readers and peers to ask for all marks between them.
-pub fn few_pairs<'a, 'k>(mut keys: &'a [Key<'k>]) -> Vec<&'a [Key<'k>]> {
+/// Splits keys between readers, into parts that have few enough readers and peers to ask for all marks between them.
+pub fn chunks_for_marks<'a, 'k>(mut keys: &'a [IndexKey<'k>]) -> Vec<&'a [IndexKey<'k>]> {
     let mut parts = Vec::new();
     while !keys.is_empty() {
         let (mut readers, mut end) = (0, 0);
         for of_reader in keys.chunk_by(|a, b| a.reader == b.reader) {
             let some = end + of_reader.len();
-            // Each key may be of another peer.
+            // In the worst case every key has another peer.
             if readers > 0 && (readers + 1) * some > MOST_PAIRS {
                 break;
             }
@@ -93,16 +93,16 @@ pub fn few_pairs<'a, 'k>(mut keys: &'a [Key<'k>]) -> Vec<&'a [Key<'k>]> {
     parts
 }
 
-/// The unread messages by reader and id: those that are later than their pair's mark.
+/// Counts the unread messages by reader and id: those later than their pair's mark.
 pub fn count<'k>(
-    keys: &[Key<'k>],
+    keys: &[IndexKey<'k>],
     marks: &Marks,
 ) -> Result<HashMap<(&'k str, &'k str), u64>, StoreError> {
     let marks = marks.by_pair()?;
     let mut counts = HashMap::new();
-    // Keys of one pair stand together.
+    // The index sorts the keys of one pair next to each other.
     for of_pair in keys.chunk_by(|a, b| (a.reader, a.id, a.peer) == (b.reader, b.id, b.peer)) {
-        let Key {
+        let IndexKey {
             reader, id, peer, ..
         } = of_pair[0];
         let mark = marks.get(&(reader, peer)).copied().unwrap_or(i64::MIN);
@@ -113,15 +113,15 @@ pub fn count<'k>(
 }
 
 impl UnreadBy {
-    /// What questions match, apart so that the plan can be asked for. It also finds what no question asked: one
-    /// reader's messages from another's peers.
+    /// The filter of a query for several questions; public so that a test can ask for its plan. It also finds
+    /// combinations that no question asked for: one reader's messages from another's peers.
     pub fn matching(self, app: &AppName, readers: &[&str], ids: &[&str]) -> Document {
         let mut matching = doc! { "app": app.as_str(), "to": { "$in": readers }, "state": 0 };
         matching.insert(self.field(), doc! { "$in": ids });
         matching
     }
 
-    /// The part of the index that is read.
+    /// The fields of the index that are read.
     pub fn projection(self) -> Document {
         let mut shown = doc! { "_id": 0, "to": 1, "fromAccount": 1, "msgTimestamp": 1 };
         shown.insert(self.field(), 1);
@@ -137,13 +137,13 @@ impl UnreadBy {
         keys
     }
 
-    /// The index that queries are bound to: without it the answer is an error, never a scan.
+    /// The index of the query. Without it MongoDB returns an error and never scans.
     pub fn hint(self) -> Hint {
         Hint::Name(self.index().to_owned())
     }
 
-    fn key(self, key: &RawDocument) -> Option<Key<'_>> {
-        Some(Key {
+    fn key(self, key: &RawDocument) -> Option<IndexKey<'_>> {
+        Some(IndexKey {
             reader: key.get_str("to").ok()?,
             id: key.get_str(self.field()).ok()?,
             peer: key.get_str("fromAccount").ok()?,

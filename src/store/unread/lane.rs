@@ -1,7 +1,7 @@
-//! Questions that wait to be asked, and how many are asked at once.
+//! A lane: a queue of questions, and a limit to the queries that work on it at once.
 //!
-//! Whoever adds a question to an idle lane begins a turn, and a turn ends when nothing waits any more. So questions
-//! that come while others are being asked wait, and are taken together.
+//! Adding a question to a lane with a free slot takes the slot, and the slot is freed when the queue is empty. So
+//! questions that arrive while all slots are busy wait, and are coalesced into one query.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,10 +13,10 @@ use crate::callback::ids::{Account, AppName};
 use crate::store::StoreError;
 use crate::store::marks::MOST_PAIRS;
 
-/// Counts by id; an id without any is absent.
-pub type Counts = HashMap<String, u64>;
+/// Unread messages by id; an id without any is absent.
+pub type UnreadCounts = HashMap<String, u64>;
 
-/// How many messages has this reader not read, by these ids?
+/// How many messages of these ids has this reader not read?
 #[derive(Debug)]
 pub struct Question {
     pub by: UnreadBy,
@@ -25,7 +25,7 @@ pub struct Question {
     pub ids: Vec<String>,
 }
 
-/// A question, and whom to tell.
+/// A question in the queue, and who waits for its answer.
 #[derive(Debug)]
 pub struct Waiting {
     pub question: Question,
@@ -35,34 +35,37 @@ pub struct Waiting {
 /// Who waits for an answer.
 #[derive(Debug)]
 pub struct Asker {
-    answer: oneshot::Sender<Result<Counts, StoreError>>,
-    _reserved: Reserved,
+    answer: oneshot::Sender<Result<UnreadCounts, StoreError>>,
+    _memory: Reservation,
 }
 
-/// A share of the memory for questions, given back when all who have it are gone.
+/// A reservation of the memory for questions, freed when its last clone is dropped.
 #[derive(Debug, Clone)]
-pub struct Reserved(#[expect(dead_code, reason = "held, not used")] Arc<OwnedSemaphorePermit>);
+pub struct Reservation(#[expect(dead_code, reason = "held, not used")] Arc<OwnedSemaphorePermit>);
 
-impl Reserved {
+impl Reservation {
     pub(super) fn new(permit: OwnedSemaphorePermit) -> Self {
         Self(Arc::new(permit))
     }
 }
 
 impl Asker {
-    pub fn new(answer: oneshot::Sender<Result<Counts, StoreError>>, reserved: Reserved) -> Self {
+    pub fn new(
+        answer: oneshot::Sender<Result<UnreadCounts, StoreError>>,
+        memory: Reservation,
+    ) -> Self {
         Self {
             answer,
-            _reserved: reserved,
+            _memory: memory,
         }
     }
 
-    pub fn tell(self, answer: Result<Counts, StoreError>) {
-        // An error means that the asker has gone.
+    pub fn tell(self, answer: Result<UnreadCounts, StoreError>) {
+        // An error means that nobody waits any more.
         let _ = self.answer.send(answer);
     }
 
-    /// Waits until it does not wait for an answer any more.
+    /// Waits until nobody waits for the answer any more.
     pub async fn gone(&mut self) {
         self.answer.closed().await;
     }
@@ -72,21 +75,21 @@ impl Asker {
 #[derive(Debug)]
 pub struct Lane {
     queue: Mutex<Queue>,
-    most_turns: usize,
+    slots: usize,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
     waiting: VecDeque<Waiting>,
-    turns: usize,
+    busy_slots: usize,
 }
 
 impl Lane {
-    /// A lane with so many turns at once.
-    pub fn new(most_turns: usize) -> Arc<Self> {
+    /// A lane for so many queries at once.
+    pub fn new(slots: usize) -> Arc<Self> {
         Arc::new(Self {
             queue: Mutex::default(),
-            most_turns,
+            slots,
         })
     }
 
@@ -94,25 +97,32 @@ impl Lane {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts a question behind the others. A turn that comes back must be taken.
-    pub fn add(self: &Arc<Self>, waiting: Waiting) -> Option<Turn> {
+    /// Adds a question. Whoever gets a slot must work on the lane with it.
+    pub fn add(self: &Arc<Self>, waiting: Waiting) -> Option<Slot> {
         let mut queue = self.queue();
         queue.waiting.push_back(waiting);
-        if queue.turns == self.most_turns {
+        if queue.busy_slots == self.slots {
             return None;
         }
-        queue.turns += 1;
-        Some(Turn(Some(self.clone())))
+        queue.busy_slots += 1;
+        Some(Slot(Some(self.clone())))
     }
 }
 
-/// The right to ask what waits in a lane, until nothing waits.
-pub struct Turn(Option<Arc<Lane>>);
+/// Whether one query may answer several questions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Coalesce {
+    Yes,
+    No,
+}
 
-impl Turn {
-    /// Takes the first question, with those that can be asked in the same query, as far as they wait `together`.
-    /// Whoever does not wait for an answer any more is passed over. `None` ends the turn.
-    pub fn next(&mut self, together: bool) -> Option<Vec<Waiting>> {
+/// The right to run one query at a time for a lane, until its queue is empty.
+pub struct Slot(Option<Arc<Lane>>);
+
+impl Slot {
+    /// Takes the first question, coalesced with others that fit into the same query. Questions that nobody waits for
+    /// are dropped. `None` frees the slot.
+    pub fn next(&mut self, coalesce: Coalesce) -> Option<Vec<Waiting>> {
         let lane = self.0.as_ref()?;
         let mut queue = lane.queue();
         let mut taken = Taken::default();
@@ -120,15 +130,17 @@ impl Turn {
             if waiting.asker.answer.is_closed() {
                 continue;
             }
-            if taken.questions.is_empty() || together && taken.has_room_for(&waiting.question) {
+            if taken.questions.is_empty()
+                || coalesce == Coalesce::Yes && taken.fits(&waiting.question)
+            {
                 taken.add(waiting);
             } else {
                 queue.waiting.push_back(waiting);
             }
         }
         if taken.questions.is_empty() {
-            // Under the same lock as the look at the queue, so that whoever adds a question sees that it has ended.
-            queue.turns -= 1;
+            // Under the lock that saw the queue empty: a question added later finds the slot free.
+            queue.busy_slots -= 1;
             drop(queue);
             self.0 = None;
             return None;
@@ -136,7 +148,7 @@ impl Turn {
         Some(taken.questions)
     }
 
-    /// Puts questions before all others.
+    /// Puts questions back at the front.
     pub fn put_back(&self, questions: impl DoubleEndedIterator<Item = Waiting>) {
         if let Some(lane) = &self.0 {
             let mut queue = lane.queue();
@@ -147,11 +159,11 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
-    /// A panic must not take the turn away for good.
+impl Drop for Slot {
+    /// Frees the slot after a panic, too.
     fn drop(&mut self) {
         if let Some(lane) = &self.0 {
-            lane.queue().turns -= 1;
+            lane.queue().busy_slots -= 1;
         }
     }
 }
@@ -169,8 +181,8 @@ impl Taken {
         self.questions.push(waiting);
     }
 
-    /// Each reader is asked for with each id, so it is their product that is limited.
-    fn has_room_for(&self, question: &Question) -> bool {
+    /// The query asks for every reader with every id, so their product is limited.
+    fn fits(&self, question: &Question) -> bool {
         let is_alike = self.questions.first().is_none_or(|first| {
             (first.question.by, &first.question.app) == (question.by, &question.app)
         });

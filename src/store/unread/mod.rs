@@ -1,23 +1,21 @@
 //! Unread counts: what the unread index says of messages, compared with the read marks.
 //!
-//! The two unread indexes hold only messages with `state: 0` and have every queried field in their key, and so has the
-//! index of marks. So a count reads no document and costs what is unread, not what was ever stored. Whatever
-//! was acknowledged before the question is in both indexes, so the count is exact in whatever order they are read, and
+//! The two unread indexes hold only messages with `state: 0`, and their keys have every field that is read; so has the
+//! index of marks. So a count reads no document, and its cost depends on what is unread, not on the history. Whatever
+//! was acknowledged before the question is in both indexes, so the count is exact in whichever order they are read, and
 //! however far `state` is behind. The queries name their index: without it the answer is an error, never a scan.
 //!
-//! Most of what a small query costs MongoDB is that it is a query. So questions that come while others are being asked
-//! are asked **together**, as one query for several readers. A question is only ever part of a query that begins
-//! after it.
+//! A small query costs MongoDB a fixed amount, whatever it reads. So questions that arrive while others are being
+//! answered are **coalesced** into one query for several readers. A question only joins a query that starts after it.
 //!
-//! There are two lanes. In the **usual** one a query reads at most [`MOST_KEYS`] keys. They come in the order of the
-//! index, so where there are more, the readers before the last one are answered, those behind it are asked again,
-//! and the one at which it was cut goes to the **crowded** lane. There every question is asked by itself, in steps that
-//! each read some keys and count the pair at which they are cut, in parts side by side, for which MongoDB only
-//! walks the index.
+//! There are two lanes. In the **usual lane** a query reads at most [`MOST_KEYS`] keys, in the order of the index. If
+//! there are more, the readers before the last key are answered, those after it are asked again, and the reader of the
+//! last key goes to the **hot lane**. There each question runs alone, in steps: a step reads some keys, and counts the
+//! pair at which it was truncated in parallel parts, for which MongoDB only walks the index.
 //!
-//! A question is dropped when its client disconnects, and what questions take in memory is limited.
+//! A question is dropped when its client disconnects, and the memory for questions is limited.
 
-mod crowded;
+mod hot;
 mod keys;
 mod lane;
 
@@ -33,21 +31,21 @@ use super::error::StoreError;
 use super::indexes::{UNREAD_BY_ORDER, UNREAD_BY_PEER};
 use super::marks::Marks;
 use crate::callback::ids::{Account, AppName};
-use keys::{Keys, count, each, few_pairs};
-use lane::{Asker, Lane, Question, Turn, Waiting};
-pub use lane::{Counts, Reserved};
+use keys::{IndexKeys, chunks_for_marks, count, distinct};
+use lane::{Asker, Coalesce, Lane, Question, Slot, Waiting};
+pub use lane::{Reservation, UnreadCounts};
 
-/// The most keys that a usual query reads: MongoDB takes some milliseconds for them.
+/// The most keys that a query of the usual lane reads, in a few milliseconds.
 pub const MOST_KEYS: usize = 5000;
 
-/// Queries of each lane at once: one that takes long does not hold up all others, and the others come together.
-const TURNS: usize = 2;
+/// Queries of each lane at once. Two, so that a slow one does not block the lane; few, so that questions coalesce.
+const SLOTS: usize = 2;
 
-/// The most bytes of ids that wait for an answer.
-const MOST_BYTES: usize = 16 * 1024 * 1024;
+/// The memory budget for the ids of all questions, in bytes.
+const MEMORY_BUDGET: usize = 16 * 1024 * 1024;
 
 /// What an id takes beside its own bytes.
-const ID_BYTES: usize = 32;
+const ID_OVERHEAD: usize = 32;
 
 /// What unread messages are counted by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,35 +72,38 @@ impl UnreadBy {
     }
 }
 
-/// The questions that wait.
+/// The lanes, and the memory that is left for questions.
 #[derive(Debug)]
 pub struct Questions {
     usual: Arc<Lane>,
-    crowded: Arc<Lane>,
-    bytes: Arc<Semaphore>,
+    hot: Arc<Lane>,
+    memory: Arc<Semaphore>,
 }
 
 impl Default for Questions {
     fn default() -> Self {
         Self {
-            usual: Lane::new(TURNS),
-            crowded: Lane::new(TURNS),
-            bytes: Arc::new(Semaphore::new(MOST_BYTES)),
+            usual: Lane::new(SLOTS),
+            hot: Lane::new(SLOTS),
+            memory: Arc::new(Semaphore::new(MEMORY_BUDGET)),
         }
     }
 }
 
 impl Store {
-    /// Reserves memory for questions about these ids, to be held as long as they are.
+    /// Reserves memory for questions about these ids, as long as the reservation is held.
     ///
     /// # Errors
-    /// [`StoreError::Overloaded`] when too many questions wait.
-    pub fn reserve<'i>(&self, ids: impl Iterator<Item = &'i str>) -> Result<Reserved, StoreError> {
-        let bytes: usize = ids.map(|id| id.len() + ID_BYTES).sum();
-        let bytes = u32::try_from(bytes.min(MOST_BYTES)).unwrap_or(u32::MAX);
-        let reserved = self.questions.bytes.clone().try_acquire_many_owned(bytes);
+    /// [`StoreError::Overloaded`] when the memory budget is used up.
+    pub fn reserve<'i>(
+        &self,
+        ids: impl Iterator<Item = &'i str>,
+    ) -> Result<Reservation, StoreError> {
+        let bytes: usize = ids.map(|id| id.len() + ID_OVERHEAD).sum();
+        let bytes = u32::try_from(bytes.min(MEMORY_BUDGET)).unwrap_or(u32::MAX);
+        let reserved = self.questions.memory.clone().try_acquire_many_owned(bytes);
         reserved
-            .map(Reserved::new)
+            .map(Reservation::new)
             .map_err(|_| StoreError::Overloaded)
     }
 
@@ -116,10 +117,10 @@ impl Store {
         app: &AppName,
         reader: &Account,
         ids: &[&str],
-        reserved: &Reserved,
-    ) -> Result<Counts, StoreError> {
+        memory: &Reservation,
+    ) -> Result<UnreadCounts, StoreError> {
         if ids.is_empty() {
-            return Ok(Counts::new());
+            return Ok(UnreadCounts::new());
         }
         let (answer, answered) = oneshot::channel();
         let waiting = Waiting {
@@ -129,12 +130,12 @@ impl Store {
                 reader: reader.clone(),
                 ids: ids.iter().map(|id| (*id).to_owned()).collect(),
             },
-            asker: Asker::new(answer, reserved.clone()),
+            asker: Asker::new(answer, memory.clone()),
         };
-        if let Some(turn) = self.questions.usual.add(waiting) {
+        if let Some(slot) = self.questions.usual.add(waiting) {
             let store = self.clone();
-            // A task of its own: who asks may go away, and the others not.
-            self.runtime.spawn(store.ask_usual(turn));
+            // A task of its own, because other questions depend on it when this client disconnects.
+            self.runtime.spawn(store.work_usual_lane(slot));
         }
         match tokio::time::timeout(self.settings.query_timeout, answered).await {
             Ok(Ok(answer)) => answer,
@@ -143,9 +144,9 @@ impl Store {
         }
     }
 
-    /// Asks what waits in the usual lane, until nothing does.
-    async fn ask_usual(self, mut turn: Turn) {
-        while let Some(waiting) = turn.next(true) {
+    /// Answers the usual lane's questions until its queue is empty.
+    async fn work_usual_lane(self, mut slot: Slot) {
+        while let Some(waiting) = slot.next(Coalesce::Yes) {
             let both = waiting.into_iter().map(|one| (one.question, one.asker));
             let (questions, mut askers): (Vec<_>, Vec<_>) = both.unzip();
             let found = tokio::select! {
@@ -154,14 +155,14 @@ impl Store {
             };
             let asked = questions.into_iter().zip(askers);
             match found.as_ref().map_err(Clone::clone).and_then(Found::of) {
-                Ok(found) => self.answer(&turn, &found, asked),
+                Ok(found) => self.answer(&slot, &found, asked),
                 Err(error) => asked.for_each(|(_, asker)| asker.tell(Err(error.clone()))),
             }
         }
     }
 
-    /// Reads what is needed to answer some alike questions.
-    async fn find(&self, questions: &[Question]) -> Result<(Keys, Marks), StoreError> {
+    /// Reads what answers some questions of one app and kind.
+    async fn find(&self, questions: &[Question]) -> Result<(IndexKeys, Marks), StoreError> {
         let first = &questions[0];
         let mut readers: Vec<&str> = questions.iter().map(|q| q.reader.as_str()).collect();
         let ids = questions.iter().flat_map(|q| &q.ids);
@@ -177,10 +178,10 @@ impl Store {
             UnreadBy::Order => {
                 let keys = keys.await?;
                 let mut marks = Marks::default();
-                // Readers have peers of their own: all of them at once would be asked for each other's, too.
-                for some in few_pairs(&keys.all()?) {
-                    let readers = each(some, |key| key.reader);
-                    let peers = each(some, |key| key.peer);
+                // Every reader is combined with every peer, so few of both go into one query.
+                for some in chunks_for_marks(&keys.all()?) {
+                    let readers = distinct(some, |key| key.reader);
+                    let peers = distinct(some, |key| key.peer);
                     marks.extend(self.marks_between(app, &readers, &peers).await?);
                 }
                 Ok((keys, marks))
@@ -188,42 +189,45 @@ impl Store {
         }
     }
 
-    /// Answers questions whose keys are all there, and passes the others on.
+    /// Answers the questions whose keys are complete, and requeues the others.
     fn answer(
         &self,
-        turn: &Turn,
+        slot: &Slot,
         found: &Found<'_>,
         asked: impl Iterator<Item = (Question, Asker)>,
     ) {
         let mut again = Vec::new();
         for (question, asker) in asked {
-            match found.cut.map(|cut| question.reader.as_str().cmp(cut)) {
+            match found
+                .truncated_at
+                .map(|last| question.reader.as_str().cmp(last))
+            {
                 None | Some(Ordering::Less) => asker.tell(Ok(found.counts_of(&question))),
-                Some(Ordering::Equal) => self.ask_apart(Waiting { question, asker }),
+                Some(Ordering::Equal) => self.ask_hot(Waiting { question, asker }),
                 Some(Ordering::Greater) => again.push(Waiting { question, asker }),
             }
         }
-        turn.put_back(again.into_iter());
+        slot.put_back(again.into_iter());
     }
 }
 
 /// What the keys and marks that were read say.
 struct Found<'f> {
     counts: HashMap<(&'f str, &'f str), u64>,
-    /// The reader of whom some keys are missing, as they are of all who come later.
-    cut: Option<&'f str>,
+    /// The reader at which the keys were truncated; later readers have none.
+    truncated_at: Option<&'f str>,
 }
 
 impl<'f> Found<'f> {
-    fn of((keys, marks): &'f (Keys, Marks)) -> Result<Self, StoreError> {
+    fn of((keys, marks): &'f (IndexKeys, Marks)) -> Result<Self, StoreError> {
         let all = keys.all()?;
         Ok(Self {
             counts: count(&all, marks)?,
-            cut: keys.cut(&all).map(|key| key.reader),
+            truncated_at: keys.truncated_at(&all).map(|key| key.reader),
         })
     }
 
-    fn counts_of(&self, question: &Question) -> Counts {
+    fn counts_of(&self, question: &Question) -> UnreadCounts {
         let reader = question.reader.as_str();
         let count = |id: &String| Some((id.clone(), *self.counts.get(&(reader, id.as_str()))?));
         question.ids.iter().filter_map(count).collect()

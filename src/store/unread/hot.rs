@@ -1,38 +1,38 @@
-//! The lane for questions that meet too many messages for one query.
+//! The hot lane: questions with too many unread messages for one query are counted alone, in steps.
 
 use futures_util::future::try_join_all;
 use mongodb::bson::{Document, doc};
 use mongodb::options::CountOptions;
 
-use super::keys::{Key, count, each};
-use super::lane::{Counts, Question, Turn, Waiting};
+use super::keys::{IndexKey, count, distinct};
+use super::lane::{Coalesce, Question, Slot, UnreadCounts, Waiting};
 use super::{Store, UnreadBy};
 use crate::store::{StoreError, collection};
 
 /// The keys that one step reads.
-const STEP: usize = 1000;
+const STEP_KEYS: usize = 1000;
 
-/// The parts in which the many messages of one pair are counted.
+/// The parts in which the messages of one large pair are counted, in parallel.
 const PARTS: i64 = 4;
 
-/// A part of a question that is still to be asked.
-struct Rest {
-    /// Sorted, as the index is.
+/// A part of a question that is not counted yet.
+struct Remaining {
+    /// Sorted like the index.
     ids: Vec<String>,
-    /// Only what comes from later peers.
+    /// Peers up to this one are counted.
     after_peer: Option<String>,
 }
 
 impl Store {
-    /// Gives a question to the crowded lane.
-    pub(super) fn ask_apart(&self, waiting: Waiting) {
-        if let Some(turn) = self.questions.crowded.add(waiting) {
-            self.runtime.spawn(self.clone().ask_crowded(turn));
+    /// Puts a question into the hot lane.
+    pub(super) fn ask_hot(&self, waiting: Waiting) {
+        if let Some(slot) = self.questions.hot.add(waiting) {
+            self.runtime.spawn(self.clone().work_hot_lane(slot));
         }
     }
 
-    async fn ask_crowded(self, mut turn: Turn) {
-        while let Some(waiting) = turn.next(false) {
+    async fn work_hot_lane(self, mut slot: Slot) {
+        while let Some(waiting) = slot.next(Coalesce::No) {
             for Waiting {
                 question,
                 mut asker,
@@ -47,39 +47,41 @@ impl Store {
         }
     }
 
-    async fn count_in_steps(&self, question: &Question) -> Result<Counts, StoreError> {
+    async fn count_in_steps(&self, question: &Question) -> Result<UnreadCounts, StoreError> {
         let (by, app, reader) = (question.by, &question.app, question.reader.as_str());
-        let mut counts = Counts::new();
-        let mut rest = vec![Rest::all_of(question)];
+        let mut counts = UnreadCounts::new();
+        let mut rest = vec![Remaining::all_of(question)];
         while let Some(part) = rest.pop() {
-            let keys = self.unread_keys(by, part.matching(question), STEP).await?;
+            let keys = self
+                .unread_keys(by, part.matching(question), STEP_KEYS)
+                .await?;
             let all = keys.all()?;
-            let cut = keys.cut(&all);
-            let whole = match cut {
-                Some(cut) => all.partition_point(|key| (key.id, key.peer) < (cut.id, cut.peer)),
+            let last = keys.truncated_at(&all);
+            let whole = match last {
+                Some(last) => all.partition_point(|key| (key.id, key.peer) < (last.id, last.peer)),
                 None => all.len(),
             };
             let marks = self
-                .marks_between(app, &[reader], &each(&all, |key| key.peer))
+                .marks_between(app, &[reader], &distinct(&all, |key| key.peer))
                 .await?;
             for ((_, id), n) in count(&all[..whole], &marks)? {
                 *counts.entry(id.to_owned()).or_default() += n;
             }
-            if let Some(cut) = cut {
-                let mark = marks.by_pair()?.get(&(reader, cut.peer)).copied();
-                let n = self.count_pair(question, &cut, mark).await?;
-                *counts.entry(cut.id.to_owned()).or_default() += n;
-                rest.extend(part.after(by, &cut));
+            if let Some(last) = last {
+                let mark = marks.by_pair()?.get(&(reader, last.peer)).copied();
+                let n = self.count_pair(question, &last, mark).await?;
+                *counts.entry(last.id.to_owned()).or_default() += n;
+                rest.extend(part.after(by, &last));
             }
         }
         Ok(counts)
     }
 
-    /// Counts the messages of one pair, and of one order where that is what is asked for, that are later than a mark.
+    /// Counts the messages of one pair (and of one order, where questions are by order) that are later than a mark.
     async fn count_pair(
         &self,
         question: &Question,
-        pair: &Key<'_>,
+        pair: &IndexKey<'_>,
         mark: Option<i64>,
     ) -> Result<u64, StoreError> {
         let mut matching = doc! {
@@ -95,12 +97,12 @@ impl Store {
         else {
             return Ok(0);
         };
-        // Parts of equal time, the last one open: messages come meanwhile.
-        let cut = |part: i64| first + (last - first) / PARTS * part;
+        // Parts of equal time. The last one is open, because new messages may arrive.
+        let start = |part: i64| first + (last - first) / PARTS * part;
         let parts = (0..PARTS).map(|part| {
-            let mut within = doc! { "$gte": cut(part) };
+            let mut within = doc! { "$gte": start(part) };
             if part + 1 < PARTS {
-                within.insert("$lt", cut(part + 1));
+                within.insert("$lt", start(part + 1));
             }
             let mut matching = matching.clone();
             matching.insert("msgTimestamp", within);
@@ -109,7 +111,7 @@ impl Store {
         Ok(try_join_all(parts).await?.into_iter().sum())
     }
 
-    /// Counts what matches. MongoDB does not take the keys out of the index for that.
+    /// Counts what matches. MongoDB only walks the index and does not return its keys.
     async fn count(&self, question: &Question, matching: Document) -> Result<u64, StoreError> {
         let options = CountOptions::builder()
             .hint(question.by.hint())
@@ -120,7 +122,7 @@ impl Store {
         self.within_query_timeout(async move { count.await }).await
     }
 
-    /// When the first (1) or last (-1) of the messages that match was sent, as the index says.
+    /// The time of the first (1) or last (-1) matching message, from the index.
     async fn sent_at(
         &self,
         question: &Question,
@@ -145,7 +147,7 @@ impl Store {
     }
 }
 
-impl Rest {
+impl Remaining {
     fn all_of(question: &Question) -> Self {
         let mut ids = question.ids.clone();
         ids.sort_unstable();
@@ -165,8 +167,8 @@ impl Rest {
         matching
     }
 
-    /// What comes after a pair, in the order of the index.
-    fn after(self, by: UnreadBy, pair: &Key<'_>) -> Vec<Self> {
+    /// What is left after a pair, in the order of the index.
+    fn after(self, by: UnreadBy, pair: &IndexKey<'_>) -> Vec<Self> {
         let mut rest = Vec::new();
         if by == UnreadBy::Order {
             rest.push(Self {
