@@ -1,4 +1,4 @@
-//! The service as a whole: [`Service::build`] makes the parts and binds the socket, [`Service::run`]
+//! The service as a whole: [`Application::build`] makes the parts and binds the socket, [`Application::run`]
 //! works until it is told to stop.
 
 use std::net::{SocketAddr, TcpListener};
@@ -25,21 +25,21 @@ use crate::live::{Live, ReloadableConfig};
 use crate::spool::Spool;
 use crate::store::Store;
 use crate::store::indexes::Retention;
-use crate::store::reconcile;
+use crate::store::reconcile::ReconcileSettings;
 
 /// A service with its socket bound, not yet serving.
-pub struct Service {
+pub struct Application {
     listener: TcpListener,
     shared: web::Data<http::Service>,
     retention: Retention,
-    reconcile: reconcile::Settings,
+    reconcile: ReconcileSettings,
     limits: Http,
     committers: TaskTracker,
     drain: Drain,
     unresolved: Option<SecretString>,
 }
 
-impl Service {
+impl Application {
     /// Makes the parts, opens the spool and binds the socket. MongoDB need not be there yet.
     ///
     /// # Errors

@@ -17,7 +17,7 @@ use crate::store::dead_letters::{Heading, Place, Which};
 const PAGE: u32 = 500;
 
 #[derive(clap::Args, Debug)]
-pub struct Args {
+pub struct DeadLettersArgs {
     #[command(subcommand)]
     action: Action,
 }
@@ -77,7 +77,7 @@ struct Chosen {
     filter: Filter,
 }
 
-pub async fn run(args: Args, load: impl Load) -> Result<(), Failure> {
+pub async fn run(args: DeadLettersArgs, load: impl Load) -> Result<(), Failure> {
     let config = load(&[])?;
     let store = connect(&config).await?;
     let apps: Vec<App> = config.apps.into_iter().map(|app| app.app).collect();

@@ -47,23 +47,23 @@ pub struct Cli {
 #[derive(Subcommand, Debug)]
 enum Command {
     /// Runs the service until SIGTERM or SIGINT
-    Serve(serve::Args),
+    Serve(serve::ServeArgs),
     /// Checks the configuration and says what it means, without starting anything
     CheckConfig,
     /// Makes MongoDB's indexes and retention agree with the configuration
     Indexes,
     /// Finds messages whose `state` is wrong in MongoDB, and repairs them
-    Reconcile(reconcile::Args),
+    Reconcile(reconcile::ReconcileArgs),
     /// Lists the spools of all instances; while one may hold callbacks, counts are not complete
-    Spools(spools::Args),
+    Spools(spools::SpoolsArgs),
     /// Lists, shows, retries or drops callbacks that could not be decoded
-    DeadLetters(dead_letters::Args),
+    DeadLetters(dead_letters::DeadLettersArgs),
     /// Signs a body as the provider does: prints the headers, or a curl command
-    Sign(sign::Args),
+    Sign(sign::SignArgs),
     /// Sends files, folders or JSON lines as signed callbacks, and sums up the answers
-    Send(send::Args),
+    Send(send::SendArgs),
     /// Asks a running service for unread counts
-    Unread(unread::Args),
+    Unread(unread::UnreadArgs),
 }
 
 /// What went wrong, by exit code.

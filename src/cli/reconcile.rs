@@ -7,10 +7,10 @@ use anyhow::{Context, anyhow};
 use super::{Failure, Load};
 use crate::app::connect;
 use crate::store::Store;
-use crate::store::reconcile::{Report, Scope};
+use crate::store::reconcile::{ReconcileScope, Report};
 
 #[derive(clap::Args, Debug)]
-pub struct Args {
+pub struct ReconcileArgs {
     /// Only count what is wrong; write nothing
     #[arg(long, conflicts_with = "resume")]
     dry_run: bool,
@@ -22,13 +22,13 @@ pub struct Args {
     json: bool,
 }
 
-pub async fn run(args: Args, load: impl Load) -> Result<(), Failure> {
+pub async fn run(args: ReconcileArgs, load: impl Load) -> Result<(), Failure> {
     let config = load(&[])?;
     let store = connect(&config).await?;
     let scope = match (args.dry_run, args.resume) {
-        (true, _) => Scope::DryRun,
-        (false, true) => Scope::Rest,
-        (false, false) => Scope::All,
+        (true, _) => ReconcileScope::DryRun,
+        (false, true) => ReconcileScope::Rest,
+        (false, false) => ReconcileScope::All,
     };
     let mut report = Report::default();
     let result = reconcile(&store, scope, &mut report).await;
@@ -40,7 +40,11 @@ pub async fn run(args: Args, load: impl Load) -> Result<(), Failure> {
     result
 }
 
-async fn reconcile(store: &Store, scope: Scope, report: &mut Report) -> Result<(), Failure> {
+async fn reconcile(
+    store: &Store,
+    scope: ReconcileScope,
+    report: &mut Report,
+) -> Result<(), Failure> {
     let has_indexes = store.has_indexes().await;
     if !has_indexes.context("the indexes cannot be looked up")? {
         return Err(
@@ -48,13 +52,13 @@ async fn reconcile(store: &Store, scope: Scope, report: &mut Report) -> Result<(
         );
     }
     let way_on = match scope {
-        Scope::DryRun => "not finished",
+        ReconcileScope::DryRun => "not finished",
         _ => "not finished; `--resume` goes on from there",
     };
     Ok(store.reconcile(scope, report).await.context(way_on)?)
 }
 
-fn told(args: &Args, report: Report) -> String {
+fn told(args: &ReconcileArgs, report: Report) -> String {
     let Report {
         looked_at,
         behind,

@@ -15,7 +15,7 @@ use super::client::{Signer, SignerArgs, http, no_answer, now, usage, web_address
 use super::{Failure, Load};
 
 #[derive(clap::Args, Debug)]
-pub struct Args {
+pub struct SendArgs {
     /// Files with a body each, .jsonl or .ndjson files with a body a line, folders that hold such files,
     /// or `-` for JSON lines on standard input
     #[arg(required = true, value_name = "PATH")]
@@ -41,7 +41,7 @@ struct Answer {
     took: Duration,
 }
 
-pub async fn run(args: Args, load: impl Load, has_config: bool) -> Result<(), Failure> {
+pub async fn run(args: SendArgs, load: impl Load, has_config: bool) -> Result<(), Failure> {
     let signer = args.signer.signer(load, has_config)?;
     let url = signer.callback_url(args.url.as_deref())?;
     let client = http()?;

@@ -5,19 +5,19 @@ use std::net::SocketAddr;
 use anyhow::Context;
 
 use super::{Failure, Load};
-use crate::app::Service;
+use crate::app::Application;
 use crate::config::{Config, ConfigError};
 use crate::live::{Live, ReloadableConfig};
 use crate::{shutdown, telemetry};
 
 #[derive(clap::Args, Debug)]
-pub struct Args {
+pub struct ServeArgs {
     /// Address to listen on, over http.listen
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Option<SocketAddr>,
 }
 
-pub async fn run(args: Args, load: impl Load) -> Result<(), Failure> {
+pub async fn run(args: ServeArgs, load: impl Load) -> Result<(), Failure> {
     let flags: Vec<_> = args
         .listen
         .map(|listen| ("http.listen", listen.to_string()))
@@ -43,7 +43,7 @@ pub async fn run(args: Args, load: impl Load) -> Result<(), Failure> {
     let stop = shutdown::signalled().context("cannot wait for signals")?;
     let mut hangups = shutdown::hangups().context("cannot wait for signals")?;
     let fixed = config.fixed();
-    let service = Service::build(config).await?;
+    let service = Application::build(config).await?;
     let address = service.address().context("the socket has no address")?;
     tracing::info!(%address, "listening");
     let live = service.live();

@@ -10,7 +10,7 @@ use super::{Failure, Load};
 use crate::callback::ids::Millis;
 
 #[derive(clap::Args, Debug)]
-pub struct Args {
+pub struct SignArgs {
     /// File with the body; standard input without one or with `-`
     #[arg(value_name = "FILE")]
     body: Option<PathBuf>,
@@ -27,7 +27,7 @@ pub struct Args {
     url: Option<String>,
 }
 
-pub fn run(args: &Args, load: impl Load, has_config: bool) -> Result<(), Failure> {
+pub fn run(args: &SignArgs, load: impl Load, has_config: bool) -> Result<(), Failure> {
     let signer = args.signer.signer(load, has_config)?;
     let file = args.body.as_deref().filter(|path| path.as_os_str() != "-");
     let body = match file {

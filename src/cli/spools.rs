@@ -10,13 +10,13 @@ use crate::app::connect;
 use crate::store::spools::{KnownSpool, SpoolState};
 
 #[derive(clap::Args, Debug)]
-pub struct Args {
+pub struct SpoolsArgs {
     /// Forget this spool: its disk is gone, with whatever was in it
     #[arg(long, value_name = "ID")]
     forget: Option<String>,
 }
 
-pub async fn run(args: Args, load: impl Load) -> Result<(), Failure> {
+pub async fn run(args: SpoolsArgs, load: impl Load) -> Result<(), Failure> {
     let config = load(&[])?;
     let store = connect(&config).await?;
     let said = match &args.forget {

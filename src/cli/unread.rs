@@ -15,7 +15,7 @@ use crate::http::auth::Scope;
 const KEY_VARIABLE: &str = "IM_CALLBACK_KEY";
 
 #[derive(clap::Args, Debug)]
-pub struct Args {
+pub struct UnreadArgs {
     /// Whose unread messages to count
     #[arg(long, short, value_name = "ACCOUNT")]
     user: String,
@@ -46,7 +46,7 @@ pub struct Args {
     json: bool,
 }
 
-pub async fn run(args: Args, load: impl Load, has_config: bool) -> Result<(), Failure> {
+pub async fn run(args: UnreadArgs, load: impl Load, has_config: bool) -> Result<(), Failure> {
     let (url, key) = address_and_key(&args, load, has_config)?;
     let mut body = json!({ "user": args.user });
     for (field, ids) in [("peers", &args.peer), ("orders", &args.order)] {
@@ -92,7 +92,7 @@ pub async fn run(args: Args, load: impl Load, has_config: bool) -> Result<(), Fa
 }
 
 fn address_and_key(
-    args: &Args,
+    args: &UnreadArgs,
     load: impl Load,
     has_config: bool,
 ) -> Result<(String, SecretString), Failure> {
@@ -121,7 +121,7 @@ fn address_and_key(
     Ok((args.url.clone().unwrap_or_else(|| base_url(&config)), key))
 }
 
-fn table(args: &Args, counts: &Map<String, Value>) -> String {
+fn table(args: &UnreadArgs, counts: &Map<String, Value>) -> String {
     let mut text = String::new();
     let lists = [
         ("peers", "PEER", &args.peer),

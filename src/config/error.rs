@@ -13,12 +13,12 @@ use super::layers::ENVIRONMENT;
 #[derive(Debug, PartialEq, Eq)]
 pub struct ConfigError {
     /// At least one.
-    pub problems: Vec<Problem>,
+    pub problems: Vec<ConfigProblem>,
 }
 
 /// One thing that is wrong.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Problem {
+pub struct ConfigProblem {
     /// The key, such as `apps.0.app_key`; empty when the file itself is wrong.
     pub key: String,
     /// Where the value came from: a file, an environment variable, a flag, the defaults.
@@ -35,7 +35,7 @@ impl fmt::Display for ConfigError {
             if i > 0 {
                 writeln!(f)?;
             }
-            let Problem {
+            let ConfigProblem {
                 key,
                 source,
                 message,
@@ -50,7 +50,7 @@ impl fmt::Display for ConfigError {
     }
 }
 
-impl Problem {
+impl ConfigProblem {
     pub(super) fn new(layers: &Figment, key: &str, message: String) -> Self {
         // An element of a list is found under the list's own key at the latest.
         let mut at = key;
@@ -74,7 +74,7 @@ impl Problem {
 impl ConfigError {
     pub(super) fn unreadable(path: &Path, error: &std::io::Error) -> Self {
         Self {
-            problems: vec![Problem {
+            problems: vec![ConfigProblem {
                 key: String::new(),
                 source: path.display().to_string(),
                 message: format!("the file cannot be read: {error}"),
@@ -94,7 +94,7 @@ impl ConfigError {
                 path.push(name.to_string());
             }
             let key = path.join(".");
-            Problem {
+            ConfigProblem {
                 source: source(e.metadata.as_ref(), &key),
                 message: message(&e.kind),
                 key,

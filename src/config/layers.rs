@@ -7,7 +7,7 @@ use figment::value::{Dict, Map};
 use figment::{Metadata, Profile, Provider};
 
 use super::ENV_PREFIX;
-use super::error::{ConfigError, Problem};
+use super::error::{ConfigError, ConfigProblem};
 
 /// The names of the layers but files, which are known by their paths.
 pub(super) const DEFAULTS: &str = "the defaults";
@@ -73,7 +73,7 @@ pub(super) fn flag<'f>(key: &'f str, value: &'f str) -> Layer<(&'f str, &'f str)
 
 fn parse(text: &str, metadata: Metadata, source: String) -> Result<Layer<Parsed>, ConfigError> {
     let parsed = toml::from_str(text).map_err(|e| ConfigError {
-        problems: vec![Problem {
+        problems: vec![ConfigProblem {
             key: String::new(),
             source,
             message: syntax_error(text, &e),

@@ -21,12 +21,12 @@ use sha2::{Digest, Sha256};
 use crate::http::auth::Key;
 use crate::ingest::App;
 use crate::ingest::group;
-use crate::spool;
-use crate::store;
+use crate::spool::SpoolSettings;
+use crate::store::StoreSettings;
 use crate::store::indexes::Retention;
-use crate::store::reconcile;
+use crate::store::reconcile::ReconcileSettings;
 
-pub use error::{ConfigError, Problem};
+pub use error::{ConfigError, ConfigProblem};
 pub use raw::LogFormat;
 use validate::Validation;
 
@@ -43,13 +43,13 @@ pub struct Config {
     /// Where MongoDB is. A secret, since it may hold a password.
     pub mongodb_uri: SecretString,
     /// How MongoDB is used.
-    pub store: store::Settings,
+    pub store: StoreSettings,
     /// How callbacks share commits.
     pub ingest: group::Limits,
     /// How long documents are kept.
     pub retention: Retention,
     /// How the service looks for messages whose `state` is wrong.
-    pub reconcile: reconcile::Settings,
+    pub reconcile: ReconcileSettings,
     /// What is logged.
     pub log: Log,
     /// The apps, with the second path of each.
@@ -57,7 +57,7 @@ pub struct Config {
     /// Who may query.
     pub keys: Vec<Key>,
     /// The local queue for times without MongoDB.
-    pub spool: spool::SpoolSettings,
+    pub spool: SpoolSettings,
 }
 
 /// An app and its addresses.

@@ -8,19 +8,19 @@ use mongodb::options::ConnectionString;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::raw;
-use super::{Config, ConfigError, Http, Log, Problem};
+use super::{Config, ConfigError, ConfigProblem, Http, Log};
 use crate::ingest::group;
-use crate::spool;
-use crate::store;
+use crate::spool::{self, SpoolSettings};
+use crate::store::StoreSettings;
 use crate::store::indexes::Retention;
-use crate::store::reconcile;
+use crate::store::reconcile::ReconcileSettings;
 
 const MIB: u64 = 1024 * 1024;
 
 /// Collects problems while it turns the raw configuration into the one that is used.
 pub(super) struct Validation<'l> {
     layers: &'l Figment,
-    problems: Vec<Problem>,
+    problems: Vec<ConfigProblem>,
 }
 
 impl<'l> Validation<'l> {
@@ -33,7 +33,7 @@ impl<'l> Validation<'l> {
 
     pub(super) fn problem(&mut self, key: &str, message: impl Into<String>) {
         self.problems
-            .push(Problem::new(self.layers, key, message.into()));
+            .push(ConfigProblem::new(self.layers, key, message.into()));
     }
 
     pub(super) fn config(mut self, raw: raw::Config) -> Result<Config, ConfigError> {
@@ -60,7 +60,7 @@ impl<'l> Validation<'l> {
         let config = Config {
             http: self.http(http),
             mongodb_uri: uri,
-            store: store::Settings {
+            store: StoreSettings {
                 database: mongodb.database,
                 commit_timeout: mongodb.commit_timeout.0,
                 query_timeout: mongodb.query_timeout.0,
@@ -159,7 +159,7 @@ impl<'l> Validation<'l> {
         usize::try_from(value).unwrap_or(usize::MAX)
     }
 
-    fn spool(&mut self, raw: raw::Spool) -> spool::SpoolSettings {
+    fn spool(&mut self, raw: raw::Spool) -> SpoolSettings {
         if raw.path.as_os_str().is_empty() {
             self.problem("spool.path", "is empty; name a folder");
         }
@@ -168,18 +168,18 @@ impl<'l> Validation<'l> {
             let least = spool::SEGMENT_BYTES;
             self.problem("spool.max_bytes", format!("must be at least {least}"));
         }
-        spool::SpoolSettings {
+        SpoolSettings {
             path: raw.path,
             max_bytes,
         }
     }
 
-    fn reconcile(&mut self, raw: raw::Reconcile) -> reconcile::Settings {
+    fn reconcile(&mut self, raw: raw::Reconcile) -> ReconcileSettings {
         let every = raw.every.0;
         if !(1..=86_400).contains(&every.as_secs()) {
             self.problem("reconcile.every", "must be between 1s and 1d");
         }
-        reconcile::Settings { every }
+        ReconcileSettings { every }
     }
 
     fn state_delay(&mut self, raw: &raw::Reconcile) -> Duration {

@@ -1,6 +1,5 @@
 //! The HTTP side: routes here, one file per resource, errors in [`error`].
 
-mod asked;
 pub mod auth;
 mod body;
 mod callbacks;
@@ -12,6 +11,7 @@ pub mod refusals;
 pub mod room;
 pub mod server;
 mod unread;
+mod unread_query;
 
 use std::sync::Arc;
 

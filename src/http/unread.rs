@@ -7,10 +7,10 @@ use indexmap::IndexMap;
 use serde::Serialize;
 
 use super::Service;
-use super::asked::Asked;
 use super::auth::Scope;
 use super::body::body;
 use super::error::{Code, Problem};
+use super::unread_query::UnreadQuery;
 use crate::callback::ids::{Account, AppName};
 use crate::config::Http;
 use crate::live::ReloadableConfig;
@@ -46,7 +46,7 @@ pub async fn post(
     let current = service.live.current();
     current.keys.authorize(&request, Scope::Read)?;
     let body = body(&request, payload, &service, &|| Ok(())).await?;
-    answer(&service, &current, &Asked::from_json(&body)?).await
+    answer(&service, &current, &UnreadQuery::from_json(&body)?).await
 }
 
 pub async fn get(
@@ -61,7 +61,7 @@ pub async fn get(
 async fn answer(
     service: &Service,
     current: &ReloadableConfig,
-    asked: &Asked,
+    asked: &UnreadQuery,
 ) -> Result<HttpResponse, Problem> {
     check(asked, &service.limits)?;
     let app = app(current, asked.app.as_deref())?;
@@ -159,7 +159,7 @@ fn app<'c>(current: &'c ReloadableConfig, asked: Option<&str>) -> Result<&'c App
     }
 }
 
-fn check(asked: &Asked, limits: &Http) -> Result<(), Problem> {
+fn check(asked: &UnreadQuery, limits: &Http) -> Result<(), Problem> {
     check_id("user", &asked.user, limits)?;
     if asked.peers.is_none() && asked.orders.is_none() {
         return Err(Problem::new(Code::NoList, "give `peers`, `orders` or both"));
@@ -201,8 +201,8 @@ fn check_id(path: &str, id: &str, limits: &Http) -> Result<(), Problem> {
 }
 
 /// `user=R&peers=a,b&orders=o`. A list may be repeated; an id with a comma needs a `POST`.
-fn from_query(query: &str) -> Result<Asked, Problem> {
-    let mut asked = Asked::default();
+fn from_query(query: &str) -> Result<UnreadQuery, Problem> {
+    let mut asked = UnreadQuery::default();
     let mut has_user = false;
     for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
         let ids = || value.split(',').map(str::to_owned);

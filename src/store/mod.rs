@@ -64,7 +64,7 @@ pub mod collection {
 
 /// How the store reaches MongoDB.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct StoreSettings {
     /// The database's name.
     pub database: String,
     /// How long one commit may take, retries included, before its callbacks are refused.
@@ -86,7 +86,7 @@ const QUERIES: usize = 24;
 pub struct Store {
     /// Absent until [`Store::reach`].
     database: Arc<OnceLock<Database>>,
-    settings: Settings,
+    settings: StoreSettings,
     queries: Arc<Semaphore>,
     questions: Arc<Questions>,
     /// Whether the collections are made.
@@ -113,7 +113,7 @@ impl Store {
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub fn new(settings: Settings) -> Self {
+    pub fn new(settings: StoreSettings) -> Self {
         Self {
             database: Arc::default(),
             settings,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::{join, join_all};
 use im_callback::app::connect;
-use im_callback::store::reconcile::{Report, Scope};
+use im_callback::store::reconcile::{ReconcileScope, Report};
 use mongodb::Client;
 use mongodb::bson::{Document, doc};
 use serde_json::{Value, json};
@@ -304,7 +304,7 @@ async fn a_receipt_beside_a_repair_is_not_lost() {
     let met = times_met(&client).await;
     fail(&client, "repairing", doc! { "times": 2 }, slow).await;
     let mut report = Report::default();
-    let repaired = store.reconcile(Scope::All, &mut report);
+    let repaired = store.reconcile(ReconcileScope::All, &mut report);
     let received = async {
         until_met(&client, met + 1).await;
         app.deliver(receipt()).await.expect_ok();

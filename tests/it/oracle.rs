@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures_util::future::join_all;
 use im_callback::app::connect;
-use im_callback::store::reconcile::{Report, Scope};
+use im_callback::store::reconcile::{ReconcileScope, Report};
 use mongodb::Database;
 use mongodb::bson::doc;
 use proptest::prelude::*;
@@ -69,7 +69,10 @@ fn any_order_repetition_and_splitting(delay: &str) {
             let store = connect(&config(&mongodb_uri(), app.database.name(), "")).await;
             let store = store.unwrap();
             let mut report = Report::default();
-            store.reconcile(Scope::All, &mut report).await.unwrap();
+            store
+                .reconcile(ReconcileScope::All, &mut report)
+                .await
+                .unwrap();
             assert!(report.behind > 0, "{report:?}");
             assert_eq!(report.disagreed, 0, "{report:?}");
             store.close().await;

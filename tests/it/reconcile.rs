@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::{join, join_all};
 use im_callback::app::connect;
 use im_callback::store::Store;
-use im_callback::store::reconcile::{Report, Scope};
+use im_callback::store::reconcile::{ReconcileScope, Report};
 use mongodb::bson::{DateTime, Document, doc};
 use serde_json::{Value, json};
 
@@ -32,7 +32,7 @@ async fn store(app: &TestApp) -> Store {
     connect(&config).await.unwrap()
 }
 
-async fn run(store: &Store, scope: Scope) -> Report {
+async fn run(store: &Store, scope: ReconcileScope) -> Report {
     let mut report = Report::default();
     store.reconcile(scope, &mut report).await.unwrap();
     report
@@ -133,11 +133,15 @@ async fn with_everything(app: &TestApp) {
 async fn where_nothing_is_wrong_nothing_is_found_or_written() {
     let app = TestApp::start().await;
     let store = store(&app).await;
-    assert_eq!(run(&store, Scope::All).await, Report::default());
+    assert_eq!(run(&store, ReconcileScope::All).await, Report::default());
     assert_eq!(catch_up(&store).await, Report::default());
     with_everything(&app).await;
     let before = app.dump().await;
-    for scope in [Scope::DryRun, Scope::All, Scope::Rest] {
+    for scope in [
+        ReconcileScope::DryRun,
+        ReconcileScope::All,
+        ReconcileScope::Rest,
+    ] {
         let report = run(&store, scope).await;
         assert_eq!(found(report), (0, 0, 0), "{scope:?}");
         assert!(report.looked_at > 0, "{scope:?}");
@@ -174,17 +178,17 @@ async fn each_disagreement_is_found_and_repaired() {
         let disagreed = wrong.iter().map(|(.., (_, disagreed))| disagreed).sum();
         let before = app.dump().await;
         assert_ne!(before, right);
-        let dry = run(&store, Scope::DryRun).await;
+        let dry = run(&store, ReconcileScope::DryRun).await;
         assert_eq!(found(dry), (behind, disagreed, 0), "{wrong:?}");
         assert_eq!(app.dump().await, before, "a dry run writes nothing");
-        let report = run(&store, Scope::All).await;
+        let report = run(&store, ReconcileScope::All).await;
         assert_eq!(
             found(report),
             (behind, disagreed, behind + disagreed),
             "{wrong:?}"
         );
         assert_eq!(app.dump().await, right, "{wrong:?}");
-        assert_eq!(found(run(&store, Scope::All).await), (0, 0, 0));
+        assert_eq!(found(run(&store, ReconcileScope::All).await), (0, 0, 0));
     }
     assert_eq!(
         unread(&app, "bob", &["ann", "carl"]).await,
@@ -211,7 +215,7 @@ async fn a_missed_mark_is_applied() {
     assert_eq!(found(catch_up(&store).await), (1, 0, 1));
     until_read(&app, "otc/p2p/7", 45).await;
     assert_eq!(state(&app, "otc/p2p/10").await, Some(0));
-    assert_eq!(found(run(&store, Scope::DryRun).await), (0, 0, 0));
+    assert_eq!(found(run(&store, ReconcileScope::DryRun).await), (0, 0, 0));
     store.close().await;
     app.end().await;
 }
@@ -239,7 +243,7 @@ async fn only_the_command_makes_read_messages_unread_again() {
         assert_eq!(state(&app, id).await, Some(1), "{id}");
     }
     assert_eq!(unread(&app, "bob", &["ann"]).await, json!({ "ann": 1 }));
-    assert_eq!(found(run(&store, Scope::All).await), (0, 2, 2));
+    assert_eq!(found(run(&store, ReconcileScope::All).await), (0, 2, 2));
     for id in ["otc/p2p/1", "otc/p2p/2"] {
         let message = app.document("messages", id).await;
         assert_eq!(message.get_i32("state").ok(), Some(0), "{id}");
@@ -279,22 +283,28 @@ async fn many_are_found_once_each() {
         disagreed,
         repaired,
     };
-    let dry = run(&store, Scope::DryRun).await;
+    let dry = run(&store, ReconcileScope::DryRun).await;
     assert_eq!(dry, report(5000, 3000, 0, 0));
     assert_eq!(catch_up(&store).await, report(5000, 3000, 0, 3000));
     assert_eq!(catch_up(&store).await, report(2000, 0, 0, 0));
-    assert_eq!(run(&store, Scope::DryRun).await, report(5000, 0, 0, 0));
+    assert_eq!(
+        run(&store, ReconcileScope::DryRun).await,
+        report(5000, 0, 0, 0)
+    );
     // Each the other way round.
     let turned = vec![doc! { "$set": { "state": { "$subtract": [1, "$state"] } } }];
     let all = collection("messages");
     let all = all.update_many(doc! {}, turned).await;
     assert_eq!(all.unwrap().modified_count, 5000);
-    let dry = run(&store, Scope::DryRun).await;
+    let dry = run(&store, ReconcileScope::DryRun).await;
     assert_eq!(dry, report(5000, 3000, 2000, 0));
     // At the end it looks at those that are unread once more.
-    let all = run(&store, Scope::All).await;
+    let all = run(&store, ReconcileScope::All).await;
     assert_eq!(all, report(7000, 3000, 2000, 5000));
-    assert_eq!(run(&store, Scope::DryRun).await, report(5000, 0, 0, 0));
+    assert_eq!(
+        run(&store, ReconcileScope::DryRun).await,
+        report(5000, 0, 0, 0)
+    );
     store.close().await;
     app.end().await;
 }
@@ -349,20 +359,20 @@ async fn an_interrupted_run_is_resumed() {
     app.database.create_collection("progress").await.unwrap();
     only(doc! { "after": { "$ne": "otc/p2p/2999" } }).await;
     let mut report = Report::default();
-    let interrupted = store.reconcile(Scope::All, &mut report).await;
+    let interrupted = store.reconcile(ReconcileScope::All, &mut report).await;
     interrupted.expect_err("it cannot say where it is");
     assert_eq!((report.looked_at, found(report)), (3000, (0, 2, 2)));
 
     only(doc! {}).await;
     set_state(&app, "otc/p2p/1500", 1).await;
     set_state(&app, "otc/p2p/2500", 1).await;
-    let report = run(&store, Scope::Rest).await;
+    let report = run(&store, ReconcileScope::Rest).await;
     // What was left of the history, and at the end the unread messages.
     assert_eq!((report.looked_at, found(report)), (1500 + 3499, (0, 1, 1)));
-    let report = run(&store, Scope::All).await;
+    let report = run(&store, ReconcileScope::All).await;
     assert_eq!((report.looked_at, found(report)), (3500 + 3500, (0, 1, 1)));
     // That was the end, so there is nothing to resume: it begins at the start.
-    let report = run(&store, Scope::Rest).await;
+    let report = run(&store, ReconcileScope::Rest).await;
     assert_eq!((report.looked_at, found(report)), (3500 + 3500, (0, 0, 0)));
     store.close().await;
     app.end().await;
@@ -415,8 +425,8 @@ async fn beside_live_traffic_nothing_is_wrong() {
         let mut runs = 0;
         while runs < 3 || told.load(Ordering::Relaxed) < MESSAGES {
             let report = match runs % 3 {
-                0 => run(&store, Scope::DryRun).await,
-                1 => run(&store, Scope::All).await,
+                0 => run(&store, ReconcileScope::DryRun).await,
+                1 => run(&store, ReconcileScope::All).await,
                 _ => catch_up(&store).await,
             };
             assert_eq!(report.disagreed, 0, "{report:?}");
@@ -429,7 +439,7 @@ async fn beside_live_traffic_nothing_is_wrong() {
     stop(second).await;
     // Whatever the second instance was still to look at, it has left behind.
     catch_up(&store).await;
-    let report = run(&store, Scope::DryRun).await;
+    let report = run(&store, ReconcileScope::DryRun).await;
     assert_eq!(found(report), (0, 0, 0), "{report:?}");
     assert!(report.looked_at >= MESSAGES as u64);
     store.close().await;
@@ -489,7 +499,7 @@ async fn a_mark_of_another_type_of_number_counts() {
             json!({ peer.as_str(): 1 })
         );
         store.catch_up(&mut Report::default()).await.unwrap();
-        let report = run(&store, Scope::All).await;
+        let report = run(&store, ReconcileScope::All).await;
         assert_eq!((report.behind, report.disagreed), (0, 0));
         let first = app.document("messages", &format!("otc/p2p/{n}-1")).await;
         assert_eq!(first.get_i32("state").ok(), Some(1));

@@ -51,14 +51,14 @@ const PROGRESS: &str = "reconcile/history";
 
 /// How the service looks over what is stored.
 #[derive(Debug, Clone, Copy)]
-pub struct Settings {
+pub struct ReconcileSettings {
     /// The time from the end of one walk to the start of the next.
     pub every: Duration,
 }
 
 /// What the command looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scope {
+pub enum ReconcileScope {
     /// All messages.
     All,
     /// All messages, from where the last run was interrupted.
@@ -83,7 +83,7 @@ pub struct Report {
 
 impl Store {
     /// The service's walks over the unread messages, without end.
-    pub async fn keep_catching_up(&self, settings: Settings) {
+    pub async fn keep_catching_up(&self, settings: ReconcileSettings) {
         let mut is_failing = false;
         loop {
             let mut report = Report::default();
@@ -167,11 +167,15 @@ impl Store {
     ///
     /// # Errors
     /// When MongoDB is away, or lacks the index `unread_by_peer`.
-    pub async fn reconcile(&self, scope: Scope, report: &mut Report) -> Result<(), StoreError> {
-        let repairs = scope != Scope::DryRun;
+    pub async fn reconcile(
+        &self,
+        scope: ReconcileScope,
+        report: &mut Report,
+    ) -> Result<(), StoreError> {
+        let repairs = scope != ReconcileScope::DryRun;
         let mut after = match scope {
-            Scope::Rest => self.progress().await?,
-            Scope::All | Scope::DryRun => String::new(),
+            ReconcileScope::Rest => self.progress().await?,
+            ReconcileScope::All | ReconcileScope::DryRun => String::new(),
         };
         loop {
             let chunk = self.messages_after(&after).await?;

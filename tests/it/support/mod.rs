@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::TryStreamExt;
-use im_callback::app::Service;
+use im_callback::app::Application;
 use im_callback::callback::ids::Millis;
 use im_callback::callback::netease::sign;
 use im_callback::config::Config;
@@ -116,7 +116,7 @@ impl Instance {
                 .build()
                 .unwrap();
             runtime.block_on(async move {
-                let service = Service::build(config).await.unwrap();
+                let service = Application::build(config).await.unwrap();
                 tell.send(service.address().unwrap()).unwrap();
                 service.run(stopped).await.unwrap();
             });

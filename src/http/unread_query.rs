@@ -1,6 +1,6 @@
 //! The body of `POST /v1/unread`, read by hand, so that each error has a code and a path.
 //!
-//! serde's derived reader would say what is wrong only in words. Here [`Place`] follows the reader, and is what is left
+//! serde's derived reader would say what is wrong only in words. Here [`Position`] follows the reader, and is what is left
 //! when it stops.
 
 use std::fmt;
@@ -11,28 +11,28 @@ use super::error::{Code, Problem};
 
 /// What is asked.
 #[derive(Default)]
-pub struct Asked {
+pub struct UnreadQuery {
     pub app: Option<String>,
     pub user: String,
     pub peers: Option<Vec<String>>,
     pub orders: Option<Vec<String>>,
 }
 
-impl Asked {
+impl UnreadQuery {
     /// Reads a body.
     pub fn from_json(body: &[u8]) -> Result<Self, Problem> {
-        let mut place = Place {
+        let mut position = Position {
             code: Code::InvalidField,
             field: None,
             index: None,
             detail: "expected an object",
         };
         let mut json = serde_json::Deserializer::from_slice(body);
-        let asked = Object(&mut place).deserialize(&mut json);
+        let asked = Object(&mut position).deserialize(&mut json);
         let asked = asked.and_then(|asked| json.end().map(|()| asked));
         asked.map_err(|error| {
             if error.is_data() {
-                return place.problem();
+                return position.problem();
             }
             let (line, column) = (error.line(), error.column());
             let detail = format!("syntax error at line {line} column {column}");
@@ -42,14 +42,14 @@ impl Asked {
 }
 
 /// Where the reader is, and what is wrong if it stops there.
-struct Place {
+struct Position {
     code: Code,
     field: Option<String>,
     index: Option<usize>,
     detail: &'static str,
 }
 
-impl Place {
+impl Position {
     /// Goes to a field.
     fn enter(&mut self, field: &str) {
         // What a caller sends is shown only as far as a field name goes.
@@ -77,43 +77,45 @@ impl Place {
     }
 }
 
-struct Object<'p>(&'p mut Place);
+struct Object<'p>(&'p mut Position);
 
 impl<'de> DeserializeSeed<'de> for Object<'_> {
-    type Value = Asked;
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Asked, D::Error> {
+    type Value = UnreadQuery;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<UnreadQuery, D::Error> {
         deserializer.deserialize_map(self)
     }
 }
 
 impl<'de> Visitor<'de> for Object<'_> {
-    type Value = Asked;
+    type Value = UnreadQuery;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Asked, A::Error> {
-        let place = self.0;
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<UnreadQuery, A::Error> {
+        let position = self.0;
         let (mut app, mut user, mut peers, mut orders) = (None, None, None, None);
         while let Some(name) = members.next_key::<String>()? {
-            place.enter(&name);
+            position.enter(&name);
             match name.as_str() {
                 "app" if app.is_none() => app = Some(members.next_value::<Option<String>>()?),
                 "user" if user.is_none() => user = Some(members.next_value::<String>()?),
-                "peers" if peers.is_none() => peers = Some(members.next_value_seed(Ids(place))?),
-                "orders" if orders.is_none() => orders = Some(members.next_value_seed(Ids(place))?),
-                "app" | "user" | "peers" | "orders" => {
-                    return Err(place.stop(Code::InvalidField, "this field is given twice"));
+                "peers" if peers.is_none() => peers = Some(members.next_value_seed(Ids(position))?),
+                "orders" if orders.is_none() => {
+                    orders = Some(members.next_value_seed(Ids(position))?)
                 }
-                _ => return Err(place.stop(Code::UnknownField, "this field is not known")),
+                "app" | "user" | "peers" | "orders" => {
+                    return Err(position.stop(Code::InvalidField, "this field is given twice"));
+                }
+                _ => return Err(position.stop(Code::UnknownField, "this field is not known")),
             }
         }
         let Some(user) = user else {
-            place.enter("user");
-            return Err(place.stop(Code::MissingField, "this field is needed"));
+            position.enter("user");
+            return Err(position.stop(Code::MissingField, "this field is needed"));
         };
-        Ok(Asked {
+        Ok(UnreadQuery {
             app: app.flatten(),
             user,
             peers: peers.flatten(),
@@ -123,7 +125,7 @@ impl<'de> Visitor<'de> for Object<'_> {
 }
 
 /// A list of ids; `null` is none.
-struct Ids<'p>(&'p mut Place);
+struct Ids<'p>(&'p mut Position);
 
 impl<'de> DeserializeSeed<'de> for Ids<'_> {
     type Value = Option<Vec<String>>;
@@ -195,7 +197,7 @@ mod tests {
             (r#"{"peers":["a",]}"#, Code::InvalidJson, None),
         ];
         for (body, code, path) in cases {
-            let problem = Asked::from_json(body.as_bytes()).err();
+            let problem = UnreadQuery::from_json(body.as_bytes()).err();
             let problem = problem.unwrap_or_else(|| panic!("{body} was read"));
             assert_eq!(
                 (problem.code, problem.path.as_deref()),
@@ -208,7 +210,7 @@ mod tests {
     #[test]
     fn null_is_no_list_and_no_app() {
         let body = br#" {"orders":["o"], "peers":null, "user":"a", "app":null} "#;
-        let asked = Asked::from_json(body).expect("a question");
+        let asked = UnreadQuery::from_json(body).expect("a question");
         assert_eq!((asked.user.as_str(), asked.app), ("a", None));
         assert_eq!(
             (asked.peers, asked.orders),
