@@ -3,27 +3,11 @@
 use futures_util::TryStreamExt;
 use mongodb::bson::{Bson, Document, doc};
 
-use crate::report::at_most;
+use crate::results::{Sizes, at_most};
 use crate::servers::{Server, Who};
 use crate::{Bench, TURNS, callbacks, load};
 
 const DATABASE: &str = "im_bench_disk";
-
-/// Bytes of one message, and of its parts on disk.
-pub struct Sizes {
-    /// Its callback's body.
-    pub json: f64,
-    /// Its document, as it is compressed.
-    pub data: f64,
-    /// Its entries in each index.
-    pub indexes: Vec<(String, f64)>,
-}
-
-impl Sizes {
-    pub fn on_disk(&self) -> f64 {
-        self.data + self.indexes.iter().map(|(_, bytes)| bytes).sum::<f64>()
-    }
-}
 
 /// The collection `messages` after a load of the usual mix.
 pub fn a_message(bench: &mut Bench) {
@@ -32,8 +16,8 @@ pub fn a_message(bench: &mut Bench) {
     let sizes = turns.swap_remove(TURNS / 2);
     let what = "bytes on disk a message (data + indexes) ÷ its JSON";
     let ratio = sizes.on_disk() / sizes.json;
-    bench.report.goal(what, ratio, "", at_most(1.5, 1.0));
-    bench.report.disk = Some(sizes);
+    bench.results.goal(what, ratio, "", at_most(1.5, 1.0));
+    bench.results.disk = Some(sizes);
 }
 
 fn turn(bench: &Bench) -> Sizes {

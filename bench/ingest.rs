@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::app::App;
 use crate::load::{self, Connection, Outcome};
-use crate::report::{at_least, at_most};
+use crate::results::{Rates, at_least, at_most};
 use crate::servers::{Server, Who, make_indexes};
 use crate::{Bench, TURNS, callbacks, confirmed, median};
 
@@ -39,10 +39,10 @@ pub fn over_connections(bench: &mut Bench, connections: &[usize]) {
         if let Some((express, limit)) = goals {
             let what = format!("ingest, {connections} connections");
             bench
-                .report
+                .results
                 .goal(format!("{what}, ÷ Express"), to_express, "", express);
             bench
-                .report
+                .results
                 .goal(format!("{what}, ÷ limit"), to_limit, "", limit);
         }
         match connections {
@@ -50,23 +50,14 @@ pub fn over_connections(bench: &mut Bench, connections: &[usize]) {
             1000 => {
                 let memory = over_turns(&|turn| turn.service.memory);
                 let what = "resident memory at saturation, 1,000 connections";
-                bench.report.goal(what, memory, "MiB", at_most(128.0, 64.0));
+                bench
+                    .results
+                    .goal(what, memory, "MiB", at_most(128.0, 64.0));
             }
             _ => {}
         }
-        bench.report.rates.push(rates);
+        bench.results.rates.push(rates);
     }
-}
-
-/// Callbacks a second over some number of connections.
-pub struct Rates {
-    pub connections: usize,
-    pub service: f64,
-    pub express: f64,
-    pub rust: f64,
-    pub no_op: f64,
-    pub bare: f64,
-    pub limit: f64,
 }
 
 struct Turn {
@@ -117,7 +108,7 @@ pub fn sustained(bench: &mut Bench) {
         let ratio = median(ratios.collect());
         let what =
             format!("sustained, {connections} connections: all read, `state` too, ÷ Express");
-        bench.report.goal(what, ratio, "", goal);
+        bench.results.goal(what, ratio, "", goal);
     }
 }
 
@@ -172,7 +163,7 @@ pub fn repeats(bench: &mut Bench) {
     });
     let ratio = median(ratios.collect());
     let what = "half of the callbacks repeats ÷ clean";
-    bench.report.goal(what, ratio, "", at_least(0.8, 1.0));
+    bench.results.goal(what, ratio, "", at_least(0.8, 1.0));
 }
 
 /// What came of callbacks that are all stored.

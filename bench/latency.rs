@@ -8,7 +8,7 @@ use mongodb::options::ClientOptions;
 
 use crate::app::App;
 use crate::load::{self, Connection, Latencies};
-use crate::report::at_most;
+use crate::results::{AtRate, PERCENTILES, at_most};
 use crate::servers::{Server, Who, make_indexes};
 use crate::{Bench, TURNS, callbacks, confirmed, median};
 
@@ -20,7 +20,7 @@ pub fn lone(bench: &mut Bench) {
     let ratios = turns.iter().map(|(service, driver)| service / driver);
     let what = "one lone callback at a time: p50 ÷ one `insert_one`";
     let ratio = median(ratios.collect());
-    bench.report.goal(what, ratio, "", at_most(1.2, 1.1));
+    bench.results.goal(what, ratio, "", at_most(1.2, 1.1));
 }
 
 /// The median latencies, in milliseconds.
@@ -71,15 +71,6 @@ fn lone_turn(bench: &Bench) -> (f64, f64) {
     (service, driver)
 }
 
-/// The percentiles that are shown.
-pub const PERCENTILES: [f64; 4] = [50.0, 90.0, 99.0, 99.9];
-
-/// Latencies at a rate, in milliseconds, by [`PERCENTILES`].
-pub struct AtRate {
-    pub rate: f64,
-    pub percentiles: [f64; 4],
-}
-
 /// Open loop at parts of the maximal rate.
 pub fn over_rates(bench: &mut Bench) {
     const PARTS: [f64; 5] = [0.1, 0.25, 0.5, 0.75, 0.9];
@@ -92,10 +83,10 @@ pub fn over_rates(bench: &mut Bench) {
         if PARTS[at] == 0.5 {
             let what = "p99 at half the maximal rate, open loop";
             bench
-                .report
+                .results
                 .goal(what, percentiles[2], "ms", at_most(20.0, 10.0));
         }
-        bench.report.latencies.push(AtRate { rate, percentiles });
+        bench.results.latencies.push(AtRate { rate, percentiles });
     }
 }
 
@@ -136,7 +127,7 @@ pub fn until_state_follows(bench: &mut Bench) {
     let turns = (0..TURNS).map(|_| state_follows(bench, rate));
     let slowest = median(turns.collect());
     let what = "`state` follows a receipt at half the maximal rate: p99";
-    bench.report.goal(what, slowest, "s", at_most(2.0, 1.5));
+    bench.results.goal(what, slowest, "s", at_most(2.0, 1.5));
 }
 
 /// The slowest hundredth, in seconds.

@@ -5,8 +5,7 @@ use std::path::Path;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
-use crate::latency::PERCENTILES;
-use crate::report::Report;
+use crate::results::{PERCENTILES, Rates, Results, WithStored};
 
 const SIZE: (u32, u32) = (860, 420);
 /// What the legend takes on the right.
@@ -26,12 +25,12 @@ const COLOURS: [RGBColor; 6] = [
 type Area<'p> = DrawingArea<SVGBackend<'p>, Shift>;
 
 /// Draws all plots into a folder.
-pub fn draw(report: &Report, folder: &Path) {
+pub fn draw(results: &Results, folder: &Path) {
     std::fs::create_dir_all(folder).unwrap();
-    throughput(report).draw(&folder.join("throughput.svg"));
-    latency(report).draw(&folder.join("latency.svg"));
-    history(report).draw(&folder.join("unread.svg"));
-    disk(report, &folder.join("disk.svg"));
+    throughput(results).draw(&folder.join("throughput.svg"));
+    latency(results).draw(&folder.join("latency.svg"));
+    history(results).draw(&folder.join("unread.svg"));
+    disk(results, &folder.join("disk.svg"));
 }
 
 /// Lines over logarithmic axes.
@@ -42,9 +41,9 @@ struct Plot {
     lines: Vec<(String, Vec<(f64, f64)>)>,
 }
 
-fn throughput(report: &Report) -> Plot {
-    let line = |name: &str, rate: &dyn Fn(&crate::ingest::Rates) -> f64| {
-        let points = report
+fn throughput(results: &Results) -> Plot {
+    let line = |name: &str, rate: &dyn Fn(&Rates) -> f64| {
+        let points = results
             .rates
             .iter()
             .map(|rates| (rates.connections as f64, rate(rates)));
@@ -65,9 +64,9 @@ fn throughput(report: &Report) -> Plot {
     }
 }
 
-fn latency(report: &Report) -> Plot {
+fn latency(results: &Results) -> Plot {
     let line = |at: usize| {
-        let points = report
+        let points = results
             .latencies
             .iter()
             .map(|latency| (latency.rate.round(), latency.percentiles[at]));
@@ -81,9 +80,12 @@ fn latency(report: &Report) -> Plot {
     }
 }
 
-fn history(report: &Report) -> Plot {
-    let line = |name: &str, time: &dyn Fn(&crate::unread::WithStored) -> f64| {
-        let points = report.history.iter().map(|at| (at.stored as f64, time(at)));
+fn history(results: &Results) -> Plot {
+    let line = |name: &str, time: &dyn Fn(&WithStored) -> f64| {
+        let points = results
+            .history
+            .iter()
+            .map(|at| (at.stored as f64, time(at)));
         (name.to_owned(), points.collect())
     };
     Plot {
@@ -136,8 +138,8 @@ impl Plot {
 }
 
 /// What a message takes as JSON and on disk, part on part.
-fn disk(report: &Report, path: &Path) {
-    let sizes = report.disk.as_ref().unwrap();
+fn disk(results: &Results, path: &Path) {
+    let sizes = results.disk.as_ref().unwrap();
     let data = [("documents".to_owned(), sizes.data)];
     let parts: Vec<&(String, f64)> = data.iter().chain(&sizes.indexes).collect();
     let root = page(path);

@@ -6,64 +6,31 @@ use std::process::Command;
 
 use mongodb::bson::doc;
 
-use crate::disk::Sizes;
-use crate::ingest::Rates;
-use crate::latency::AtRate;
-use crate::unread::WithStored;
+use crate::results::{AtRate, Goal, Measured, Results};
 use crate::{Bench, plots};
 
-/// The results of a run.
-#[derive(Default)]
-pub struct Report {
-    goals: Vec<Measured>,
-    pub rates: Vec<Rates>,
-    pub latencies: Vec<AtRate>,
-    pub history: Vec<WithStored>,
-    pub disk: Option<Sizes>,
-}
-
-/// A bound, and one that would be better still.
-pub enum Goal {
-    AtLeast(f64, f64),
-    AtMost(f64, f64),
-}
-
-pub fn at_least(goal: f64, stretch: f64) -> Goal {
-    Goal::AtLeast(goal, stretch)
-}
-
-pub fn at_most(goal: f64, stretch: f64) -> Goal {
-    Goal::AtMost(goal, stretch)
-}
-
-struct Measured {
-    what: String,
-    value: f64,
-    unit: &'static str,
-    goal: Goal,
-}
-
-impl Measured {
-    /// A row of the table.
-    fn row(&self) -> String {
-        let with_unit = |number: String| format!("{number} {}", self.unit).trim_end().to_owned();
-        let (sign, goal, stretch, is_within): (_, _, _, fn(f64, f64) -> bool) = match self.goal {
-            Goal::AtLeast(goal, stretch) => ("≥", goal, stretch, |value, bound| value >= bound),
-            Goal::AtMost(goal, stretch) => ("≤", goal, stretch, |value, bound| value <= bound),
-        };
-        let met = match (is_within(self.value, goal), is_within(self.value, stretch)) {
-            (_, true) => "stretch",
-            (true, false) => "goal",
-            (false, false) => "**no**",
-        };
-        format!(
-            "| {} | {} | {sign} {} | {sign} {} | {met} |",
-            self.what,
-            with_unit(format!("{:.2}", self.value)),
-            with_unit(goal.to_string()),
-            with_unit(stretch.to_string()),
-        )
-    }
+/// A row of the table of goals.
+fn row(measured: &Measured) -> String {
+    let with_unit = |number: String| format!("{number} {}", measured.unit).trim_end().to_owned();
+    let (sign, goal, stretch, is_within): (_, _, _, fn(f64, f64) -> bool) = match measured.goal {
+        Goal::AtLeast(goal, stretch) => ("≥", goal, stretch, |value, bound| value >= bound),
+        Goal::AtMost(goal, stretch) => ("≤", goal, stretch, |value, bound| value <= bound),
+    };
+    let met = match (
+        is_within(measured.value, goal),
+        is_within(measured.value, stretch),
+    ) {
+        (_, true) => "stretch",
+        (true, false) => "goal",
+        (false, false) => "**no**",
+    };
+    format!(
+        "| {} | {} | {sign} {} | {sign} {} | {met} |",
+        measured.what,
+        with_unit(format!("{:.2}", measured.value)),
+        with_unit(goal.to_string()),
+        with_unit(stretch.to_string()),
+    )
 }
 
 /// What it was measured on.
@@ -134,87 +101,76 @@ impl Machine {
     }
 }
 
-impl Report {
-    /// Adds a measurement that has a goal.
-    pub fn goal(&mut self, what: impl Into<String>, value: f64, unit: &'static str, goal: Goal) {
-        self.goals.push(Measured {
-            what: what.into(),
-            value,
-            unit,
-            goal,
-        });
-    }
+pub fn print(results: &Results) {
+    print!("\n{}", tables(results));
+}
 
-    pub fn print(&self) {
-        print!("\n{}", self.tables());
+fn tables(results: &Results) -> String {
+    let mut text = String::new();
+    if !results.goals.is_empty() {
+        text += "| what | measured | goal | stretch | met |\n| --- | --- | --- | --- | --- |\n";
     }
+    for measured in &results.goals {
+        text += &row(measured);
+        text += "\n";
+    }
+    if !results.rates.is_empty() {
+        text += "\nCallbacks a second (bare mongod: documents):\n\n";
+        text += "| connections | im-callback | Express | Rust by hand | no-op | bare mongod | limit |\n";
+        text += "| --- | --- | --- | --- | --- | --- | --- |\n";
+    }
+    for rates in &results.rates {
+        let _ = writeln!(
+            text,
+            "| {} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} |",
+            rates.connections,
+            rates.service,
+            rates.express,
+            rates.rust,
+            rates.no_op,
+            rates.bare,
+            rates.limit,
+        );
+    }
+    if !results.latencies.is_empty() {
+        text += "\nMilliseconds until a callback is acknowledged, open loop:\n\n";
+        text +=
+            "| callbacks a second | p50 | p90 | p99 | p99.9 |\n| --- | --- | --- | --- | --- |\n";
+    }
+    for AtRate {
+        rate,
+        percentiles: [p50, p90, p99, p999],
+    } in &results.latencies
+    {
+        let _ = writeln!(
+            text,
+            "| {rate:.0} | {p50:.2} | {p90:.2} | {p99:.2} | {p999:.2} |"
+        );
+    }
+    text
+}
 
-    fn tables(&self) -> String {
-        let mut text = String::new();
-        if !self.goals.is_empty() {
-            text += "| what | measured | goal | stretch | met |\n| --- | --- | --- | --- | --- |\n";
-        }
-        for measured in &self.goals {
-            text += &measured.row();
-            text += "\n";
-        }
-        if !self.rates.is_empty() {
-            text += "\nCallbacks a second (bare mongod: documents):\n\n";
-            text += "| connections | im-callback | Express | Rust by hand | no-op | bare mongod | limit |\n";
-            text += "| --- | --- | --- | --- | --- | --- | --- |\n";
-        }
-        for rates in &self.rates {
-            let _ = writeln!(
-                text,
-                "| {} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} |",
-                rates.connections,
-                rates.service,
-                rates.express,
-                rates.rust,
-                rates.no_op,
-                rates.bare,
-                rates.limit,
-            );
-        }
-        if !self.latencies.is_empty() {
-            text += "\nMilliseconds until a callback is acknowledged, open loop:\n\n";
-            text += "| callbacks a second | p50 | p90 | p99 | p99.9 |\n| --- | --- | --- | --- | --- |\n";
-        }
-        for AtRate {
-            rate,
-            percentiles: [p50, p90, p99, p999],
-        } in &self.latencies
-        {
-            let _ = writeln!(
-                text,
-                "| {rate:.0} | {p50:.2} | {p90:.2} | {p99:.2} | {p999:.2} |"
-            );
-        }
-        text
-    }
-
-    /// Writes the tables and the plots: a real run into the documentation, any other where builds go.
-    pub fn write(&self, machine: &Machine, is_real: bool) {
-        const BEGIN: &str = "<!-- results -->\n";
-        const END: &str = "<!-- end of results -->";
-        let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
-        let folder = if is_real {
-            &docs
-        } else {
-            Path::new(env!("CARGO_TARGET_TMPDIR"))
-        };
-        let text = std::fs::read_to_string(docs.join("benchmarks.md")).unwrap();
-        let (before, rest) = text.split_once(BEGIN).unwrap();
-        let (_, after) = rest.split_once(END).unwrap();
-        let machine: Vec<String> = machine
-            .0
-            .iter()
-            .map(|(what, value)| format!("{what}: {value}"))
-            .collect();
-        let results = format!("{}.\n\n{}\n", machine.join("; "), self.tables());
-        plots::draw(self, &folder.join("benchmarks"));
-        let page = folder.join("benchmarks.md");
-        std::fs::write(&page, [before, BEGIN, &results, END, after].concat()).unwrap();
-        println!("\nwritten: {}", page.display());
-    }
+/// Writes the tables and the plots: a real run into the documentation, any other where builds go.
+pub fn write(results: &Results, machine: &Machine, is_real: bool) {
+    const BEGIN: &str = "<!-- results -->\n";
+    const END: &str = "<!-- end of results -->";
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    let folder = if is_real {
+        &docs
+    } else {
+        Path::new(env!("CARGO_TARGET_TMPDIR"))
+    };
+    let text = std::fs::read_to_string(docs.join("benchmarks.md")).unwrap();
+    let (before, rest) = text.split_once(BEGIN).unwrap();
+    let (_, after) = rest.split_once(END).unwrap();
+    let machine: Vec<String> = machine
+        .0
+        .iter()
+        .map(|(what, value)| format!("{what}: {value}"))
+        .collect();
+    let text = format!("{}.\n\n{}\n", machine.join("; "), tables(results));
+    plots::draw(results, &folder.join("benchmarks"));
+    let page = folder.join("benchmarks.md");
+    std::fs::write(&page, [before, BEGIN, &text, END, after].concat()).unwrap();
+    println!("\nwritten: {}", page.display());
 }

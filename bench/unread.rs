@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::callbacks::{Stored, message, request, requests};
 use crate::history::{self, PEERS, READERS, peers};
 use crate::load::{self, Connection, Latencies};
-use crate::report::{at_least, at_most};
+use crate::results::{WithStored, at_least, at_most};
 use crate::servers::{READ_KEY, Server, Who};
 use crate::stored::eventually;
 use crate::{Bench, TURNS, median};
@@ -99,14 +99,7 @@ pub fn beside_express(bench: &mut Bench) {
         bench.drop_database(database);
     }
     let what = "unread of 20 peers, queries a second ÷ Express";
-    bench.report.goal(what, ratio, "", at_least(5.0, 20.0));
-}
-
-/// Latencies of a query with so many messages stored, in milliseconds.
-pub struct WithStored {
-    pub stored: usize,
-    pub p50: f64,
-    pub p99: f64,
+    bench.results.goal(what, ratio, "", at_least(5.0, 20.0));
 }
 
 /// Open loop, at a rate that a service at rest takes with ease.
@@ -139,10 +132,10 @@ pub fn over_history(bench: &mut Bench) {
     drop(servers);
     let ratio = median(turns.iter().map(|turn| turn[2].1 / turn[0].1).collect());
     let what = "its p99 at 1.5 million stored messages ÷ at 100 thousand";
-    bench.report.goal(what, ratio, "", at_most(1.5, 1.1));
+    bench.results.goal(what, ratio, "", at_most(1.5, 1.1));
     for (at, stored) in sizes.into_iter().enumerate() {
         bench.drop_database(&database(stored));
-        bench.report.history.push(WithStored {
+        bench.results.history.push(WithStored {
             stored,
             p50: median(turns.iter().map(|turn| turn[at].0).collect()),
             p99: median(turns.iter().map(|turn| turn[at].1).collect()),
@@ -153,7 +146,7 @@ pub fn over_history(bench: &mut Bench) {
 /// A reader with 200,000 unread messages from one peer. Before each query comes another one, so that no
 /// answer can be an old one.
 pub fn hot(bench: &mut Bench) {
-    const DATABASE: &str = "im_bench_crowded";
+    const DATABASE: &str = "im_bench_hot";
     /// Beyond the readers and the numbers that the database is filled with.
     const READER: usize = READERS;
     const FIRST: usize = 1_000_000;
@@ -188,7 +181,7 @@ pub fn hot(bench: &mut Bench) {
     drop(server);
     bench.drop_database(DATABASE);
     let what = "a reader with 200,000 unread from one peer: p99 of the query";
-    bench.report.goal(what, p99, "ms", at_most(50.0, 10.0));
+    bench.results.goal(what, p99, "ms", at_most(50.0, 10.0));
 }
 
 /// Queries while callbacks come in at half the maximal rate, beside none.
@@ -222,5 +215,5 @@ pub fn beside_ingest(bench: &mut Bench) {
     drop(server);
     bench.drop_database(DATABASE);
     let what = "unread p99 while ingest runs at half its maximum ÷ idle";
-    bench.report.goal(what, ratio, "", at_most(3.0, 2.0));
+    bench.results.goal(what, ratio, "", at_most(3.0, 2.0));
 }

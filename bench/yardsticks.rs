@@ -11,7 +11,7 @@
 //! - What it is compared with: [`by_hand`] and `express/server.js`; `bare` in [`ingest`].
 //! - How: [`callbacks`] is the load, [`load`] sends it, [`servers`] starts what answers, [`stored`] looks at
 //!   what is in MongoDB afterwards.
-//! - What comes of it: [`report`] and [`plots`].
+//! - What comes of it: [`results`], shown by [`report`] and [`plots`].
 
 #![allow(
     missing_docs,
@@ -30,6 +30,7 @@ mod load;
 mod memory;
 mod plots;
 mod report;
+mod results;
 mod servers;
 mod stored;
 mod unread;
@@ -38,7 +39,7 @@ use mongodb::Client;
 use mongodb::options::{Acknowledgment, WriteConcern};
 use tokio::runtime::Runtime;
 
-use report::Report;
+use results::Results;
 
 /// Every figure is the median of so many turns.
 const TURNS: usize = 3;
@@ -75,7 +76,7 @@ pub struct Bench {
     quick: bool,
     /// Callbacks a second of the service over 256 connections, once that is known.
     maximum: Option<f64>,
-    report: Report,
+    results: Results,
 }
 
 impl Bench {
@@ -108,15 +109,15 @@ fn main() {
         uri,
         quick: std::env::var("QUICK").is_ok_and(|quick| !quick.is_empty()),
         maximum: None,
-        report: Report::default(),
+        results: Results::default(),
     };
     let is_whole = words.is_empty();
     measure(&mut bench, &words);
-    bench.report.print();
+    report::print(&bench.results);
     if is_whole {
         let settings_are_tried = std::env::vars().any(|(name, _)| name.starts_with("BENCH_SET_"));
         let is_real = !bench.quick && !settings_are_tried;
-        bench.report.write(&report::Machine::of(&bench), is_real);
+        report::write(&bench.results, &report::Machine::of(&bench), is_real);
     }
 }
 
