@@ -6,8 +6,7 @@ use std::path::Path;
 use figment::error::{Actual, Kind};
 use figment::{Figment, Metadata, Source};
 
-use super::ENV_PREFIX;
-use super::layers::ENVIRONMENT;
+use super::{ENV_PREFIX, ENVIRONMENT};
 
 /// Every problem found.
 #[derive(Debug, PartialEq, Eq)]

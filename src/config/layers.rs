@@ -6,13 +6,12 @@ use figment::providers::Env;
 use figment::value::{Dict, Map};
 use figment::{Metadata, Profile, Provider};
 
-use super::ENV_PREFIX;
 use super::error::{ConfigError, ConfigProblem};
+use super::{ENV_PREFIX, ENVIRONMENT};
 
-/// The names of the layers but files, which are known by their paths.
-pub(super) const DEFAULTS: &str = "the defaults";
-pub(super) const ENVIRONMENT: &str = "the environment";
-pub(super) const FLAGS: &str = "the command line";
+/// The names of the layers. Files are known by their paths, and the environment by [`ENVIRONMENT`].
+const DEFAULTS: &str = "the defaults";
+const FLAGS: &str = "the command line";
 
 /// A provider under a name of ours instead of its own.
 pub(super) struct Layer<P> {

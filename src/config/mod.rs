@@ -33,6 +33,9 @@ use validate::Validation;
 /// The prefix of environment variables that set configuration keys.
 pub const ENV_PREFIX: &str = "IM_CALLBACK__";
 
+/// The name of the layer of environment variables. Its values are shown by their variables.
+const ENVIRONMENT: &str = "the environment";
+
 const DEFAULTS: &str = include_str!("../../config/default.toml");
 
 /// The whole configuration, valid.
