@@ -8,6 +8,7 @@
 )]
 
 mod callbacks;
+mod catch_up;
 mod chaos;
 mod complete;
 mod dead_letters;
@@ -16,9 +17,11 @@ mod failover;
 mod failpoints;
 mod fsync;
 mod hostile;
+mod kinds;
 mod load;
 mod oracle;
 mod outage;
+mod overflow;
 mod protocol;
 mod reconcile;
 mod samples;
@@ -26,5 +29,8 @@ mod signals;
 mod spool;
 mod storing;
 mod support;
+mod undecodable;
 mod unread;
+mod unread_indexes;
+mod unread_lanes;
 mod upgrade;

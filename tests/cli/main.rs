@@ -1,0 +1,131 @@
+//! The built program, run as a user runs it. What needs MongoDB takes it from `MONGODB_URI`.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that panics has failed, which is what it is for"
+)]
+
+mod operate;
+mod serve;
+mod support;
+
+use crate::support::{Bench, succeeded, text};
+
+#[test]
+fn help_names_every_command() {
+    let bench = Bench::new();
+    let help = succeeded(&bench.run(&["--help"]));
+    for command in [
+        "serve",
+        "check-config",
+        "indexes",
+        "reconcile",
+        "spools",
+        "dead-letters",
+        "sign",
+        "send",
+        "unread",
+    ] {
+        assert!(help.contains(command), "{help}");
+        assert!(succeeded(&bench.run(&[command, "--help"])).contains("Usage:"));
+    }
+    assert_eq!(bench.run(&["fly"]).status.code(), Some(2));
+}
+
+#[test]
+fn a_bad_configuration_is_exit_2_before_anything_happens() {
+    let bench = Bench::new();
+    bench.write(
+        "im.toml",
+        "http.listen = \"127.0.0.1:0\"\nhttp.listem = 1\n",
+    );
+    for command in [&["serve"][..], &["check-config"], &["indexes"]] {
+        let output = bench.run(&[command, &["--config", "im.toml"]].concat());
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        let error = text(&output.stderr);
+        assert!(
+            error.starts_with("error: configuration: `http.listem`"),
+            "{error}"
+        );
+        assert!(error.contains("im.toml"), "{error}");
+    }
+    assert_eq!(
+        bench
+            .run(&["--config", "none.toml", "check-config"])
+            .status
+            .code(),
+        Some(2)
+    );
+}
+
+#[test]
+fn a_good_configuration_is_summed_up_without_secrets() {
+    let bench = Bench::new();
+    bench.config("127.0.0.1:0");
+    let told = succeeded(&bench.run(&["check-config", "--config", "im.toml"]));
+    assert!(
+        told.contains("app otc: callbacks at /callbacks/otc, 1 live secret"),
+        "{told}"
+    );
+    assert!(told.contains("key pages: scopes read"), "{told}");
+    assert!(
+        !told.contains("0123456789abcdef") && !told.contains("the-read-key"),
+        "{told}"
+    );
+}
+
+#[test]
+fn sign_prints_the_known_answer() {
+    let bench = Bench::new();
+    bench.config("127.0.0.1:0");
+    let from_config = ["sign", "--config", "im.toml", "--cur-time", "1440570500855"];
+    let headers = succeeded(&bench.run_with_input(&from_config, b"{}"));
+    assert_eq!(
+        headers,
+        "Content-Type: application/json\nAppKey: key\nCurTime: 1440570500855\n\
+         MD5: 99914b932bd37a50b983c5e7c90ae93b\n\
+         CheckSum: 69953b05a3d9ff44ce9f06780b23fff7705b892e\n"
+    );
+    bench.write("body.json", "{}");
+    bench.write("secret", "0123456789abcdef\n");
+    let alone = [
+        "sign",
+        "body.json",
+        "--secret-file",
+        "secret",
+        "--cur-time",
+        "1440570500855",
+    ];
+    let headers = succeeded(&bench.run(&alone));
+    assert!(
+        headers.contains("CheckSum: 69953b05a3d9ff44ce9f06780b23fff7705b892e"),
+        "{headers}"
+    );
+    assert!(!headers.contains("AppKey"), "{headers}");
+    let unknown = bench.run_with_input(&["sign", "--config", "im.toml", "--app", "x"], b"{}");
+    assert_eq!(unknown.status.code(), Some(2));
+}
+
+#[test]
+fn wrong_calls_say_the_way_out() {
+    let bench = Bench::new();
+    bench.write("m.json", "{}");
+    let cases: &[(&[&str], &str)] = &[
+        (&["sign", "m.json"], "--config"),
+        (&["send", "m.json"], "--config"),
+        (&["unread", "-u", "a", "-p", "b"], "--config"),
+        (
+            &["send", "m.json", "--url", "localhost:1"],
+            "http://127.0.0.1:8080",
+        ),
+    ];
+    for (arguments, way_out) in cases {
+        let output = bench.run(arguments);
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert!(text(&output.stderr).contains(way_out), "{output:?}");
+    }
+    let config = bench.config("127.0.0.1:1");
+    let nobody = bench.run(&["send", "--config", config.to_str().unwrap(), "m.json"]);
+    assert_eq!(nobody.status.code(), Some(1));
+    assert!(text(&nobody.stdout).contains("refused"), "{nobody:?}");
+}

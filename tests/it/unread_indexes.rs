@@ -1,0 +1,126 @@
+//! Unread queries read only indexes, and none without them.
+
+use im_callback::callback::ids::AppName;
+use im_callback::store::UnreadBy;
+use im_callback::store::marks::marks_between;
+use mongodb::bson::{Bson, Document, doc};
+use serde_json::json;
+
+use crate::support::TestApp;
+use crate::unread::with_messages;
+
+/// The promise of the indexes: a count looks at index keys of what is unread and at read marks, and at no document, and
+/// the keys come in order without being sorted.
+#[tokio::test]
+async fn the_plans_read_indexes_alone() {
+    let app = TestApp::start().await;
+    with_messages(&app).await;
+    let receipt =
+        json!({ "eventType": 30, "fromAccount": "bob", "toAccount": "ann", "timestamp": 1 });
+    app.deliver(receipt.to_string()).await.expect_ok();
+    let name = AppName::new("otc").unwrap();
+    let readers = ["bob", "dave"];
+    let keys = |by: UnreadBy, ids: &[&str]| {
+        let mongodb::options::Hint::Name(hint) = by.hint() else {
+            panic!("the hint names an index")
+        };
+        doc! {
+            "find": "messages", "filter": by.matching(&name, &readers, ids), "projection": by.projection(),
+            "sort": by.sort(), "hint": hint, "limit": 5001,
+        }
+    };
+    let marks = doc! {
+        "find": "read_marks", "filter": marks_between(&name, &readers, &["ann", "carl"]),
+        "projection": { "_id": 0, "reader": 1, "peer": 1, "readUpTo": 1 }, "hint": "marks",
+    };
+    let commands = [
+        (keys(UnreadBy::Peer, &["ann", "carl"]), 4),
+        (keys(UnreadBy::Order, &["o-1", "o-2"]), 3),
+        (marks, 1),
+    ];
+    for (command, found) in commands {
+        let explain = doc! { "explain": command, "verbosity": "executionStats" };
+        let plan = app.database.run_command(explain).await.unwrap();
+        let stages = stages(&plan);
+        assert!(
+            stages.contains(&"IXSCAN".to_owned()),
+            "{stages:?} in {plan}"
+        );
+        for reads in ["COLLSCAN", "FETCH", "SORT"] {
+            assert!(!stages.contains(&reads.to_owned()), "{stages:?} in {plan}");
+        }
+        let stats = find(&plan, "executionStats")
+            .unwrap()
+            .as_document()
+            .unwrap();
+        let number = |what| stats.get_i32(what).unwrap();
+        assert_eq!(
+            (number("nReturned"), number("totalDocsExamined")),
+            (found, 0)
+        );
+    }
+    app.end().await;
+}
+
+fn stages(plan: &Document) -> Vec<String> {
+    let mut found = Vec::new();
+    for (name, value) in plan {
+        match value {
+            Bson::String(stage) if name == "stage" => found.push(stage.to_uppercase()),
+            Bson::Document(inner) => found.extend(stages(inner)),
+            Bson::Array(items) => {
+                found.extend(items.iter().filter_map(Bson::as_document).flat_map(stages));
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+fn find<'p>(plan: &'p Document, wanted: &str) -> Option<&'p Bson> {
+    plan.get(wanted).or_else(|| {
+        plan.values().find_map(|value| match value {
+            Bson::Document(inner) => find(inner, wanted),
+            Bson::Array(items) => items
+                .iter()
+                .filter_map(Bson::as_document)
+                .find_map(|d| find(d, wanted)),
+            _ => None,
+        })
+    })
+}
+
+/// Without its indexes a count would be a scan: better no answer, and the service says so.
+#[tokio::test]
+async fn without_an_index_a_query_is_503_and_the_service_degraded() {
+    for (collection, index) in [("messages", "unread_by_peer"), ("read_marks", "marks")] {
+        without(collection, index).await;
+    }
+}
+
+async fn without(collection: &str, index: &str) {
+    let app = TestApp::start().await;
+    app.database
+        .collection::<Document>(collection)
+        .drop_index(index)
+        .await
+        .unwrap();
+    let answer = app.ask(&json!({ "user": "bob", "peers": ["ann"] })).await;
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (503, "unavailable")
+    );
+    assert_eq!(answer.header("retry-after"), "5");
+    // Callbacks need no index, so a balancer goes on sending them.
+    app.until(|ready| ready["checks"]["indexes"] == "missing")
+        .await;
+    let ready = app.get("/readyz", &[]).await;
+    let said = ready.json();
+    assert_eq!((ready.status, &said["status"]), (200, &json!("degraded")));
+    assert_eq!(
+        (&said["callbacks"], &said["queries"]),
+        (&json!("ready"), &json!("not ready"))
+    );
+    assert_eq!(app.get("/livez", &[]).await.status, 200);
+    app.end().await;
+}
