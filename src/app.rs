@@ -1,5 +1,5 @@
 //! The service as a whole: [`Application::build`] makes the parts and binds the socket, [`Application::run`]
-//! works until it is told to stop.
+//! serves until it is told to stop.
 
 use std::net::{SocketAddr, TcpListener};
 use std::panic::AssertUnwindSafe;
@@ -40,10 +40,10 @@ pub struct Application {
 }
 
 impl Application {
-    /// Makes the parts, opens the spool and binds the socket. MongoDB need not be there yet.
+    /// Makes the parts, opens the spool and binds the socket. MongoDB may still be unavailable.
     ///
     /// # Errors
-    /// When the address or the spool is taken, or the MongoDB options cannot be used.
+    /// When the address or the spool is in use, or the MongoDB options are invalid.
     pub async fn build(config: Config) -> anyhow::Result<Self> {
         let spool = Spool::open(config.spool)?;
         let store = Store::new(config.store.clone());
@@ -57,7 +57,11 @@ impl Application {
             &committers,
         );
         committers.close();
-        let unresolved = match timeout(NAMES, store.reach(config.mongodb_uri.expose_secret())).await
+        let unresolved = match timeout(
+            RESOLVE_TIMEOUT,
+            store.reach(config.mongodb_uri.expose_secret()),
+        )
+        .await
         {
             Ok(Ok(())) => None,
             Ok(Err(error)) if !matches!(*error.kind, ErrorKind::DnsResolve { .. }) => {
@@ -101,10 +105,10 @@ impl Application {
         })
     }
 
-    /// The address that was bound, with the port the system chose if port 0 was asked for.
+    /// The bound address, with the port that the system chose for port 0.
     ///
     /// # Errors
-    /// When the system does not say.
+    /// When the system does not return it.
     pub fn address(&self) -> std::io::Result<SocketAddr> {
         self.listener.local_addr()
     }
@@ -114,8 +118,8 @@ impl Application {
         self.shared.live.clone()
     }
 
-    /// Serves until `shutdown` is done, then finishes what is under way, within
-    /// `http.shutdown_timeout`. What the spool holds stays there for the next start.
+    /// Serves until `shutdown` completes, then finishes the requests in flight, within `http.shutdown_timeout`. The
+    /// spool keeps its callbacks for the next start.
     ///
     /// # Errors
     /// When the socket cannot be served.
@@ -135,7 +139,7 @@ impl Application {
         } = self;
         let durable = shared.durable.clone();
         let stopping = shared.stopping.clone();
-        // Callbacks are taken until the server has ended, and so long all is done that they need.
+        // Callbacks are accepted until the server has ended, and depend on the background tasks until then.
         let ended = CancellationToken::new();
         let upkeep = {
             let store = durable.store.clone();
@@ -156,7 +160,7 @@ impl Application {
         let stopped = tokio::spawn(async move {
             shutdown.await;
             let deadline = Instant::now() + limits.shutdown_timeout;
-            // From here on `/readyz` says so.
+            // `/readyz` answers 503 from here on.
             stopping.cancel();
             tracing::info!("stopping");
             tokio::time::sleep(limits.shutdown_delay).await;
@@ -166,7 +170,7 @@ impl Application {
         server.await.context("the HTTP server failed")?;
         ended.cancel();
         let deadline = stopped.await.context("the shutdown task failed")?;
-        // The workers held the last ways into the queue, so the committers finish what is in it.
+        // The workers held the last senders of the queue, so the committers finish it and end.
         let finish = async {
             committers.wait().await;
             background.wait().await;
@@ -183,7 +187,7 @@ impl Application {
     }
 }
 
-/// Starts what is done beside requests, until `ended`.
+/// Starts the background tasks, which run until `ended`.
 fn spawn_background(
     durable: &Durable,
     ended: &CancellationToken,
@@ -201,13 +205,13 @@ fn spawn_background(
     spawn(supervise(async move || projection.keep_applying_marks().await).boxed());
     spawn(supervise(async move || outage.keep_probing(&store).await).boxed());
     spawn(supervise(async move || drain.run().await).boxed());
-    background.spawn(supervise(async move || complete.keep_telling(&end).await));
+    background.spawn(supervise(async move || complete.keep_reporting(&end).await));
     background.close();
     background
 }
 
-/// Binds the socket, with room for a burst of connections to wait in: std's 128 make the system ignore the
-/// others, and their clients try again a second later.
+/// Binds the socket with a backlog for bursts. Beyond std's 128 the system would drop connections, and their clients
+/// would try again a second later.
 fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
@@ -218,10 +222,10 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.listen(1024)?.into_std()
 }
 
-/// How long a start waits for name servers.
-const NAMES: Duration = Duration::from_secs(2);
+/// How long the start waits for name servers.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Prepares the store that a configuration names.
+/// Connects the store of a configuration, for commands.
 ///
 /// # Errors
 /// When the connection string cannot be resolved or used.
@@ -232,15 +236,15 @@ pub async fn connect(config: &Config) -> anyhow::Result<Store> {
     Ok(store)
 }
 
-/// The driver's text may quote the string, which may hold a password.
+/// Without the driver's text, which may quote the connection string and so a password.
 fn unusable() -> anyhow::Error {
     anyhow::anyhow!("mongodb.uri cannot be resolved or used")
 }
 
-/// Runs a task without end anew when it panics: else the service would go on without it, and slowly go wrong.
+/// Restarts a background task when it panics. The service would otherwise go on without it.
 async fn supervise(task: impl AsyncFn()) {
     while AssertUnwindSafe(task()).catch_unwind().await.is_err() {
-        tracing::error!("a background task panicked, and begins anew");
+        tracing::error!("a background task panicked and is restarted");
         tokio::time::sleep(Duration::from_secs(30)).await;
     }
 }
@@ -259,7 +263,7 @@ async fn keep_resolving(store: &Store, uri: &SecretString) {
     }
 }
 
-/// Makes the indexes as soon as MongoDB is there. Callbacks need none and do not wait for them.
+/// Creates the indexes as soon as MongoDB is available. Callbacks do not need them and do not wait.
 async fn keep_ensuring_indexes(store: &Store, retention: Retention) {
     let ensured = (|| store.ensure_indexes(retention))
         .retry(

@@ -10,7 +10,7 @@ use tokio::runtime::{Builder, Runtime};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// A runtime for commits and queries, with half of the cores: HTTP has workers of its own, one for each core, and
+/// A runtime for commits and queries, with half as many threads as cores: HTTP has its own workers, one per core, and
 /// work that stays on one thread wakes no other.
 fn runtime() -> std::io::Result<Runtime> {
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
@@ -29,7 +29,7 @@ fn main() -> ExitCode {
         }
     };
     let code = runtime.block_on(im_callback::cli::main());
-    // A disk that hangs would hold the process for good.
+    // A hanging disk would otherwise keep the process alive.
     runtime.shutdown_timeout(Duration::from_millis(200));
     code
 }

@@ -1,10 +1,9 @@
-//! The signals that stop the service, and the one that makes it read its secrets anew.
+//! The signals that stop the service, and the one that reloads its configuration.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Waits for SIGTERM or SIGINT. A second one, whenever it comes after the first, ends the process at once:
-/// what was acknowledged is durable, so there is nothing to lose. The signals are caught from the call on,
-/// not from the first poll.
+/// Waits for SIGTERM or SIGINT. A second signal ends the process at once: whatever was acknowledged is durable. The
+/// handlers are installed by the call, not by the first poll.
 ///
 /// # Errors
 /// When the system refuses a signal handler.
@@ -28,7 +27,7 @@ async fn either(terminate: &mut Signal, interrupt: &mut Signal) -> SignalKind {
     }
 }
 
-/// SIGHUP: each asks for the configuration to be read anew.
+/// SIGHUP: each one asks for a reload of the configuration.
 ///
 /// # Errors
 /// When the system refuses a signal handler.

@@ -10,10 +10,10 @@ use crate::config::{Log, LogFormat};
 
 /// Starts logging for the process. A second call changes nothing.
 pub fn init(log: &Log) {
-    // The filter was checked with the configuration; the default is for callers without one.
+    // The filter was checked with the configuration.
     let mut filter = EnvFilter::builder().parse_lossy(&log.filter);
-    // actix writes an error for each broken request, so any stranger could fill the disk with them. Who
-    // wants them names actix_http in the filter.
+    // actix logs an error for each broken request, so any stranger could fill the disk. Name actix_http in the
+    // filter to see them.
     if !log.filter.contains("actix_http")
         && let Ok(none) = "actix_http=off".parse()
     {
@@ -22,7 +22,7 @@ pub fn init(log: &Log) {
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        // Whoever reads the log may go away. To complain about that on the same closed pipe would panic.
+        // The reader of the log may close its pipe. Writing an error about that to the same pipe would panic.
         .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none());
     let started = match log.format {

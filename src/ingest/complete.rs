@@ -1,26 +1,26 @@
-//! Whether a count can be complete: whether any instance's spool may hold acknowledged callbacks, which no count has.
+//! Whether a count is complete: acknowledged callbacks in any instance's spool are in no count.
 //!
 //! # Promise
-//! When [`Complete::is_known`] says yes, every callback that any known instance acknowledged before the question is in
-//! MongoDB. An instance is known from a second after its first contact with MongoDB on, until it ends with an empty
-//! spool, or somebody says that its spool is gone (`im-callback spools --forget`). What was set aside as damaged is in no count;
-//! the log and `/readyz` tell of that.
+//! When [`Complete::is_known`] returns true, every callback that any known instance acknowledged before the question is
+//! in MongoDB. An instance is known from one second after its first contact with MongoDB, until it ends with an empty
+//! spool, or somebody declares its spool lost (`im-callback spools --forget`). Quarantined callbacks are in no count
+//! either; the log and `/readyz` report them.
 //!
 //! # Operation
-//! - Each instance holds a **lease** that its spool is empty, for `LEASE` at a time, by the clock of MongoDB's primary. It
-//!   extends it as long as the spool is empty, and **no callback that is only in the spool is acknowledged before
-//!   the lease has run out**. That needs no word to MongoDB, which may be out of reach.
-//! - An instance that is asked for counts reads all leases, and may then say for as long as the shortest of them lasts
-//!   that everything is in MongoDB. Its own spool it looks at each time.
-//! - So the first callbacks that go to a spool wait for their acknowledgement until the lease has run out. A callback that
-//!   has waited for MongoDB for [`SLOW`] keeps the lease from being extended, so that in an outage it has
-//!   run out by the time the callback is spooled.
+//! - Each instance holds a **lease**, which promises that its spool is empty, for `LEASE` at a time by the clock of
+//!   MongoDB's primary. It extends the lease while the spool is empty, and **acknowledges no callback that is only in
+//!   the spool before the lease has expired**. This needs no message to MongoDB, which may be unreachable.
+//! - An instance that is asked for counts reads all leases. Until the shortest of them expires, it may answer that
+//!   everything is in MongoDB. It checks its own spool each time.
+//! - So the first callbacks that go to a spool are acknowledged only when the lease has expired. A callback that has
+//!   waited [`SLOW`] for MongoDB already stops the extension, so that in an outage the lease has expired by the time
+//!   the callback is spooled.
 //!
 //! # Clocks
-//! The end of a lease is written as a time of the server's, so that an order that reaches MongoDB late promises nothing
-//! new. Between instances only the rate of their clocks matters. The members of a replica set, or
-//! the `mongos` of a cluster, may be `MARGIN` apart. Where they are further apart, an answer may be wrong about being
-//! complete: in the moment of a fail-over, or where two instances ask two `mongos`.
+//! The end of a lease is a time of the server's clock, so a command that reaches MongoDB late extends nothing. Between
+//! instances only the rate of their clocks matters. The members of a replica set, or the `mongos` of a cluster, may
+//! differ by `MARGIN`. If they differ by more, an answer may wrongly claim to be complete: during a fail-over, or when
+//! two instances ask two `mongos`.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
@@ -40,35 +40,35 @@ use crate::store::{Store, StoreError};
 const LEASE: Duration = Duration::from_secs(1);
 
 /// How often it is extended.
-const EXTENDED: Duration = Duration::from_millis(250);
+const EXTENSION_INTERVAL: Duration = Duration::from_millis(250);
 
-/// The longest that a reply with the server's time may take and be believed.
-const PROMPT: Duration = Duration::from_millis(250);
+/// A reply with the server's time that took longer is not used.
+const MAX_ROUND_TRIP: Duration = Duration::from_millis(250);
 
-/// How far the clocks of a replica set's members may be apart.
+/// How much the clocks of a replica set's members may differ.
 const MARGIN: Duration = Duration::from_millis(250);
 
-/// How long a callback waits for MongoDB before the lease is let run out.
+/// How long a callback waits for MongoDB before the lease is no longer extended.
 pub const SLOW: Duration = Duration::from_millis(500);
 
-/// How long it is not asked again once a spool was not known to be empty.
-const PAUSE: Duration = Duration::from_millis(100);
+/// How long "not complete" is answered without reading the leases again.
+const NOT_COMPLETE_CACHED: Duration = Duration::from_millis(100);
 
-/// What this instance knows of the spools, and tells of its own. Cheap to clone.
+/// Knows whether all spools are empty, and holds the lease of this instance's own. Cheap to clone.
 #[derive(Clone)]
 pub struct Complete(Arc<Inner>);
 
 struct Inner {
     store: Store,
     spool: Spool,
-    /// Callbacks that may be acknowledged out of the spool.
+    /// Callbacks that may soon be acknowledged from the spool.
     spooling: AtomicUsize,
-    /// When the lease has run out for sure.
-    runs_out: StdMutex<Instant>,
+    /// When the lease has certainly expired.
+    expires: StdMutex<Instant>,
     others: Mutex<Others>,
 }
 
-/// What is known of the other spools, until then.
+/// What is known about the other spools, and until when.
 struct Others {
     are_empty: bool,
     until: Instant,
@@ -84,34 +84,34 @@ impl Drop for Spooling<'_> {
 }
 
 impl Spooling<'_> {
-    /// Waits until the lease has run out: from then on a callback may be acknowledged that is only in the spool.
-    pub async fn lease_has_run_out(&self) {
-        // Not in one line: the lock would be held until it has run out.
-        let runs_out = *self.0.runs_out();
-        sleep_until(runs_out).await;
+    /// Waits until the lease has expired. From then on callbacks that are only in the spool may be acknowledged.
+    pub async fn lease_expired(&self) {
+        // In a statement of its own, so that the lock is not held while waiting.
+        let expires = *self.0.expires();
+        sleep_until(expires).await;
     }
 }
 
 impl Inner {
-    fn runs_out(&self) -> std::sync::MutexGuard<'_, Instant> {
-        self.runs_out.lock().unwrap_or_else(PoisonError::into_inner)
+    fn expires(&self) -> std::sync::MutexGuard<'_, Instant> {
+        self.expires.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether there is nothing in the spool that is acknowledged, or soon may be.
+    /// Whether the spool holds no callback that is acknowledged, or soon may be.
     fn is_empty(&self) -> bool {
         self.spooling.load(Ordering::Relaxed) == 0 && self.spool.status().bytes == 0
     }
 }
 
 impl Complete {
-    /// Begins as if there were a lease, for a process before this one may have had one.
+    /// Starts as if there were a lease: an earlier process may have held one.
     pub fn new(store: Store, spool: Spool) -> Self {
         let now = Instant::now();
         Self(Arc::new(Inner {
             store,
             spool,
             spooling: AtomicUsize::new(0),
-            runs_out: StdMutex::new(now + LEASE + PROMPT + MARGIN),
+            expires: StdMutex::new(now + LEASE + MAX_ROUND_TRIP + MARGIN),
             others: Mutex::new(Others {
                 are_empty: false,
                 until: now,
@@ -121,8 +121,8 @@ impl Complete {
 
     /// Keeps the lease from being extended until the guard is dropped.
     pub fn spooling(&self) -> Spooling<'_> {
-        // Under the lock that the lease is extended under, so that whoever comes later sees the extension.
-        let _runs_out = self.0.runs_out();
+        // Under the lock of the extension, so that the caller sees an extension that came first.
+        let _expires = self.0.expires();
         self.0.spooling.fetch_add(1, Ordering::Relaxed);
         Spooling(&self.0)
     }
@@ -142,10 +142,10 @@ impl Complete {
             let left = self.0.store.others_are_empty_for(own, LEASE).await;
             let known = left.as_ref().copied().unwrap_or(None);
             let until = asked + known.unwrap_or_default();
-            // The answer may have taken longer than what it says lasts.
+            // The answer may have taken longer than the lease that it reports.
             let are_empty = Instant::now() < until;
-            // Those who wait behind this question must not ask the same in turn, least of all where it fails.
-            let again = Instant::now() + PAUSE;
+            // The callers that wait for this lock must not repeat the question one after the other.
+            let again = Instant::now() + NOT_COMPLETE_CACHED;
             *others = Others {
                 are_empty,
                 until: if are_empty { until } else { again },
@@ -155,22 +155,22 @@ impl Complete {
         Ok(others.are_empty)
     }
 
-    /// Tells MongoDB of the spool, until it is stopped. What is being told then is waited for: it must not
-    /// come after the spool is forgotten.
-    pub async fn keep_telling(&self, stop: &CancellationToken) {
+    /// Reports the spool to MongoDB until `stop`. A report under way is waited for: it must not arrive after the
+    /// spool is forgotten.
+    pub async fn keep_reporting(&self, stop: &CancellationToken) {
         let mut clock = None;
         while !stop.is_cancelled() {
             if clock.is_none() {
                 clock = self.read_clock().await;
             }
             if let Some(read) = clock.take() {
-                clock = self.tell(read).await;
+                clock = self.report(read).await;
             }
-            stop.run_until_cancelled(sleep(EXTENDED)).await;
+            stop.run_until_cancelled(sleep(EXTENSION_INTERVAL)).await;
         }
     }
 
-    /// Ends the telling: a spool that is empty for good is forgotten, any other one stays known.
+    /// Ends the reports: MongoDB forgets the spool if it is empty, and keeps it otherwise.
     pub async fn end(&self) {
         if self.0.is_empty()
             && let Err(error) = self.0.store.forget_spool(self.0.spool.id()).await
@@ -185,13 +185,13 @@ impl Complete {
         ServerClock::new(asked, told.ok()?)
     }
 
-    /// Tells of the spool, with a longer lease where it is empty.
-    async fn tell(&self, clock: ServerClock) -> Option<ServerClock> {
+    /// Reports the spool, and extends the lease if it is empty.
+    async fn report(&self, clock: ServerClock) -> Option<ServerClock> {
         let asked = Instant::now();
         let empty_until = {
-            let mut runs_out = self.0.runs_out();
+            let mut expires = self.0.expires();
             self.0.is_empty().then(|| {
-                *runs_out = asked + LEASE + clock.within + MARGIN;
+                *expires = asked + LEASE + clock.within + MARGIN;
                 clock.at(asked + LEASE)
             })
         };
@@ -203,7 +203,7 @@ impl Complete {
             path: path.display().to_string(),
             bytes: self.0.spool.status().bytes,
         };
-        match self.0.store.tell_spool(&own, empty_until).await {
+        match self.0.store.report_spool(&own, empty_until).await {
             Ok(told) => ServerClock::new(asked, told),
             Err(error) => {
                 tracing::debug!(%error, "MongoDB cannot be told of the spool");
@@ -213,12 +213,12 @@ impl Complete {
     }
 }
 
-/// The server's clock, as it was told.
+/// The server's clock, from one reply.
 struct ServerClock {
     told: DateTime,
-    /// Before that was told.
+    /// Just before the request.
     asked: Instant,
-    /// The time the telling took, by which the clock may be behind.
+    /// How long the request took, and so how far the clock may be behind.
     within: Duration,
 }
 
@@ -230,10 +230,10 @@ impl ServerClock {
             asked,
             within,
         };
-        (within <= PROMPT).then_some(clock)
+        (within <= MAX_ROUND_TRIP).then_some(clock)
     }
 
-    /// The server's time at a moment, or a little more: by [`ServerClock::within`] at most.
+    /// The server's time at a moment, or later by at most [`ServerClock::within`].
     fn at(&self, moment: Instant) -> DateTime {
         let passed = moment.saturating_duration_since(self.asked).as_millis();
         let passed = i64::try_from(passed).unwrap_or(i64::MAX);

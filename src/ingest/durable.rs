@@ -1,8 +1,8 @@
-//! Makes callbacks durable: in MongoDB, or in the spool while MongoDB cannot.
+//! Makes callbacks durable: in MongoDB, or in the spool when MongoDB cannot take them.
 //!
-//! A callback goes to the spool when MongoDB is known to be away, did not confirm it in time, or cannot take all that
-//! comes: when as many callbacks are in flight as may be, or this one has waited too long. It is rejected when
-//! the spool cannot take it either.
+//! A callback goes to the spool when an outage is known, when MongoDB did not confirm it in time, or when MongoDB is
+//! too slow for the load: too many callbacks are in flight, or this one has waited too long. It is rejected when the
+//! spool cannot take it either.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::throttle::Throttle;
 /// Why a callback is not acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
-    /// As many callbacks, or bytes, are on their way to the spool as may be.
+    /// Too many callbacks or bytes wait for the spool.
     #[error("too many callbacks are in flight")]
     Overloaded,
     /// Neither MongoDB nor the spool took it.
@@ -29,14 +29,14 @@ pub enum Rejection {
     NotDurable,
 }
 
-/// The two durable places, and the ways into them. Cheap to clone.
+/// MongoDB and the spool, each with its group commit. Cheap to clone.
 #[derive(Clone)]
 pub struct Durable {
-    /// The place to be.
+    /// MongoDB.
     pub store: Store,
-    /// The place to wait.
+    /// The local queue.
     pub spool: Spool,
-    /// Whether MongoDB need not be tried.
+    /// Whether MongoDB is known to be unavailable.
     pub outage: Outage,
     /// Whether any spool may hold acknowledged callbacks.
     pub complete: Complete,
@@ -58,8 +58,8 @@ const LEAST_APPENDED_BYTES: usize = 64 * 1024 * 1024;
 struct NotAppended;
 
 impl Durable {
-    /// Starts the committers on the current runtime; `tracker` sees them end. A callback waits for MongoDB for
-    /// `commit_timeout` at most.
+    /// Starts the committers on the current runtime, tracked by `tracker`. A callback waits for MongoDB for at most
+    /// `commit_timeout`.
     pub fn start(
         store: Store,
         spool: Spool,
@@ -106,15 +106,15 @@ impl Durable {
         }
     }
 
-    /// Makes a callback durable. What MongoDB did not confirm in time goes to the spool, also where it may have been
-    /// stored: to store it again changes nothing.
+    /// Makes a callback durable. What MongoDB did not confirm in time goes to the spool, even if it may have been
+    /// stored: storing it again changes nothing.
     ///
     /// # Errors
-    /// [`Rejection`]; unless it is [`Rejection::Overloaded`], the callback may be stored all the same.
+    /// [`Rejection`]; unless it is [`Rejection::Overloaded`], the callback may still have been stored.
     pub async fn commit(&self, submission: Submission) -> Result<Durability, Rejection> {
         let made_durable = timeout(ANSWERED, self.store_or_spool(submission)).await;
         made_durable.unwrap_or_else(|_elapsed| {
-            // MongoDB has had its time, so it is the disk that does not answer.
+            // MongoDB's timeout is shorter, so it is the disk that does not answer.
             self.spool.disk_hangs();
             Err(Rejection::NotDurable)
         })
@@ -144,7 +144,7 @@ impl Durable {
         let bytes = received.body.len();
         match self.appends.commit(received, bytes).await {
             Ok(Ok(())) => {
-                spooling.lease_has_run_out().await;
+                spooling.lease_expired().await;
                 Ok(Durability::Spooled)
             }
             Err(NoVerdict::Full) => Err(Rejection::Overloaded),

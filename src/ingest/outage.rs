@@ -1,4 +1,4 @@
-//! Whether MongoDB is known to be away, and how that ends.
+//! Whether MongoDB is known to be unavailable, and the probe that ends the outage.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,11 +9,10 @@ use tokio::time::sleep;
 
 use crate::store::Store;
 
-/// How long it waits before it asks MongoDB again.
-const PAUSE: Duration = Duration::from_millis(250);
+/// The interval of probes.
+const INTERVAL: Duration = Duration::from_millis(250);
 
-/// Whether MongoDB is known to be away: then callbacks go to the spool without trying it first.
-/// Cheap to clone.
+/// During a known outage callbacks go to the spool without trying MongoDB first. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Outage(Arc<State>);
 
@@ -24,12 +23,12 @@ struct State {
 }
 
 impl Outage {
-    /// Whether it goes on, as far as is known.
+    /// Whether an outage is known.
     pub fn is_known(&self) -> bool {
         self.0.is_known.load(Ordering::Relaxed)
     }
 
-    /// MongoDB did not confirm a commit.
+    /// Records that MongoDB did not confirm a commit.
     pub fn begin(&self) {
         if !self.0.is_known.swap(true, Ordering::Relaxed) {
             tracing::error!("MongoDB does not confirm writes; callbacks go to the spool");
@@ -44,12 +43,12 @@ impl Outage {
         self.0.changed.notify_waiters();
     }
 
-    /// Waits until it is known, or known to be over.
+    /// Waits until an outage is known, or until none is.
     pub async fn until(&self, is_known: bool) {
         loop {
             let changed = self.0.changed.notified();
             tokio::pin!(changed);
-            // From here on no change is missed.
+            // Enabled before the check, so that no change is missed.
             changed.as_mut().enable();
             if self.is_known() == is_known {
                 return;
@@ -58,12 +57,12 @@ impl Outage {
         }
     }
 
-    /// Asks MongoDB during an outage whether it confirms a write, and ends the outage when it does. Without end, and
-    /// apart from the drain, which may wait for a disk.
+    /// During an outage, probes whether MongoDB confirms a write, and ends the outage when it does. Runs forever, and
+    /// apart from the drain, which may be waiting for a disk.
     pub async fn keep_probing(&self, store: &Store) {
         loop {
             self.until(true).await;
-            sleep(PAUSE).await;
+            sleep(INTERVAL).await;
             match store.probe().await {
                 Ok(()) => self.end(),
                 Err(error) => tracing::debug!(%error, "MongoDB is still away"),

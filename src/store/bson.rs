@@ -16,14 +16,14 @@ pub const MAX_DEPTH: usize = 100;
 /// What stands for a NUL in a key.
 const NUL: char = '\u{2400}';
 
-/// An empty document with room for so many bytes.
+/// An empty document with this capacity in bytes.
 pub fn with_capacity(bytes: usize) -> RawDocumentBuf {
     let mut empty = Vec::with_capacity(bytes);
     empty.extend_from_slice(RawDocumentBuf::new().as_bytes());
     RawDocumentBuf::from_bytes(empty).expect("the bytes of a document")
 }
 
-/// Appends a field whose name a provider may have made.
+/// Appends a field with a name that comes from a provider.
 pub fn append(document: &mut RawDocumentBuf, name: &str, value: impl BindRawBsonRef) {
     match <&CStr>::try_from(name) {
         Ok(it) if !name.contains(NUL) => document.append(it, value),

@@ -1,21 +1,20 @@
-//! Commits a batch: all callbacks in it become durable, each with its own verdict.
+//! Commits a batch: each callback becomes durable with a verdict of its own.
 //!
 //! # Promise
-//! [`Durability::Stored`] means that every write of the callback is on a majority of the replica set,
-//! journaled, so that every count asked from now on reflects it. Anything else is [`NotStored`], and then the
-//! callback may be stored in part or in whole; committing it again is always right.
+//! [`Durability::Stored`] means that every write of the callback is journaled on a majority of the replica set, so
+//! every later count includes it. After [`NotStored`] the callback may be stored in part or in whole; committing it
+//! again is always safe.
 //!
 //! # Operation
-//! An attempt is one step, described in `write`; here is what happens when it fails.
+//! An attempt is one step, described in `write`. This module decides what happens when it fails.
 //!
 //! # What can go wrong
-//! - MongoDB's fault (away, failing over, write not confirmed): the whole batch is tried again until the
-//!   time is up.
-//! - A document's fault (MongoDB refuses it, or it contradicts what is stored): its body is kept as a dead
-//!   letter, its neighbours are stored. Where MongoDB refuses a whole command, the batch is halved until
-//!   the callback at fault stands alone.
-//! - An error of one document by a code that nobody has listed: its callback is tried once more, apart from
-//!   its neighbours, and when that is refused, too, it becomes a dead letter.
+//! - MongoDB's fault (unavailable, failing over, write not confirmed): the whole batch is retried until the deadline.
+//! - A document's fault (MongoDB refuses it, or it contradicts what is stored): the callback becomes a dead letter and
+//!   the rest of the batch is stored. If MongoDB refuses a whole command, the batch is halved until the callback at
+//!   fault is alone.
+//! - An error of one document with a code in no list: its callback is tried once more without the rest of the batch,
+//!   and becomes a dead letter if it is refused again.
 
 use std::time::Duration;
 
@@ -29,14 +28,14 @@ use super::{Store, collection};
 
 /// One callback's part of a batch. Not `Debug`: it holds a message's text.
 pub struct Submission {
-    /// The callback itself, for the case that MongoDB is away, or refuses what we made of it.
+    /// The callback itself, for the spool or a dead letter.
     pub received: Received,
-    /// What it asks of the store.
+    /// What to write.
     pub writes: Vec<Write>,
 }
 
 impl Submission {
-    /// What it holds in memory, in bytes, near enough.
+    /// Its approximate size in memory, in bytes.
     pub fn bytes(&self) -> usize {
         self.received.body.len() + self.writes.iter().map(Write::bytes).sum::<usize>()
     }
@@ -45,30 +44,30 @@ impl Submission {
 /// Where a callback is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
-    /// All it says is on a majority of the replica set, journaled.
+    /// In MongoDB: every write is journaled on a majority.
     Stored,
-    /// MongoDB refused a document made of it, so its body is a dead letter there, as durably.
+    /// In MongoDB as a dead letter, because a document of it was refused. Just as durable.
     DeadLetter,
-    /// In the fsynced spool, on its way into MongoDB.
+    /// In the spool, fsynced, on its way into MongoDB.
     Spooled,
 }
 
-/// What is known of a callback after a commit.
+/// What became of a callback in a commit.
 pub type Verdict = Result<Durability, NotStored>;
 
 /// Why a callback is not known to be durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotStored {
-    /// MongoDB is away, or did not confirm in time.
+    /// MongoDB is unavailable, or did not confirm in time.
     #[error("the event could not be stored durably in time")]
     Unavailable,
-    /// MongoDB refused it and stored others, and a dead letter could not be written of it in time.
+    /// MongoDB refused it and stored others, and a dead letter could not be written in time.
     #[error("MongoDB refuses the event, and keeps no dead letter of it")]
     Undecided,
 }
 
 impl Store {
-    /// Commits a batch; the verdicts are in its order.
+    /// Commits a batch and returns the verdicts in its order.
     pub async fn commit(&self, batch: &[Submission]) -> Vec<Verdict> {
         let _busy = self.busy();
         let deadline = Instant::now() + self.settings.commit_timeout;
@@ -105,7 +104,7 @@ impl Store {
         }
     }
 
-    /// The verdicts of an attempt that was confirmed but for some writes.
+    /// The verdicts of an attempt in which some writes were refused.
     async fn decide(
         &self,
         batch: &[&Submission],
@@ -130,7 +129,7 @@ impl Store {
                     let callback = |r: &Refusal| (unclear[r.callback].0, r.code);
                     refused.extend(again.iter().map(callback));
                 }
-                // Whole commands are refused: nobody knows which of them is at fault.
+                // A whole command is refused, so it is unknown which callback is at fault.
                 Err(error) => {
                     tracing::error!(callbacks = alone.len(), %error, "refused callbacks stay undecided");
                     for (callback, _) in unclear {
@@ -141,18 +140,18 @@ impl Store {
         }
         refused.sort_unstable();
         refused.dedup_by_key(|(callback, _)| *callback);
-        let letters: Vec<_> = refused
+        let dead_letters: Vec<_> = refused
             .iter()
             .map(|(callback, code)| (&batch[*callback].received, format!("error {code}")))
             .collect();
-        let verdict = self.write_dead_letters(&letters, deadline).await;
+        let verdict = self.write_dead_letters(&dead_letters, deadline).await;
         for (callback, _) in refused {
             verdicts[callback] = verdict;
         }
         verdicts
     }
 
-    /// Attempts a batch, again and again while MongoDB is at fault and time is left.
+    /// Attempts a batch, with retries until the deadline while MongoDB is at fault.
     async fn attempt_until(
         &self,
         batch: &[&Submission],
@@ -170,7 +169,7 @@ impl Store {
                     .without_max_times(),
             )
             .when(|error| matches!(error, StoreError::Unavailable(_) | StoreError::TimedOut))
-            // An attempt that would begin at the deadline is none.
+            // No attempt starts at or after the deadline.
             .adjust(|_, pause| pause.filter(|pause| Instant::now() + *pause < deadline))
             .notify(|error, _| {
                 tracing::warn!(callbacks = batch.len(), %error, "commit is tried again");
@@ -178,14 +177,14 @@ impl Store {
             .await
     }
 
-    /// Keeps callbacks that MongoDB refuses as dead letters, each with what it said. That they can be kept shows
-    /// that the fault is the documents'.
+    /// Writes refused callbacks as dead letters, each with MongoDB's reason. That this works shows that the documents
+    /// were at fault.
     pub async fn write_dead_letters(
         &self,
         refused: &[(&Received, String)],
         deadline: Instant,
     ) -> Verdict {
-        let letters: Vec<_> = refused
+        let dead_letters: Vec<_> = refused
             .iter()
             .map(|(received, why)| {
                 tracing::error!(app = %received.origin.app, why, "a refused callback becomes a dead letter");
@@ -193,7 +192,7 @@ impl Store {
                 dead_letter(received, STORE_REFUSED, &reason, "$")
             })
             .collect();
-        let all: Vec<_> = letters.iter().map(|letter| (0, &**letter)).collect();
+        let all: Vec<_> = dead_letters.iter().map(|one| (0, &**one)).collect();
         let written = self.insert(collection::DEAD_LETTERS, &all);
         match tokio::time::timeout_at(deadline, written).await {
             Ok(Ok(refusals)) if refusals.is_empty() => Ok(Durability::DeadLetter),

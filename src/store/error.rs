@@ -1,37 +1,37 @@
-//! Whose fault a failure is: MongoDB's for now, or the document's for good.
+//! Classifies failures: MongoDB's fault, which passes, or the document's, which stays.
 
 use mongodb::error::{Error, ErrorKind, WriteFailure};
 
 /// A failed command.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// MongoDB is away, busy, changing its primary, or cannot confirm the write: trying again helps,
-    /// now or later. The outcome of a write is unknown.
+    /// MongoDB is down, busy, electing a primary, or cannot confirm the write: a retry helps. The outcome of a write is
+    /// unknown.
     #[error("MongoDB is not available: {0}")]
     Unavailable(String),
-    /// As [`StoreError::Unavailable`], and it did not even say so in time.
+    /// Like [`StoreError::Unavailable`], and MongoDB did not answer in time.
     #[error("MongoDB did not answer in time")]
     TimedOut,
-    /// MongoDB refuses what it was asked, and would again.
+    /// MongoDB refuses the command, and would refuse it again.
     #[error("MongoDB refuses the command: {0}")]
     Refused(String),
-    /// As much is being asked as may be. Nothing was asked of MongoDB.
+    /// A limit of ours is reached. MongoDB was not asked.
     #[error("too many queries wait")]
     Overloaded,
 }
 
-/// What an error code blames.
+/// Who is at fault, by an error code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blame {
-    /// The server, which is starting, stopping, changing its primary, busy or full. Trying again helps.
+    /// The server: it is starting, stopping, electing a primary, busy or full. A retry helps.
     Server,
-    /// What was sent: a document or a statement that MongoDB would refuse again.
+    /// The document or statement: MongoDB would refuse it again.
     Document,
-    /// A code that is in no list here.
+    /// Unknown: the code is in no list here.
     Unknown,
 }
 
-/// The code of a key that is taken.
+/// The code of a duplicate key.
 pub const DUPLICATE_KEY: i32 = 11000;
 
 const DOCUMENT_CODES: &[i32] = &[
@@ -83,8 +83,8 @@ const SERVER_CODES: &[i32] = &[
     14031, // OutOfDiskSpace
 ];
 
-/// Whom an error code blames. To call a good message bad would lose it from a badge for good, and to call the
-/// server bad for one document would stop all others; so a code that is in no list blames nobody yet.
+/// Says who is at fault. Blaming a good message would remove it from the counts, and blaming the server for one bad
+/// document would stop all others, so an unlisted code blames neither.
 pub fn blame(code: i32) -> Blame {
     if DOCUMENT_CODES.contains(&code) {
         Blame::Document
@@ -96,7 +96,7 @@ pub fn blame(code: i32) -> Blame {
 }
 
 impl StoreError {
-    /// The same error where no document can be at fault.
+    /// The same error, of a command in which no document can be at fault.
     pub fn as_of_state(self) -> Self {
         match self {
             Self::Refused(why) => Self::Unavailable(why),
@@ -104,7 +104,7 @@ impl StoreError {
         }
     }
 
-    /// An error of a command in which no document can be at fault.
+    /// The error of a command in which no document can be at fault.
     pub fn of_state(error: Error) -> Self {
         Self::from(error).as_of_state()
     }
@@ -119,7 +119,7 @@ impl From<Error> for StoreError {
             ErrorKind::BsonSerialization { .. } | ErrorKind::InvalidArgument { .. } => {
                 Self::Refused("the document cannot be sent".to_owned())
             }
-            // Only the code of a command's error, or a write's: the text may quote a document.
+            // Only codes: the text of an error may quote a document.
             ErrorKind::Command(command) => {
                 Self::Unavailable(format!("{} ({})", command.code_name, command.code))
             }

@@ -1,8 +1,8 @@
-//! The collections and their indexes, made at start and by `im-callback indexes`. Making them again changes nothing.
+//! The collections and their indexes, created at start and by `im-callback indexes`. Idempotent.
 //!
-//! Pages of 1 MB: MongoDB gathers writes in pages in memory, 10 MB large in a collection and 5 MB in an index, and
-//! whoever writes to a full one waits until it is compressed and split. Many small pauses take the place of a
-//! few that every commit waits for; `docs/benchmarks.md` says more. A collection that is there already stays as it is.
+//! Pages are 1 MB: MongoDB collects writes in pages in memory, by default of 10 MB in a collection and 5 MB in an
+//! index, and a writer to a full page waits until it is compressed and split. Small pages replace a few pauses that
+//! hold up every commit by many short ones; `docs/benchmarks.md` says more. Existing collections stay as they are.
 
 use std::time::Duration;
 
@@ -17,19 +17,19 @@ use super::error::{Blame, StoreError, blame};
 use super::{Store, UnreadBy, collection};
 use crate::callback::ids::AppName;
 
-/// Unread messages by reader and sender; also finds what a read mark is applied to.
+/// Unread messages by reader and sender. Also used to apply read marks.
 pub const UNREAD_BY_PEER: &str = "unread_by_peer";
 /// Unread messages by reader, order and sender.
 pub const UNREAD_BY_ORDER: &str = "unread_by_order";
 /// Read marks by reader and peer.
 pub const MARKS: &str = "marks";
-/// The index by which old documents expire, where the app's owner asked for that.
+/// The TTL index, where retention is configured.
 pub const RETENTION: &str = "retention";
 
 /// Dead letters by time, for lists.
 pub const NEWEST: &str = "newest";
 
-/// After how long documents are deleted; `None` keeps them for good.
+/// After how long documents are deleted; `None` keeps them forever.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Retention {
     /// Of `messages`.
@@ -50,9 +50,9 @@ impl Retention {
     }
 }
 
-/// The indexes that queries name, which hold all that a count reads. `state` is in the keys although it is always
-/// 0 there: MongoDB reads a document to check a condition on a field that the index does not hold, even where the
-/// index's own filter implies it.
+/// The indexes that queries name. They cover all that a count reads. `state` is in the keys although it is always 0
+/// there: MongoDB would fetch the document to check a condition on a field that the key lacks, even if the partial
+/// filter implies it.
 fn query_indexes() -> [(&'static str, &'static str, Document, Option<Document>); 3] {
     [
         (
@@ -77,7 +77,7 @@ fn query_indexes() -> [(&'static str, &'static str, Document, Option<Document>);
 }
 
 impl Store {
-    /// Makes the collections that callbacks are written to, once in a service's life: before it writes to them.
+    /// Creates the collections that callbacks write to, once per process and before the first write.
     pub(super) async fn ensure_collections(&self) -> Result<(), StoreError> {
         let make = async || {
             let each = collection::WRITTEN.map(|name| self.ensure_collection(name));
@@ -105,7 +105,7 @@ impl Store {
                     name,
                     code,
                     why,
-                    "MongoDB makes the collection in its own way"
+                    "MongoDB creates the collection with its own page size"
                 );
                 Ok(())
             }
@@ -113,14 +113,14 @@ impl Store {
         }
     }
 
-    /// Makes what is missing, and sets how long documents are kept.
+    /// Creates what is missing, and sets the retention.
     ///
     /// # Errors
-    /// When MongoDB is away, or refuses an index.
+    /// When MongoDB is unavailable or refuses an index.
     pub async fn ensure_indexes(&self, retention: Retention) -> Result<(), StoreError> {
         self.ensure_collections().await?;
-        // Marks without these fields are in no place of the index where a query looks. Once more when it is
-        // there, for what another version wrote meanwhile.
+        // Queries do not find marks without these fields. Done again after the index is built, for marks that another
+        // version wrote meanwhile.
         self.complete_marks().await?;
         for (name, index, keys, filter) in query_indexes() {
             self.ensure_index(name, index, keys, filter).await?;
@@ -141,7 +141,7 @@ impl Store {
         Ok(())
     }
 
-    /// Makes an index, in the place of one of its name that an older version made with other keys.
+    /// Creates an index, and replaces one of the same name that an older version created with other keys.
     async fn ensure_index(
         &self,
         name: &str,
@@ -169,7 +169,7 @@ impl Store {
         Ok(())
     }
 
-    /// Gives read marks that an older version wrote the fields by which they are found.
+    /// Adds the indexed fields to read marks of an older version.
     async fn complete_marks(&self) -> Result<(), StoreError> {
         let marks = self.collection(collection::READ_MARKS)?;
         let from_id = doc! { "$set": {
@@ -181,15 +181,12 @@ impl Store {
             .await?;
         if completed.modified_count > 0 {
             let marks = completed.modified_count;
-            tracing::info!(
-                marks,
-                "read marks of an older version were given their fields"
-            );
+            tracing::info!(marks, "read marks of an older version were completed");
         }
         Ok(())
     }
 
-    /// Whether the indexes that queries need are there, and built.
+    /// Whether the indexes that queries need exist and are built.
     ///
     /// # Errors
     /// When MongoDB does not answer in time.
@@ -204,7 +201,7 @@ impl Store {
                 return Ok(false);
             }
         }
-        // An index that is still being built is listed, too, and then a query that names it is refused.
+        // An index is listed while it is still being built, but a query that names it is refused.
         let app = AppName::new("-").expect("a name by its rules");
         for by in [UnreadBy::Peer, UnreadBy::Order] {
             let keys = self.unread_keys(by, by.matching(&app, &[""], &[""]), 1);
@@ -250,7 +247,7 @@ impl Store {
     }
 }
 
-/// A collection's indexes; none where the collection is not there yet.
+/// A collection's indexes; none if the collection does not exist.
 async fn indexes_of(documents: &Collection<Document>) -> mongodb::error::Result<Vec<IndexModel>> {
     const NAMESPACE_NOT_FOUND: i32 = 26;
     match documents.list_indexes().await {

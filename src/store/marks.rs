@@ -1,4 +1,4 @@
-//! Looks read marks up: of single pairs, and from an index alone of all pairs between some readers and some peers.
+//! Looks up read marks: of single pairs by `_id`, and between some readers and some peers from an index alone.
 
 use std::collections::HashMap;
 
@@ -13,20 +13,20 @@ use super::indexes::MARKS;
 use super::{Store, collection};
 use crate::callback::ids::AppName;
 
-/// The most pairs of readers and peers in one query, that is, the most marks it can find.
+/// The most pairs of readers and peers in one query, and so the most marks it can return.
 pub const MOST_PAIRS: usize = 16_384;
 
-/// Read marks between some readers and some peers, as they came from MongoDB.
+/// Read marks between some readers and some peers, as raw batches.
 #[derive(Default)]
 pub struct Marks(Vec<RawBatch>);
 
 impl Marks {
-    /// Adds others.
+    /// Adds other marks.
     pub fn extend(&mut self, others: Self) {
         self.0.extend(others.0);
     }
 
-    /// By reader and peer; who has none is absent.
+    /// By reader and peer; a pair without a mark is absent.
     pub fn by_pair(&self) -> Result<HashMap<(&str, &str), i64>, StoreError> {
         let mut marks = HashMap::new();
         for mark in documents(&self.0) {
@@ -37,7 +37,7 @@ impl Marks {
     }
 }
 
-/// The documents of some batches; `None` for what is unreadable.
+/// The documents of some batches; `None` for an unreadable one.
 pub fn documents(batches: &[RawBatch]) -> impl Iterator<Item = Option<&RawDocument>> {
     let of_batch = |batch| RawBatch::doc_slices(batch).into_iter().flatten();
     let documents = batches.iter().flat_map(of_batch);
@@ -77,7 +77,7 @@ impl Store {
         marks.collect::<Option<_>>().ok_or_else(unreadable)
     }
 
-    /// The read marks between some readers and some peers, also of pairs that nobody asked for.
+    /// The read marks between some readers and some peers: of every combination.
     pub(super) async fn marks_between(
         &self,
         app: &AppName,
@@ -101,7 +101,7 @@ impl Store {
     }
 }
 
-/// The filter by which marks are found, apart so that its plan can be asked for.
+/// The filter of [`Marks`]; public so that a test can ask for its plan.
 pub fn marks_between(app: &AppName, readers: &[&str], peers: &[&str]) -> Document {
     doc! { "app": app.as_str(), "reader": { "$in": readers }, "peer": { "$in": peers } }
 }
@@ -118,7 +118,7 @@ fn unreadable() -> StoreError {
     StoreError::Unavailable("a read mark is unreadable".to_owned())
 }
 
-/// A number of whichever type a hand gave it.
+/// A number of any BSON type: a document may have been edited by hand.
 pub fn number(document: &RawDocument, name: &str) -> Option<i64> {
     match document.get(name).ok()?? {
         RawBsonRef::Int64(number) => Some(number),

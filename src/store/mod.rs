@@ -2,11 +2,11 @@
 //!
 //! - [`documents`] shapes events into documents, the analysts' interface; `statements` are the updates
 //!   that merge what comes apart; [`bson`] turns the provider's JSON into BSON.
-//! - `commit` makes a batch of them durable, exactly once, by an attempt of one step (`write`).
-//! - `unread` counts: messages from their index, compared with the read marks (`marks`) from theirs.
-//! - [`projection`] lets `state` follow the read marks; [`reconcile`] looks over all that is stored.
-//! - [`spools`] is what the instances tell each other of their spools.
-//! - [`indexes`] makes the indexes; [`error`] says whose fault a failure is.
+//! - `commit` makes a batch of them durable, exactly once; `write` is its one step.
+//! - `unread` counts messages from their index and compares them with the read marks (`marks`) from theirs.
+//! - [`projection`] updates `state` from the read marks in the background; [`reconcile`] checks all that is stored.
+//! - [`spools`] shares between instances whether their spools are empty.
+//! - [`indexes`] creates the indexes; [`error`] says whether MongoDB or a document is at fault.
 
 pub mod bson;
 mod commit;
@@ -50,15 +50,15 @@ pub mod collection {
     pub const READ_MARKS: &str = "read_marks";
     /// One document per device.
     pub const PRESENCE: &str = "presence";
-    /// Every event that is no message, as it came.
+    /// Every event that is not a message, as received.
     pub const EVENTS: &str = "events";
     /// Verified bodies that could not be decoded.
     pub const DEAD_LETTERS: &str = "dead_letters";
-    /// Those that callbacks are written to.
+    /// The collections that callbacks write to.
     pub const WRITTEN: [&str; 4] = [MESSAGES, EVENTS, READ_MARKS, PRESENCE];
-    /// How far the service's own work over the data has come.
+    /// The progress of `im-callback reconcile`.
     pub const PROGRESS: &str = "progress";
-    /// The spools of all instances, and until when each is known to be empty.
+    /// The spools of all instances, and until when each promises to be empty.
     pub const SPOOLS: &str = "spools";
 }
 
@@ -67,18 +67,18 @@ pub mod collection {
 pub struct StoreSettings {
     /// The database's name.
     pub database: String,
-    /// How long one commit may take, retries included, before its callbacks are refused.
+    /// The timeout of one commit, retries included.
     pub commit_timeout: Duration,
-    /// How long one query may take.
+    /// The timeout of one query.
     pub query_timeout: Duration,
-    /// How long `state` is behind the read marks, in the usual case.
+    /// How far `state` may usually lag behind the read marks.
     pub state_delay: Duration,
 }
 
-/// Connections for commits and queries, unless the connection string says how many.
+/// The size of the connection pool, unless the connection string sets it.
 const CONNECTIONS: u32 = 64;
 
-/// Queries at once: some of the connections, so that commits always find one.
+/// Queries at once: fewer than connections, so that commits always find a free one.
 const QUERIES: usize = 24;
 
 /// The MongoDB side of the service. Cheap to clone.
@@ -89,17 +89,17 @@ pub struct Store {
     settings: StoreSettings,
     queries: Arc<Semaphore>,
     questions: Arc<Questions>,
-    /// Whether the collections are made.
+    /// Set when the collections are created.
     collections: Arc<OnceCell<()>>,
-    /// Where the work is done that outlives a request, whose own thread may end.
+    /// For tasks that outlive a request, whose own runtime may end.
     runtime: Handle,
-    /// What `state` has to follow.
+    /// The pairs whose `state` lags behind.
     behind: Arc<Behind>,
-    /// Commits under way.
+    /// Running commits.
     committing: Arc<AtomicUsize>,
 }
 
-/// A commit under way.
+/// A running commit.
 struct Busy(Arc<AtomicUsize>);
 
 impl Drop for Busy {
@@ -109,7 +109,7 @@ impl Drop for Busy {
 }
 
 impl Store {
-    /// A store that does not know yet where MongoDB is: until [`Store::reach`], it is not available.
+    /// A store without a client: it is unavailable until [`Store::reach`].
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -126,28 +126,28 @@ impl Store {
         }
     }
 
-    /// Prepares the client. Connects in the background: MongoDB need not be there yet. To resolve a
-    /// `mongodb+srv` address takes name servers, which do.
+    /// Creates the client, which connects in the background, so MongoDB may still be unavailable. To resolve a
+    /// `mongodb+srv` address, name servers must be available.
     ///
     /// # Errors
     /// When the connection string cannot be resolved or used.
     pub async fn reach(&self, uri: &str) -> mongodb::error::Result<()> {
         let mut options = ClientOptions::parse(uri).await?;
         options.app_name.get_or_insert("im-callback".to_owned());
-        // Shorter than a commit, so that the loss of MongoDB is an error within it, not its end.
+        // Shorter than a commit, so that the commit sees an error of the driver before its own timeout.
         let timeout = self.settings.commit_timeout / 2;
         options.server_selection_timeout = Some(timeout);
         options.connect_timeout.get_or_insert(timeout);
-        // After an error the driver waits for the next heartbeat; the default of 10 s is beyond any commit.
+        // After an error the driver waits for the next heartbeat. Its default of 10 s is longer than any commit.
         options.heartbeat_freq.get_or_insert(Duration::from_secs(1));
         // A count must see every acknowledged write, whatever the connection string prefers.
         options.read_concern = Some(ReadConcern::local());
         options.selection_criteria =
             Some(SelectionCriteria::ReadPreference(ReadPreference::Primary));
-        // Several commits are under way at once, each with several commands side by side, and queries.
+        // Several commits run at once, each with several commands in parallel, and queries beside them.
         options.max_pool_size.get_or_insert(CONNECTIONS);
         let database = Client::with_options(options)?.database(&self.settings.database);
-        // A second client would be as good as the first.
+        // If two calls race, either client will do.
         let _ = self.database.set(database);
         Ok(())
     }
@@ -170,7 +170,7 @@ impl Store {
         self.committing.load(Ordering::Relaxed) > 0
     }
 
-    /// Ends the client: connections close, nothing more is accepted.
+    /// Closes the client and its connections.
     pub async fn close(self) {
         if let Some(database) = self.database.get() {
             database.client().clone().shutdown().await;
@@ -182,7 +182,7 @@ impl Store {
         query: impl Future<Output = mongodb::error::Result<T>>,
     ) -> Result<T, StoreError> {
         let query = async {
-            // It is never closed.
+            // An error would mean that the semaphore is closed, which never happens.
             let _turn = self.queries.acquire().await;
             query.await
         };
@@ -192,7 +192,7 @@ impl Store {
             .map_err(StoreError::from)
     }
 
-    /// Runs a query, and takes all that it finds as it came.
+    /// Runs a query and returns all results as raw batches.
     async fn batches(&self, find: Find<'_, Document>) -> Result<Vec<RawBatch>, StoreError> {
         self.within_query_timeout(async move {
             let batches: Vec<RawBatch> = find.batch().await?.try_collect().await?;

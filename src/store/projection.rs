@@ -1,24 +1,23 @@
-//! `state` follows the read marks.
+//! Updates `state` from the read marks, in the background.
 //!
-//! What is unread is decided by marks, and every count compares messages with them. `state` is a projection of that,
-//! for analysts, and it keeps the unread indexes small. It is written in the background, in large commands, evenly
-//! over the time, and each of them gives way to callbacks for a while.
+//! The read marks decide what is unread, and every count compares messages with them. `state` is a projection of that
+//! for analysts, and keeps the unread indexes small. It is written in large commands, spread evenly over time, and
+//! each command first gives way to running commits.
 //!
 //! # Operation
-//! - A commit notes the pairs it touched: a receipt's pair with the mark, and the pair of a message that came **late**
-//!   with the message's time.
-//! - The pairs that were noted are taken together, so that many share a command, and wait until each is at least half
-//!   of the delay old. Then the marks of late messages are looked up, and each mark that reaches a message is
-//!   applied, by one update statement bound to the unread index: measured, that costs MongoDB less than to look
-//!   for the messages first and update them by `_id`.
-//! - A message is late when it is older at its arrival than a quarter of the delay. Of any other, whichever instance
-//!   raised a mark that reaches it applies that mark after the message is there: a receipt comes after what it
-//!   acknowledges was sent, and is applied half of the delay later. The other quarter is for clocks that differ.
+//! - A commit notes the pairs it touched: a receipt's pair with its mark, and a **late** message's pair with its time.
+//! - Noted pairs are taken in one go, so that many share a command, when each is at least half of the delay old. Then
+//!   the marks of late messages are looked up, and each mark that covers a message is applied by one update statement
+//!   with the unread index as its hint. Measured, that costs MongoDB less than finding the messages first and updating
+//!   them by `_id`.
+//! - A message is late if it is older than a quarter of the delay when it arrives. Other messages need no note: a
+//!   receipt is sent after the messages it covers and applied half of the delay later, when they are stored. The
+//!   remaining quarter allows for clocks that differ.
 //!
 //! # What can go wrong
-//! The notes are in memory. What a crash or a fail-over takes from them, and what they have no room for, is found by
-//! a walk over the unread messages ([`Store::catch_up`]), at start and from time to time; also the messages of the next
-//! hours that a receipt covers whose clock is ahead. Counts do not notice any of it.
+//! The notes are in memory. A crash, a fail-over or a full table loses some. A walk over the unread messages
+//! ([`Store::catch_up`]) at start and from time to time finds their messages, and also those that arrive after a
+//! receipt from a clock that is ahead. Counts are not affected.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -35,19 +34,19 @@ use super::statements::apply_mark;
 use super::write::Command;
 use super::{Store, collection};
 
-/// Pairs whose marks are looked up and applied at once: more are no cheaper, and hold up others for longer.
+/// Pairs in one command: more are not cheaper, and block other commands for longer.
 const CHUNK: usize = 100;
 
-/// The most pairs that are noted, some 200 bytes each.
+/// The most noted pairs, of about 200 bytes each.
 const MOST_NOTED: usize = 50_000;
 
-/// The code of a hint that names no index, among others.
+/// MongoDB's code for a hint that names no index, among others.
 const BAD_VALUE: i32 = 2;
 
-/// How long it waits when MongoDB is away.
+/// The pause after an error.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The pairs whose messages may be behind their mark.
+/// The pairs whose `state` may lag behind their mark.
 #[derive(Debug, Default)]
 pub struct Behind {
     notes: Mutex<Notes>,
@@ -59,40 +58,40 @@ struct Notes {
     pairs: HashMap<Pair, Note>,
     /// When the first of them was noted.
     since: Option<Instant>,
-    /// Those that were taken and are not done, and since when the first of them waits.
+    /// How many were taken and are not done, and when the first of them was noted.
     taken: Option<(usize, Instant)>,
-    /// Whether some found no room.
+    /// Whether pairs were lost because the table was full.
     some_are_missing: bool,
-    /// Whether all that was stored before this process has been looked over.
+    /// Whether the first walk over all unread messages is done.
     has_caught_up: bool,
 }
 
 /// What is known of a pair.
 #[derive(Debug, Clone, Copy)]
 struct Note {
-    /// Its mark, where that was raised.
+    /// Its mark, if a receipt raised it.
     read_up_to: Option<i64>,
-    /// The oldest message that came, whose mark is not known.
+    /// The oldest late message, whose mark must be looked up.
     oldest: Option<i64>,
 }
 
-/// What was noted, and is being done.
+/// Notes that are being applied.
 struct Taken {
     pairs: Vec<(Pair, Note)>,
     /// When the first of them was noted.
     since: Instant,
-    /// Whether some found no room.
+    /// Whether pairs were lost because the table was full.
     some_are_missing: bool,
 }
 
 /// How far `state` is behind the read marks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lag {
-    /// Pairs that are still to be looked at.
+    /// Pairs to be updated.
     pub pairs: usize,
     /// How long the first of them has waited.
     pub oldest: Duration,
-    /// Whether all that was stored before this process has been looked over.
+    /// Whether the first walk over all unread messages is done.
     pub has_caught_up: bool,
 }
 
@@ -101,7 +100,7 @@ impl Behind {
         self.notes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes what was committed.
+    /// Notes the pairs of committed writes.
     pub fn add<'w>(&self, writes: impl Iterator<Item = &'w Write>, delay: Duration) {
         let fresh = DateTime::now().timestamp_millis() - delay.as_millis() as i64 / 4;
         let mut notes = self.notes();
@@ -127,7 +126,7 @@ impl Behind {
         }
     }
 
-    /// How much there is to do.
+    /// How far `state` lags behind.
     pub fn lag(&self) -> Lag {
         let notes = self.notes();
         let (taken, first_taken) = notes
@@ -142,12 +141,12 @@ impl Behind {
         }
     }
 
-    /// Notes that all that is stored has been looked over.
+    /// Records that the first walk is done.
     pub fn caught_up(&self) {
         self.notes().has_caught_up = true;
     }
 
-    /// Waits until something is noted, and says when the first of it was.
+    /// Waits for a note, and returns when the first was made.
     async fn first_note(&self) -> Instant {
         loop {
             if let Some(since) = self.notes().since {
@@ -157,10 +156,10 @@ impl Behind {
         }
     }
 
-    /// Takes all that is noted.
+    /// Takes all notes.
     fn take(&self) -> Taken {
         let mut notes = self.notes();
-        // A panic has lost what was taken before.
+        // Still set: a panic lost the notes that were taken before.
         notes.some_are_missing |= notes.taken.is_some();
         let pairs: Vec<_> = std::mem::take(&mut notes.pairs).into_iter().collect();
         let since = notes.since.take().unwrap_or_else(Instant::now);
@@ -172,7 +171,7 @@ impl Behind {
         }
     }
 
-    /// Says how many of those that were taken are left.
+    /// Records how many of the taken pairs are left.
     fn left(&self, pairs: usize) {
         let mut notes = self.notes();
         notes.taken = match notes.taken {
@@ -181,7 +180,7 @@ impl Behind {
         };
     }
 
-    /// Puts back what was taken.
+    /// Puts taken notes back.
     fn put_back(&self, pairs: &[(Pair, Note)], since: Instant, some_are_missing: bool) {
         let mut notes = self.notes();
         for (pair, note) in pairs {
@@ -212,12 +211,12 @@ impl Notes {
 }
 
 impl Store {
-    /// How far `state` is behind the read marks, of what this instance has committed.
+    /// How far `state` lags behind the read marks that this instance committed.
     pub fn lag(&self) -> Lag {
         self.behind.lag()
     }
 
-    /// Applies read marks without end.
+    /// Applies noted read marks, forever.
     pub async fn keep_applying_marks(&self) {
         let half = self.settings.state_delay / 2;
         loop {
@@ -231,15 +230,15 @@ impl Store {
         }
     }
 
-    /// Applies the read marks of all pairs that are noted, at once.
+    /// Applies the read marks of all noted pairs now.
     ///
     /// # Errors
-    /// When MongoDB is away, or lacks the index `unread_by_peer`. What is left is noted still.
+    /// When MongoDB is unavailable or lacks the index `unread_by_peer`. Pairs that are left stay noted.
     pub async fn apply_noted_marks(&self) -> Result<(), StoreError> {
         self.apply_taken(self.behind.take(), Duration::ZERO).await
     }
 
-    /// Applies what was taken, evenly `over` a time, so that callbacks hardly notice.
+    /// Applies taken notes, spread evenly `over` a time so that commits are hardly slowed down.
     async fn apply_taken(&self, taken: Taken, over: Duration) -> Result<(), StoreError> {
         let Taken {
             pairs,
@@ -283,7 +282,7 @@ impl Store {
         self.apply_marks(reached).await.map(drop)
     }
 
-    /// Applies marks, each to its pair, and says how many messages became read by it.
+    /// Applies each mark to its pair, and returns how many messages became read.
     pub(super) async fn apply_marks<'p>(
         &self,
         marks: impl Iterator<Item = (&'p Pair, i64)>,
@@ -297,7 +296,7 @@ impl Store {
         Ok(modified)
     }
 
-    /// Runs updates of `state`, and says how many messages they have changed.
+    /// Runs updates of `state`, and returns how many messages they changed.
     pub(super) async fn write_projection(
         &self,
         updates: &[RawDocumentBuf],
@@ -309,17 +308,17 @@ impl Store {
             .map_err(|_| StoreError::TimedOut)?
             .map_err(StoreError::as_of_state)?;
         for error in &written.errors {
-            // The index that it names is not there yet.
+            // The index of the hint does not exist yet.
             if error.code == BAD_VALUE {
                 return Err(StoreError::Unavailable(format!("state: {}", error.code)));
             }
-            // An analyst's validator or unique index: it must not hold up all others, and no count needs it.
+            // Perhaps an analyst's validator or unique index. It must not block the others, and counts do not need it.
             tracing::error!(code = error.code, "MongoDB refuses to change a `state`");
         }
         Ok(written.modified)
     }
 
-    /// Waits while callbacks are being committed, until this moment at most.
+    /// Waits while commits are running, until this moment at most.
     pub(super) async fn give_way(&self, until: Instant) {
         while self.is_busy() && Instant::now() < until {
             sleep_until(until.min(Instant::now() + Duration::from_millis(2))).await;

@@ -1,7 +1,7 @@
-//! What the instances tell each other of their spools, in the collection `spools`: one document for each spool, with the
-//! time until which it is known to be **empty** of acknowledged callbacks, by the clock of MongoDB's primary.
+//! The collection `spools`: one document for each instance's spool, with the time until which it promises to be
+//! **empty** of acknowledged callbacks, by the clock of MongoDB's primary.
 //!
-//! It is a lease: `ingest::complete` has the rules by which an instance extends its own and believes the others'.
+//! That is a lease; `ingest::complete` has its rules.
 
 use std::time::Duration;
 
@@ -12,27 +12,27 @@ use mongodb::options::{Acknowledgment, ReturnDocument, WriteConcern};
 use super::error::StoreError;
 use super::{Store, collection};
 
-/// What an instance says of its spool.
+/// What an instance reports about its spool.
 #[derive(Debug, Clone)]
 pub struct SpoolState {
-    /// The spool's own id.
+    /// The spool's id.
     pub id: String,
     /// The machine it is on, for people.
     pub host: String,
     /// Its folder there, for people.
     pub path: String,
-    /// What is in it.
+    /// Bytes on their way into MongoDB.
     pub bytes: u64,
 }
 
-/// A spool that some instance has told of.
+/// A spool that an instance has reported.
 #[derive(Debug, Clone)]
 pub struct KnownSpool {
-    /// What was said of it last.
+    /// The last report.
     pub state: SpoolState,
-    /// When that was.
+    /// The time of that report.
     pub seen_at: DateTime,
-    /// Whether it is known to be empty.
+    /// Whether its lease holds.
     pub is_empty: bool,
 }
 
@@ -51,11 +51,11 @@ impl Store {
             .map_err(|_| StoreError::Unavailable("the server tells no time".to_owned()))
     }
 
-    /// Tells of a spool, and that it is empty until then, where it is. The answer is the server's time.
+    /// Reports a spool, with the end of its lease if it is empty. Returns the server's time.
     ///
     /// # Errors
-    /// When MongoDB does not confirm it in time. It may be told all the same.
-    pub async fn tell_spool(
+    /// When MongoDB does not confirm it in time. The report may still have been stored.
+    pub async fn report_spool(
         &self,
         spool: &SpoolState,
         empty_until: Option<DateTime>,
@@ -72,7 +72,7 @@ impl Store {
             "bytes": i64::try_from(*bytes).unwrap_or(i64::MAX), "seenAt": "$$NOW",
         };
         if let Some(until) = empty_until {
-            // What was promised stays promised.
+            // A lease is never shortened.
             told.insert("emptyUntil", doc! { "$max": ["$emptyUntil", until] });
         }
         let spools = self.collection(collection::SPOOLS)?;
@@ -89,7 +89,7 @@ impl Store {
         seen_at.copied().ok_or_else(unreadable)
     }
 
-    /// For how long from the question on all other spools are known to be empty; `None` where one is not.
+    /// How long all other spools promise to be empty, from the call on; `None` if one does not.
     ///
     /// # Errors
     /// When MongoDB does not answer in time.
@@ -117,7 +117,7 @@ impl Store {
         Ok(Some(least))
     }
 
-    /// Every spool that some instance has told of.
+    /// Every spool that an instance has reported.
     ///
     /// # Errors
     /// When MongoDB does not answer in time.
@@ -147,7 +147,7 @@ impl Store {
         Ok(known.collect())
     }
 
-    /// Forgets a spool; whether it was known.
+    /// Forgets a spool, and returns whether it was known.
     ///
     /// # Errors
     /// When MongoDB does not confirm it in time.

@@ -1,11 +1,11 @@
-//! What a message's `state` is, what it should be, and the update that makes it so.
+//! Compares a message's `state` with what it should be, and makes the update that repairs it.
 
 use mongodb::bson::{DateTime, Document, RawDocumentBuf, doc};
 
 use crate::store::documents::{MessageKey, Pair, raw};
 use crate::store::statements::{derive, is_there};
 
-/// What decides whether a message is unread, as it was read. Only of messages that count.
+/// The fields that decide whether a message is unread. Only of messages that count.
 pub struct Seen {
     /// The message's `_id`.
     pub id: String,
@@ -17,15 +17,15 @@ pub struct Seen {
     recalled: bool,
 }
 
-/// What a message is by its facts.
+/// What a message is according to its facts.
 enum Truth {
     Recalled,
-    /// At or under its mark, which is this.
+    /// Covered by this mark.
     Read(i64),
     Unread,
 }
 
-/// A message whose `state` is not what the facts say.
+/// A message whose `state` disagrees with the facts.
 pub struct Finding {
     seen: Seen,
     truth: Truth,
@@ -43,7 +43,7 @@ pub fn entry(document: &Document) -> Option<(Pair, i64)> {
 }
 
 impl Seen {
-    /// The part of a message that is read.
+    /// The fields to read.
     pub fn projection() -> Document {
         doc! {
             "app": 1, "to": 1, "fromAccount": 1, "msgTimestamp": 1, "state": 1,
@@ -51,7 +51,7 @@ impl Seen {
         }
     }
 
-    /// Reads a message; `None` when it never counts, or is not there yet.
+    /// Reads a message; `None` if it never counts, or has not arrived yet.
     pub fn of(document: &Document) -> Option<Self> {
         let state = document.get_i32("state").ok()?;
         let (pair, sent_at) = entry(document)?;
@@ -64,7 +64,7 @@ impl Seen {
         })
     }
 
-    /// Whether its `state` is wrong, its pair's mark being this.
+    /// Checks its `state` against its pair's mark.
     pub fn judge(self, mark: Option<i64>) -> Option<Finding> {
         let truth = match mark {
             _ if self.recalled => Truth::Recalled,
@@ -77,12 +77,12 @@ impl Seen {
 }
 
 impl Finding {
-    /// Whether it is only behind its mark, as any message is for a while.
+    /// Whether it only lags behind its mark, as messages do for a while.
     pub fn is_behind(&self) -> bool {
         matches!(self.truth, Truth::Read(_))
     }
 
-    /// The update that makes its `state` right, and does nothing where the message has changed since.
+    /// The update that repairs its `state`, unless the message has changed meanwhile.
     pub fn repair(&self) -> RawDocumentBuf {
         let seen = &self.seen;
         let key = MessageKey {

@@ -1,20 +1,20 @@
-//! Looks over what is stored, and makes `state` what the read marks and recalls say.
+//! Checks what is stored, and makes `state` agree with the read marks and recalls.
 //!
 //! # Operation
-//! - The **unread walk** goes through the index `unread_by_peer`, which holds every unread message, looks up the
-//!   mark of each pair, and applies it where it reaches a message. That is what `projection` does for what
-//!   was just committed, for all that is stored: what a crash or a fail-over made it forget. The service does this at
-//!   its start and from time to time, giving way to callbacks. It reads no document where all is well.
-//! - The **history walk** goes through the messages themselves by `_id`, and finds every wrong `state`: also unread
-//!   though recalled, and read though neither recalled nor under a mark. No crash leaves these; a hand does, or a
-//!   restore of `read_marks` from an old backup, which must not make a hundred thousand messages unread again. So
-//!   only the command `im-callback reconcile` does this walk.
+//! - The **unread walk** reads the index `unread_by_peer`, which holds every unread message, looks up the mark of each
+//!   pair, and applies it if it covers a message. It finds what `projection` forgot in a crash or a fail-over. The
+//!   service does this walk at its start and from time to time, and gives way to commits. Where nothing is wrong it
+//!   reads no document.
+//! - The **history walk** reads the messages themselves by `_id`, and finds every wrong `state`, such as an unread
+//!   message that was recalled, or a read one that is neither recalled nor covered by a mark. No crash causes these,
+//!   only a manual change, or `read_marks` restored from an old backup. The latter must not make a hundred thousand
+//!   messages unread again by itself, so only the command `im-callback reconcile` does this walk.
 //!
-//! Both only ever make `state` agree with facts that do not go away, so no walk needs to know of another, or of
-//! the traffic beside it: the filter of each update repeats what was found.
+//! Both make `state` agree with facts that never go away, and the filter of each update repeats what was read. So
+//! walks need no coordination with each other or with live traffic.
 //!
 //! # Cost
-//! Reads of `CHUNK` index entries or documents, one after the other, on one connection.
+//! One connection reads `CHUNK` index entries or documents at a time.
 
 mod finding;
 
@@ -34,55 +34,54 @@ use super::indexes::UNREAD_BY_PEER;
 use super::{Store, collection};
 use finding::{Finding, Seen, entry};
 
-/// How many index entries or documents are read at once, and for how many pairs marks are looked up.
+/// How many index entries or documents are read at once, and how many pairs' marks are looked up at once.
 const CHUNK: usize = 1000;
 
-/// How long one read or write may take. Longer than a query's time: nobody waits, and a cold disk is slow.
+/// The timeout of one read or write. Longer than a query's: nobody waits for it, and a cold disk is slow.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a chunk of the service's walk gives way to callbacks.
+/// How long a chunk of the service's walk gives way to commits.
 const GIVES_WAY: Duration = Duration::from_millis(200);
 
-/// How soon the service tries again when MongoDB is away.
+/// The pause after an error.
 const PAUSE: Duration = Duration::from_secs(30);
 
-/// Where the history walk of the command has come to, in the collection `progress`.
+/// The document in the collection `progress` with the position of the history walk.
 const PROGRESS: &str = "reconcile/history";
 
-/// How the service looks over what is stored.
+/// The settings of the service's walks.
 #[derive(Debug, Clone, Copy)]
 pub struct ReconcileSettings {
     /// The time from the end of one walk to the start of the next.
     pub every: Duration,
 }
 
-/// What the command looks at.
+/// What the command checks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReconcileScope {
     /// All messages.
     All,
-    /// All messages, from where the last run was interrupted.
+    /// The messages after the point where the last run was interrupted.
     Rest,
-    /// All messages, without writing anything.
+    /// All messages, without writes.
     DryRun,
 }
 
-/// What came of a run, as far as it went.
+/// The results of a run, up to an error if there was one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Messages looked at, by index entry or document. The command looks at unread ones twice.
+    /// Messages checked, by index entry or document. The command checks unread ones twice.
     pub looked_at: u64,
-    /// Messages that are read by their mark, and whose `state` did not say so yet. Some are, for a second or so,
-    /// beside traffic.
+    /// Messages that are covered by their mark and still had `state: 0`. Under live traffic there are always a few.
     pub behind: u64,
-    /// Messages whose `state` was wrong in a way that time does not mend.
+    /// Messages whose `state` was wrong in any other way, which does not pass by itself.
     pub disagreed: u64,
-    /// Those of both that are right now.
+    /// How many of both were repaired.
     pub repaired: u64,
 }
 
 impl Store {
-    /// The service's walks over the unread messages, without end.
+    /// Walks over the unread messages at start and from time to time, forever.
     pub async fn keep_catching_up(&self, settings: ReconcileSettings) {
         let mut is_failing = false;
         loop {
@@ -96,7 +95,7 @@ impl Store {
                     settings.every
                 }
                 Err(error) => {
-                    // An outage is logged once, however often it is met.
+                    // Logged once per outage.
                     if !is_failing {
                         tracing::warn!(%error, "reconciling failed, and is tried again later");
                     }
@@ -108,11 +107,10 @@ impl Store {
         }
     }
 
-    /// Applies every read mark that reaches an unread message. The report is kept as it goes, so it also tells what
-    /// was done before an error.
+    /// Applies every read mark that covers an unread message. After an error the report has what was done before.
     ///
     /// # Errors
-    /// When MongoDB is away, or lacks the index `unread_by_peer`.
+    /// When MongoDB is unavailable or lacks the index `unread_by_peer`.
     pub async fn catch_up(&self, report: &mut Report) -> Result<(), StoreError> {
         let mut walk = self.unread_entries().await?;
         let mut oldest = HashMap::new();
@@ -121,8 +119,7 @@ impl Store {
             let Some((pair, sent_at)) = entry(&found) else {
                 continue;
             };
-            // A pair's entries stand together and by time, so the first is the oldest, and the others need not
-            // be seen.
+            // The index sorts a pair's entries next to each other and by time, so the first is the oldest.
             oldest.entry(pair).or_insert(sent_at);
             if oldest.len() == CHUNK {
                 self.give_way(Instant::now() + GIVES_WAY).await;
@@ -153,7 +150,7 @@ impl Store {
         let mut shown = keys.clone();
         shown.insert("_id", 0);
         let messages = self.collection(collection::MESSAGES)?;
-        // The first keys are bounded, or MongoDB reads documents for `state`.
+        // Without bounds on the first keys, MongoDB would fetch documents to check `state`.
         let found = messages
             .find(doc! { "app": { "$gt": "" }, "to": { "$gte": "" }, "state": 0 })
             .projection(shown)
@@ -163,10 +160,11 @@ impl Store {
         in_time(async { found.await }).await
     }
 
-    /// Finds every wrong `state`, and repairs it unless the scope says otherwise. The report is kept as it goes.
+    /// Finds every wrong `state`, and repairs it unless this is a dry run. After an error the report has what was done
+    /// before.
     ///
     /// # Errors
-    /// When MongoDB is away, or lacks the index `unread_by_peer`.
+    /// When MongoDB is unavailable or lacks the index `unread_by_peer`.
     pub async fn reconcile(
         &self,
         scope: ReconcileScope,
@@ -198,7 +196,7 @@ impl Store {
         }
         if repairs {
             self.save_progress("").await?;
-            // A receipt that came between the look at its mark and a message's becoming unread again.
+            // For receipts that arrived after their mark was read here and before a message became unread again.
             self.catch_up(report).await?;
         }
         Ok(())
@@ -214,8 +212,8 @@ impl Store {
         in_time(async { chunk.await?.try_collect().await }).await
     }
 
-    /// Those of some messages whose `state` is wrong. Marks are read after messages: a mark that is
-    /// older than the `state` made by it would call a read message unread.
+    /// Finds the messages whose `state` is wrong. Marks are read after messages: with an older mark, a message that was
+    /// just read would look as if its `state` were wrong.
     async fn judge(&self, messages: &[Document]) -> Result<Vec<Finding>, StoreError> {
         let seen: Vec<_> = messages.iter().filter_map(Seen::of).collect();
         let pairs: HashMap<_, ()> = seen.iter().map(|seen| (&seen.pair, ())).collect();
@@ -246,7 +244,7 @@ impl Store {
     }
 }
 
-/// Waits for a command, but not for ever.
+/// Runs a command with the timeout.
 async fn in_time<T>(
     command: impl Future<Output = mongodb::error::Result<T>>,
 ) -> Result<T, StoreError> {
