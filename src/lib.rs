@@ -2,11 +2,11 @@
 //! answers how many messages are unread.
 //!
 //! # Reading order
-//! 1. [`ingest`]: a callback's way from bytes to durable, in one page.
+//! 1. [`ingest`]: how a callback's bytes become durable, in one page.
 //! 2. [`callback`]: what a callback means. Pure: no I/O, no clock, no HTTP, no MongoDB.
-//! 3. [`store`]: documents, the commit and its guarantees, unread counts, and `state`, which follows.
-//! 4. [`spool`]: the local queue for what MongoDB cannot take now.
-//! 5. [`http`]: routes and errors. [`app`] puts the parts together, [`cli`] is the program's surface.
+//! 3. [`store`]: documents, the commit and its guarantees, unread counts, and `state`, a projection.
+//! 4. [`spool`]: the local queue for callbacks that MongoDB cannot take now.
+//! 5. [`http`]: routes and errors. [`app`] assembles the parts, [`cli`] has the commands.
 //!
 //! `ARCHITECTURE.md` has the map, the invariants and a walkthrough of a callback and of a query.
 

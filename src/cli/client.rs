@@ -1,4 +1,4 @@
-//! What the commands that talk to a service share: whose callbacks they sign, and where it listens.
+//! Shared by the commands that talk to a service: the app to sign for, and the service's address.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -13,8 +13,8 @@ use crate::config::Config;
 /// The environment variable with an app's secret, for use without a configuration.
 const SECRET_VARIABLE: &str = "IM_CALLBACK_APP_SECRET";
 
-/// Whose callbacks to sign. The secret comes from the configuration, a file or the environment, never
-/// from the command line, where other users of the machine could read it.
+/// The app to sign for. The secret comes from the configuration, a file or the environment, never from the command
+/// line, where other users of the machine could read it.
 #[derive(clap::Args, Debug)]
 pub struct SignerArgs {
     /// App to sign for; needed when several are configured
@@ -31,18 +31,18 @@ pub struct SignerArgs {
 
 /// An app to sign for.
 pub struct Signer {
-    /// The app's name, where one is known.
+    /// The app's name, if known.
     pub app: Option<String>,
-    /// The `AppKey` header, where one is known.
+    /// The `AppKey` header, if known.
     pub app_key: Option<String>,
     /// The secret.
     pub secret: SecretString,
-    /// The configuration's address to listen on, where there is a configuration.
+    /// The configured address to listen on, if there is a configuration.
     pub base_url: Option<String>,
 }
 
 impl SignerArgs {
-    /// Finds the secret, and what the configuration says about the app.
+    /// Finds the secret and the app's settings.
     pub fn signer(&self, load: impl Load, has_config: bool) -> Result<Signer, Failure> {
         let from_file = self.secret_file.as_deref().map(read_secret).transpose()?;
         if !has_config {
@@ -84,7 +84,7 @@ pub fn secret_variable(name: &str) -> Option<SecretString> {
     Some(SecretString::from(value))
 }
 
-/// A failure of whoever called the command.
+/// A usage error.
 pub fn usage(message: &str) -> Failure {
     Failure::Usage(anyhow!("{message}"))
 }
@@ -99,13 +99,13 @@ pub fn web_address(text: &str) -> Result<String, String> {
     }
 }
 
-/// Why a request has no answer, with its causes.
+/// Why a request was not answered, with all causes.
 pub fn no_answer(error: reqwest::Error) -> String {
     format!("no answer: {:#}", anyhow!(error.without_url()))
 }
 
 impl Signer {
-    /// The callback address: the given one, or the app's at the configured service.
+    /// The callback address: the given one, or the app's address at the configured service.
     pub fn callback_url(&self, given: Option<&str>) -> Result<String, Failure> {
         match (given, &self.base_url, &self.app) {
             (Some(url), _, _) => Ok(url.to_owned()),
@@ -129,7 +129,7 @@ impl Signer {
     }
 }
 
-/// The address of the service that a configuration describes, as this machine reaches it.
+/// The address at which this machine reaches the configured service.
 pub fn base_url(config: &Config) -> String {
     let mut address = config.http.listen;
     if address.ip().is_unspecified() {
@@ -138,7 +138,7 @@ pub fn base_url(config: &Config) -> String {
     format!("http://{address}")
 }
 
-/// Reads a secret from a file, without the newline an editor leaves at its end.
+/// Reads a secret from a file, without a trailing newline.
 pub fn read_secret(path: &Path) -> anyhow::Result<SecretString> {
     let text =
         std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -158,12 +158,12 @@ pub fn now() -> anyhow::Result<Millis> {
         .context("the clock is off")
 }
 
-/// A client that does not wait forever.
+/// A client with timeouts.
 pub fn http() -> anyhow::Result<reqwest::Client> {
     reqwest::Client::builder()
         .user_agent(concat!("im-callback/", env!("CARGO_PKG_VERSION")))
         .timeout(Duration::from_secs(15))
-        // A query carries its key; it goes to the address that was given and nowhere else.
+        // No redirects: a query carries its key, which must not go to another address.
         .no_proxy()
         .build()
         .context("cannot make an HTTP client")

@@ -1,4 +1,4 @@
-//! `im-callback dead-letters`: directly on MongoDB, so it works while the service is down, too.
+//! `im-callback dead-letters`: directly on MongoDB, so it also works while the service is down.
 
 use std::io::Write;
 
@@ -13,7 +13,7 @@ use crate::ingest::dead_letters::{Retried, retry};
 use crate::store::Store;
 use crate::store::dead_letters::{Heading, Place, Which};
 
-/// How many letters are read at once.
+/// How many dead letters are read at once.
 const PAGE: u32 = 500;
 
 #[derive(clap::Args, Debug)]
@@ -93,7 +93,7 @@ pub async fn run(args: DeadLettersArgs, load: impl Load) -> Result<(), Failure> 
                 one_retry(&apps, &store, id).await
             });
             let done = done.await;
-            // This process ends; what it leaves undone the service's next walk finds.
+            // On an error the service's next walk finds what this process leaves.
             if let Err(error) = store.apply_noted_marks().await {
                 tracing::debug!(%error, "read marks are applied later");
             }
@@ -135,7 +135,7 @@ async fn list(store: &Store, filter: &Filter, limit: usize, json: bool) -> anyho
     Ok(())
 }
 
-/// One letter in a line. Whatever the provider sent is escaped: it may hold control characters.
+/// One dead letter per line. Text of the provider is escaped, because it may hold control characters.
 fn line(heading: &Heading) -> String {
     let Heading {
         id,
@@ -176,7 +176,7 @@ async fn show(store: &Store, id: &str, json: bool) -> anyhow::Result<()> {
     writeln!(out, "{}\n{body}", line(&letter.heading)).context("cannot print")
 }
 
-/// Does something with each chosen letter, prints what came of it, and fails if any failed.
+/// Does something with each chosen dead letter, prints the outcomes, and fails if one failed.
 async fn each(
     store: &Store,
     chosen: Chosen,
@@ -212,7 +212,7 @@ async fn each(
     Ok(())
 }
 
-/// Says how many letters would be removed, and fails.
+/// Reports how many dead letters would be removed, and fails.
 async fn refuse(store: &Store, filter: &Filter) -> anyhow::Result<()> {
     let (mut number, mut after) = (0, None);
     loop {

@@ -1,7 +1,7 @@
-//! The program's surface: one file per command.
+//! The command line: one file per command.
 //!
-//! Data goes to standard output, everything else to standard error. Exit codes: 0 for success, 1 when
-//! the command failed, 2 when it was called or configured wrongly.
+//! Data goes to standard output, everything else to standard error. Exit codes: 0 for success, 1 for a failure,
+//! 2 for a wrong call or configuration.
 
 mod check_config;
 mod client;
@@ -90,7 +90,7 @@ impl From<ConfigError> for Failure {
 /// Runs the program.
 pub async fn main() -> ExitCode {
     let Cli { config, command } = Cli::parse();
-    // Both crypto libraries' users agree on one provider; a second call is refused and changes nothing.
+    // The driver and reqwest use the same provider. A second call fails and changes nothing.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let load = |flags: &[(&str, String)]| Config::load(config.as_deref(), flags);
     let result = match command {
@@ -112,7 +112,7 @@ pub async fn main() -> ExitCode {
 }
 
 fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
-    // A reader that has seen enough (`| head`) is no failure.
+    // A closed pipe (`| head`) is not a failure.
     let broken_pipe = error.chain().any(|cause| {
         cause
             .downcast_ref::<std::io::Error>()

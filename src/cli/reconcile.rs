@@ -32,7 +32,7 @@ pub async fn run(args: ReconcileArgs, load: impl Load) -> Result<(), Failure> {
     };
     let mut report = Report::default();
     let result = reconcile(&store, scope, &mut report).await;
-    // Also when it failed half-way, what it did is worth knowing.
+    // Printed after a failure, too: the report has what was done before.
     if result.is_ok() || report != Report::default() {
         writeln!(std::io::stdout(), "{}", told(&args, report)).context("cannot print")?;
     }

@@ -30,10 +30,10 @@ pub struct SendArgs {
     connections: u16,
 }
 
-/// A body and where it comes from, for people.
+/// A body and its source, for messages.
 type Body = (String, Vec<u8>);
 
-/// How one callback ended: the status and the problem's code, or why there was no answer.
+/// The outcome of one callback: status and problem code, or why there was no answer.
 struct Answer {
     from: String,
     outcome: String,
@@ -71,7 +71,7 @@ pub async fn run(args: SendArgs, load: impl Load, has_config: bool) -> Result<()
         }
     }
     progress.finish_and_clear();
-    // What was sent was sent, also when a later file cannot be read.
+    // The summary covers what was sent before a file that cannot be read.
     summary.print(started.elapsed()).context("cannot print")?;
     if let Some(error) = unreadable {
         return Err(error.into());
@@ -177,8 +177,8 @@ impl Summary {
     }
 }
 
-/// Reads in a thread of its own, a little ahead: standard input may be a pipe that waits, and what is under
-/// way must not wait with it.
+/// Reads ahead in a thread of its own: standard input may be a pipe that blocks, and requests in flight must not block
+/// with it.
 fn stream_of(
     bodies: impl Iterator<Item = anyhow::Result<Body>> + Send + 'static,
 ) -> impl Stream<Item = anyhow::Result<Body>> {
@@ -191,7 +191,7 @@ fn stream_of(
     stream::poll_fn(move |context| read.poll_recv(context))
 }
 
-/// The bodies of all paths, read as they are needed.
+/// The bodies of all paths, read lazily.
 fn bodies(
     paths: &[PathBuf],
 ) -> anyhow::Result<impl Iterator<Item = anyhow::Result<Body>> + Send + use<>> {

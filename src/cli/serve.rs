@@ -54,14 +54,14 @@ pub async fn run(args: ServeArgs, load: impl Load) -> Result<(), Failure> {
     };
     tokio::select! {
         stopped = service.run(stop) => stopped?,
-        // Without further signals there is nothing more to reload, and the service goes on.
+        // The stream of signals may end; the service goes on without reloads.
         never = async { reloads.await; std::future::pending().await } => never,
     }
     tracing::info!("stopped");
     Ok(())
 }
 
-/// Replaces the reloadable part of the configuration by that of a file read anew, unless the file has errors.
+/// Replaces the reloadable part of the configuration, unless the new file has errors.
 fn reload(read: Result<Config, ConfigError>, fixed: &[(&str, String)], live: &Live) {
     let config = match read {
         Ok(config) => config,

@@ -63,7 +63,7 @@ pub fn run(args: &SignArgs, load: impl Load, has_config: bool) -> Result<(), Fai
                 Failure::Usage(anyhow!("a body that is not UTF-8 needs a file for --curl"))
             })?,
         };
-        // With a file, `@` must be curl's own; a body must not be taken for a file name.
+        // `--data-raw` sends a body that begins with `@` as it is, and does not read a file of that name.
         let option = if file.is_some() {
             "--data-binary"
         } else {

@@ -1,4 +1,4 @@
-//! What is wrong with a configuration: key, source and what to do, never a value.
+//! Configuration errors: the key, the source and what to do, never the value.
 
 use std::fmt;
 use std::path::Path;
@@ -11,16 +11,16 @@ use super::{ENV_PREFIX, ENVIRONMENT};
 /// Every problem found.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ConfigError {
-    /// At least one.
+    /// Never empty.
     pub problems: Vec<ConfigProblem>,
 }
 
 /// One thing that is wrong.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ConfigProblem {
-    /// The key, such as `apps.0.app_key`; empty when the file itself is wrong.
+    /// The key, such as `apps.0.app_key`; empty for an error of the whole file.
     pub key: String,
-    /// Where the value came from: a file, an environment variable, a flag, the defaults.
+    /// The source of the value: a file, an environment variable, the command line or the defaults.
     pub source: String,
     /// What is wrong with it.
     pub message: String,
@@ -51,7 +51,7 @@ impl fmt::Display for ConfigError {
 
 impl ConfigProblem {
     pub(super) fn new(layers: &Figment, key: &str, message: String) -> Self {
-        // An element of a list is found under the list's own key at the latest.
+        // figment knows the sources of keys, and of lists only as a whole.
         let mut at = key;
         let metadata = loop {
             if let Some(metadata) = layers.find_metadata(at) {
@@ -123,7 +123,7 @@ fn source(metadata: Option<&Metadata>, key: &str) -> String {
     }
 }
 
-/// A message without the value, which may be a secret that stands under a wrong key.
+/// A message without the value, which may be a secret under a wrong key.
 fn message(kind: &Kind) -> String {
     match kind {
         Kind::Message(text) => text.clone(),

@@ -1,4 +1,4 @@
-//! The layers that values come from. Each has a name of its own, by which an error finds its source.
+//! The configuration's layers. Each has a name of ours, by which an error finds its source.
 
 use std::path::Path;
 
@@ -29,7 +29,7 @@ impl<P: Provider> Provider for Layer<P> {
     }
 }
 
-/// What was read of a TOML text.
+/// A parsed TOML text.
 pub(super) struct Parsed(Dict);
 
 impl Provider for Parsed {
@@ -84,8 +84,7 @@ fn parse(text: &str, metadata: Metadata, source: String) -> Result<Layer<Parsed>
     })
 }
 
-/// Where it is and what is wrong, but not the line itself, as the library's own text has it: the line may hold a
-/// secret.
+/// The position and the message, without the line that the library's own text quotes: it may hold a secret.
 fn syntax_error(text: &str, error: &toml::de::Error) -> String {
     let what = error.message().trim().replace('\n', ", ");
     let before = error.span().and_then(|span| text.get(..span.start));

@@ -1,8 +1,8 @@
-//! The configuration: read in layers, validated whole, before anything else happens.
+//! The configuration: read in layers and validated as a whole, before anything else happens.
 //!
 //! `config/default.toml` (compiled in, and the reference of all keys) < the user's file < environment
-//! < flags. `raw` has the shapes of the file, `validate` and `apps` check them, [`Config`] is what the program uses, and
-//! every error names the key and where its value came from, never the value.
+//! < flags. `raw` has the shapes of the file, `validate` and `apps` check them, [`Config`] is the result.
+//! Every error names the key and the source of its value, never the value.
 
 mod apps;
 mod error;
@@ -43,23 +43,23 @@ const DEFAULTS: &str = include_str!("../../config/default.toml");
 pub struct Config {
     /// Limits and address of the HTTP side.
     pub http: Http,
-    /// Where MongoDB is. A secret, since it may hold a password.
+    /// MongoDB's connection string. A secret, since it may hold a password.
     pub mongodb_uri: SecretString,
-    /// How MongoDB is used.
+    /// The database and its timeouts.
     pub store: StoreSettings,
-    /// How callbacks share commits.
+    /// The limits of group commits.
     pub ingest: group::Limits,
     /// How long documents are kept.
     pub retention: Retention,
-    /// How the service looks for messages whose `state` is wrong.
+    /// How often the service checks all unread messages.
     pub reconcile: ReconcileSettings,
     /// What is logged.
     pub log: Log,
     /// The apps, with the second path of each.
     pub apps: Vec<ConfiguredApp>,
-    /// Who may query.
+    /// The query keys.
     pub keys: Vec<Key>,
-    /// The local queue for times without MongoDB.
+    /// The local queue.
     pub spool: SpoolSettings,
 }
 
@@ -68,7 +68,7 @@ pub struct Config {
 pub struct ConfiguredApp {
     /// The app.
     pub app: App,
-    /// The app's key at the provider, as `sign` and `send` need it.
+    /// The app's key at the provider, for `sign` and `send`.
     pub app_key: String,
     /// The path beside `/callbacks/{app}`.
     pub callback_path: Option<String>,
@@ -93,13 +93,13 @@ pub struct Http {
     pub keep_alive: Duration,
     /// How long a client may take to send a body.
     pub body_timeout: Duration,
-    /// The slowest that a body may come, in bytes a second.
+    /// The slowest allowed body, in bytes a second.
     pub min_body_rate: u64,
-    /// The most bytes of heads and bodies that are still being read, beyond what each has free.
+    /// The memory budget for heads and bodies that are being read, beyond what each has free.
     pub bytes_reading: usize,
     /// How long a stop may take.
     pub shutdown_timeout: Duration,
-    /// How much of it passes before nothing more is accepted.
+    /// How long connections are still accepted during a stop.
     pub shutdown_delay: Duration,
 }
 
@@ -132,7 +132,7 @@ impl Config {
 }
 
 impl Config {
-    /// What cannot change while the service runs: each section and its values, as text to compare.
+    /// The sections that need a restart, with their values as text to compare.
     pub fn fixed(&self) -> Vec<(&'static str, String)> {
         let uri = hex::encode(Sha256::digest(self.mongodb_uri.expose_secret()));
         vec![

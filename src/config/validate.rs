@@ -1,5 +1,5 @@
-//! From the raw configuration to the one that is used. Checks what a type of one value cannot, and goes on after
-//! a problem, so that all of them are reported at once. Apps and query keys are in `apps`.
+//! Turns the raw configuration into [`Config`]. Checks what the type of a single value cannot express, and goes on
+//! after a problem, so that all problems are reported at once. Apps and query keys are in `apps`.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::store::reconcile::ReconcileSettings;
 
 const MIB: u64 = 1024 * 1024;
 
-/// Collects problems while it turns the raw configuration into the one that is used.
+/// Collects problems on the way.
 pub(super) struct Validation<'l> {
     layers: &'l Figment,
     problems: Vec<ConfigProblem>,
@@ -128,7 +128,7 @@ impl<'l> Validation<'l> {
         let rate = raw.min_body_rate.as_u64();
         Http {
             listen: raw.listen.0,
-            // A document holds 16 MiB, and a body grows on its way into one.
+            // A document is limited to 16 MiB, and a body grows when it becomes one.
             max_body: self.up_to(8 * MIB, "http.max_body", raw.max_body.as_u64()),
             max_ids: self.up_to(10_000, "http.max_ids", raw.max_ids),
             max_id_length: self.up_to(4096, "http.max_id_length", raw.max_id_length),
@@ -143,7 +143,7 @@ impl<'l> Validation<'l> {
         }
     }
 
-    /// Longer, and a client that does nothing would hold its connection for as long.
+    /// A silent client may hold its connection for this long, so it is limited.
     fn up_to_a_minute(&mut self, key: &str, raw: raw::Time) -> Duration {
         let some = Duration::from_millis(100)..=Duration::from_secs(60);
         if !some.contains(&raw.0) {
@@ -189,7 +189,7 @@ impl<'l> Validation<'l> {
         raw.delay.0
     }
 
-    /// Longer, and callbacks would wait for others more than for MongoDB.
+    /// Limited, or callbacks would wait longer for each other than for MongoDB.
     fn linger(&mut self, raw: raw::Time) -> Duration {
         if raw.0 > Duration::from_millis(100) {
             self.problem("ingest.linger", "must be at most 100ms");
@@ -197,7 +197,7 @@ impl<'l> Validation<'l> {
         raw.0
     }
 
-    /// MongoDB counts in whole seconds, in 32 bits; zero would delete everything.
+    /// MongoDB's TTL is in whole seconds of 32 bits, and zero would delete everything.
     fn retention(&mut self, key: &str, raw: Option<raw::Time>) -> Option<Duration> {
         let keep = raw?.0;
         if !(3600..=i32::MAX as u64).contains(&keep.as_secs()) {
@@ -231,7 +231,7 @@ impl<'l> Validation<'l> {
         }
     }
 
-    /// Follows a secret to where it is kept.
+    /// Reads a secret from its file or variable.
     pub(super) fn secret(&mut self, key: &str, raw: raw::Secret) -> SecretString {
         let found = match raw {
             raw::Secret::Value(secret) => Ok(secret),

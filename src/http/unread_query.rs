@@ -1,7 +1,7 @@
 //! The body of `POST /v1/unread`, read by hand, so that each error has a code and a path.
 //!
-//! serde's derived reader would say what is wrong only in words. Here [`Position`] follows the reader, and is what is left
-//! when it stops.
+//! serde's derived reader describes an error only in words. Here [`Position`] follows the reader, and is there when it
+//! stops.
 
 use std::fmt;
 
