@@ -1,4 +1,4 @@
-//! A callback's way through the service's own code, up to the documents: no HTTP, no MongoDB.
+//! A callback's path through the service's own code, up to the documents: no HTTP, no MongoDB.
 
 use bytes::Bytes;
 use im_callback::callback::ids::AppName;
@@ -60,7 +60,7 @@ impl App {
         }
     }
 
-    /// Verifies a callback, and hands on what that makes of it.
+    /// Verifies a callback.
     pub fn verified<T>(
         &self,
         callback: &Callback,

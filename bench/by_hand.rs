@@ -23,7 +23,7 @@ pub async fn serve(uri: &str, database: &str) {
     options.write_concern = Some(confirmed());
     let database = Client::with_options(options).unwrap().database(database);
     let collections = ["messages", "logins"].map(|name| database.collection::<Document>(name));
-    // What receipts update by; without it every receipt would scan the collection.
+    // For the updates of receipts, which would otherwise scan the collection.
     let keys = doc! { "to": 1, "fromAccount": 1, "state": 1, "msgTimestamp": 1 };
     let index = IndexModel::builder().keys(keys).build();
     collections[0].create_index(index).await.unwrap();

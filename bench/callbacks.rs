@@ -17,8 +17,8 @@ pub const APP: &str = "otc";
 /// The provider's time of number 0, in milliseconds. A fixed one, unless [`begin_now`] was called.
 static START: AtomicU64 = AtomicU64::new(1_700_000_000_000);
 
-/// Lets the load's times be of now, so that its messages are as fresh as those of a provider. They are made
-/// beforehand and each is a millisecond later than the one before, so they are in time for any rate.
+/// Sets the load's times to now, so that its messages are as fresh as a provider's. They are made beforehand, each a
+/// millisecond later than the one before, so they are fresh at any rate.
 pub fn begin_now() {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     START.store(now.as_millis() as u64, Ordering::Relaxed);
@@ -29,8 +29,7 @@ pub fn start() -> Millis {
     Millis::new(START.load(Ordering::Relaxed) as i64).unwrap()
 }
 
-/// How many callbacks lie between a message and the receipt that acknowledges it: more than are ever on
-/// their way at once.
+/// How many callbacks lie between a message and its receipt: more than are ever in flight.
 const LAG: usize = 2000;
 
 /// What a callback says.
@@ -57,7 +56,7 @@ pub fn is_message(n: usize) -> bool {
 
 /// The reader and the peer of a message: one of 50,000 pairs, ten peers to a reader.
 pub fn pair(n: usize) -> (usize, usize) {
-    // Neighbours have nothing to do with each other.
+    // Consecutive numbers have unrelated pairs.
     let pair = (scattered(n) % 50_000) as usize;
     let reader = pair % 5000;
     (reader, (reader + pair / 5000 * 50) % 500)

@@ -1,10 +1,10 @@
-//! Callbacks a second among hostile clients, beside the same service without them.
+//! Callbacks a second among hostile clients, compared with the same service without them.
 //!
 //! `make hostile` runs it; `make hostile CLIENTS="500 20"` chooses the numbers of slow clients and of
 //! connections that send garbage. The service is the release binary in a process of its own, with its
-//! default limits, so that its memory is its own. It meets the slow clients alone first, and then both. Slow
-//! clients come again as soon as they are gone, as long as the load runs. Then they stay away, and what counts
-//! is how long the last one is still attached.
+//! default limits, so that its memory is its own. It faces the slow clients first, and then both. Slow
+//! clients reconnect as soon as they are disconnected, as long as the load runs. Then they stop, and the time until the
+//! last one is disconnected is measured.
 
 #![allow(
     missing_docs,

@@ -15,7 +15,7 @@ use crate::{Bench, TURNS, callbacks, confirmed, median};
 
 const DATABASE: &str = "im_bench_ingest";
 
-/// The service beside all that it is compared with, in turns.
+/// The service and everything it is compared with, in turns.
 pub fn over_connections(bench: &mut Bench, connections: &[usize]) {
     for connections in connections {
         let turns: Vec<Turn> = (0..TURNS).map(|_| Turn::run(bench, *connections)).collect();
@@ -149,7 +149,7 @@ fn is_at_rest(ready: &[u8]) -> bool {
     (&ready["spool"]["bytes"], &ready["state"]["pairs"]) == (&0.into(), &0.into())
 }
 
-/// Half of the callbacks repeats, beside none.
+/// Half of the callbacks are repeats, compared with none.
 pub fn repeats(bench: &mut Bench) {
     let n = bench.size(80_000);
     let (clean, repeated) = (
@@ -166,7 +166,7 @@ pub fn repeats(bench: &mut Bench) {
     bench.results.goal(what, ratio, "", at_least(0.8, 1.0));
 }
 
-/// What came of callbacks that are all stored.
+/// The outcome of a load whose callbacks are all stored.
 struct Delivered {
     outcome: Outcome,
     /// The largest resident memory of who took them, in MiB.

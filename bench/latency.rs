@@ -120,8 +120,7 @@ fn turn(bench: &Bench, rates: &[f64]) -> Vec<[f64; 4]> {
     percentiles
 }
 
-/// How long after a receipt's acknowledgement its message says in MongoDB that it is read, beside callbacks at half the
-/// maximal rate.
+/// How long after a receipt's acknowledgement its message has `state: 1`, during a load of half the maximal rate.
 pub fn until_state_follows(bench: &mut Bench) {
     let rate = bench.maximum() / 2.0;
     let turns = (0..TURNS).map(|_| state_follows(bench, rate));

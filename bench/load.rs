@@ -1,4 +1,4 @@
-//! Load over raw sockets, so that it costs little beside what is measured.
+//! Load over raw sockets, so that it costs little compared with what is measured.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio::sync::mpsc;
 
-/// What came of a load.
+/// The outcome of a load.
 pub struct Outcome {
     /// Requests answered 200, a second.
     pub rate: f64,

@@ -1,4 +1,4 @@
-//! The table of goals, and what goes into the documentation.
+//! The tables, and the page of the documentation.
 
 use std::fmt::Write as _;
 use std::path::Path;

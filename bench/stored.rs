@@ -27,7 +27,7 @@ impl Bench {
         self.client.database(database).collection(name)
     }
 
-    /// Drops a database, and leaves none of that work to what comes next.
+    /// Drops a database, and waits so that the next measurement does not pay for it.
     pub fn drop_database(&self, name: &str) {
         let database = self.client.database(name);
         self.runtime

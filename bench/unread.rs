@@ -71,7 +71,7 @@ impl Bench {
     }
 }
 
-/// Queries a second beside the aggregate that one would write by hand.
+/// Queries a second, compared with an aggregate written by hand.
 pub fn beside_express(bench: &mut Bench) {
     let everybody = [
         (Who::Service, "im_bench_unread", 20_000),
@@ -143,8 +143,8 @@ pub fn over_history(bench: &mut Bench) {
     }
 }
 
-/// A reader with 200,000 unread messages from one peer. Before each query comes another one, so that no
-/// answer can be an old one.
+/// A reader with 200,000 unread messages from one peer. Another message precedes each query, so that no answer can be
+/// cached.
 pub fn hot(bench: &mut Bench) {
     const DATABASE: &str = "im_bench_hot";
     /// Beyond the readers and the numbers that the database is filled with.
@@ -184,7 +184,7 @@ pub fn hot(bench: &mut Bench) {
     bench.results.goal(what, p99, "ms", at_most(50.0, 10.0));
 }
 
-/// Queries while callbacks come in at half the maximal rate, beside none.
+/// Queries during callbacks at half the maximal rate, compared with none.
 pub fn beside_ingest(bench: &mut Bench) {
     const DATABASE: &str = "im_bench_unread_and_ingest";
     const FILLED: usize = 100_000;

@@ -1,5 +1,5 @@
-//! What the service reaches, beside the yardsticks that it is compared with: on one MongoDB, with one write
-//! concern, in turns. `docs/benchmarks.md` has the method and the results of the last run.
+//! Measures the service and the yardsticks that it is compared with, on one MongoDB, with one write concern, in
+//! turns. `docs/benchmarks.md` has the method and the results of the last run.
 //!
 //! `make bench` runs it all, and writes the table and the plots of the documentation. Parts of it:
 //! `make bench ONLY="ingest unread"`, `make bench CONNECTIONS="64 256"` (ingest alone),

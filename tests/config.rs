@@ -1,5 +1,5 @@
-//! The configuration: its layers and its errors. A binary of its own, because it sets environment
-//! variables, which a process has only once.
+//! The configuration: its layers and its errors. A binary of its own, because environment variables belong to the
+//! process.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! Rules that the compiler does not hold.
+//! Rules that the compiler does not check.
 
 #![allow(
     clippy::unwrap_used,

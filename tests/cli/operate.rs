@@ -19,7 +19,7 @@ fn reconcile_says_what_was_wrong_and_repairs_it() {
         "looked at 0 messages: 0 behind their read mark, 0 disagreed, 0 repaired\n"
     );
 
-    // One says that it was read, and nobody has read anything; one was read, and does not say so.
+    // One message has `state: 1` without a mark, and one has `state: 0` although its mark covers it.
     let message = |n: i64, to: &str, state: i32| {
         doc! {
             "_id": format!("otc/p2p/{n}"), "app": "otc", "to": to, "fromAccount": "ann",
@@ -60,7 +60,7 @@ fn reconcile_says_what_was_wrong_and_repairs_it() {
     );
 }
 
-/// A spool is known while a service uses it, and from then on unless it is empty, or somebody says that it is gone.
+/// A spool is listed while a service uses it, and afterwards unless it is empty or forgotten.
 #[test]
 fn spools_are_listed_until_they_are_out_of_use_or_forgotten() {
     let bench = Bench::new();
@@ -80,7 +80,7 @@ fn spools_are_listed_until_they_are_out_of_use_or_forgotten() {
     assert_eq!(served.stop("-TERM").0, Some(0));
     assert_eq!(succeeded(&spools(&[])), none);
 
-    // Killed, it can say nothing of its spool any more.
+    // Once killed, it cannot report its spool as empty.
     let served = Served::start(&bench);
     until("  empty, seen 2");
     assert_eq!(served.stop("-KILL").0, None);
@@ -93,7 +93,7 @@ fn spools_are_listed_until_they_are_out_of_use_or_forgotten() {
     assert_eq!(succeeded(&spools(&[])), none);
 }
 
-/// Counts say that they are not complete as long as another's spool may hold callbacks.
+/// Counts are not complete while another instance's spool may hold callbacks.
 #[test]
 fn counts_are_not_complete_until_a_lost_spool_is_forgotten() {
     let bench = Bench::new();
@@ -110,7 +110,7 @@ fn counts_are_not_complete_until_a_lost_spool_is_forgotten() {
     let ask = ["unread", "--config", "im.toml", "-u", "b", "-p", "a"];
     let table = || bench.run(&ask);
     let as_json = || bench.run(&[&ask[..], &["--json"]].concat());
-    // Until the indexes are made there is no answer.
+    // There is no answer before the indexes exist.
     until("\nnot complete: callbacks wait in a spool", table);
     assert!(succeeded(&as_json()).ends_with(",\"complete\":false}\n"));
     succeeded(&spools(&["--forget", "lost"]));

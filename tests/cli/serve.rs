@@ -122,7 +122,7 @@ fn what_the_service_lacks_is_said_at_start() {
     assert!(log.contains("[[auth.keys]]"), "{log}");
 }
 
-/// Whoever reads the log may go away; callbacks are answered and the service ends all the same.
+/// If the reader of the log goes away, callbacks are still answered and the service still stops.
 #[test]
 fn a_log_that_nobody_reads_stops_nothing() {
     let bench = Bench::new();
@@ -167,7 +167,7 @@ fn a_log_that_nobody_reads_stops_nothing() {
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
-/// Lines are sent as they come, not when the input ends.
+/// Lines are sent as they arrive, not when the input ends.
 #[test]
 fn a_pipe_that_waits_holds_up_nothing() {
     let bench = Bench::new();
@@ -186,7 +186,7 @@ fn a_pipe_that_waits_holds_up_nothing() {
     let ask = [
         "unread", "--config", "im.toml", "-u", "b", "-p", "a", "--json",
     ];
-    // Until the indexes are made there is no answer.
+    // There is no answer before the indexes exist.
     until("\"total\":1", || bench.run(&ask));
     drop(input);
     assert!(succeeded(&sending.wait_with_output().unwrap()).contains("1 × 200"));

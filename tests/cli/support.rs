@@ -1,4 +1,4 @@
-//! What the tests of the command line share: a folder with a configuration, and a service in it.
+//! Shared by the tests of the command line: a folder with a configuration, and a service in it.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
@@ -126,7 +126,7 @@ pub fn succeeded(output: &Output) -> String {
     text(&output.stdout)
 }
 
-/// Runs a command until it prints this, and gives all that it prints.
+/// Runs a command until it prints this, and returns its output.
 pub fn until(says: &str, run: impl Fn() -> Output) -> String {
     let since = Instant::now();
     loop {

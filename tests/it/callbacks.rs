@@ -1,4 +1,4 @@
-//! The HTTP side of callbacks: what is taken, and what each bad request is answered.
+//! The HTTP side of callbacks: which requests are accepted, and the answer to each bad one.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -213,7 +213,7 @@ async fn the_address_probe_is_delivered_and_leaves_nothing() {
     app.end().await;
 }
 
-/// A body in chunks has no length to announce: it is taken, and cut at the limit.
+/// A chunked body announces no length: it is accepted up to the limit.
 #[tokio::test(flavor = "multi_thread")]
 async fn chunked_bodies_are_taken_up_to_the_limit() {
     let app = TestApp::start().await;
@@ -245,7 +245,7 @@ async fn chunked_bodies_are_taken_up_to_the_limit() {
     assert!(taken.starts_with("HTTP/1.1 200"), "{taken}");
     let too_large = MESSAGE.replace("hi", &"x".repeat(2 * 1024 * 1024));
     let refused = tokio::task::block_in_place(|| send(&too_large));
-    // The client may still be writing when the answer comes, and then not see it.
+    // The client may still be writing when the answer arrives, and then never see it.
     assert!(
         refused.is_empty() || refused.starts_with("HTTP/1.1 413"),
         "{refused}"
@@ -254,7 +254,7 @@ async fn chunked_bodies_are_taken_up_to_the_limit() {
     app.end().await;
 }
 
-/// Raw bytes on a socket: what no HTTP client sends.
+/// Raw bytes on a socket that no HTTP client would send.
 #[tokio::test(flavor = "multi_thread")]
 async fn broken_http_is_refused_and_the_next_request_is_served() {
     let app = TestApp::start().await;
@@ -271,7 +271,7 @@ async fn broken_http_is_refused_and_the_next_request_is_served() {
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc", "HTTP/1.1 400"),
         (b"POST /callbacks/otc HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nMD5: x\r\nCheckSum: x\r\nCurTime: 1\r\nAppKey: \xff\xff\r\n\r\nhello", "HTTP/1.1 403"),
         (b"POST /callbacks/otc HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000000\r\n\r\n", "HTTP/1.1 413"),
-        // The client is gone before the body is whole: there may be nobody to answer.
+        // The client closes before the body is complete, so there may be no answer.
         (b"POST /callbacks/otc HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n{}", ""),
         (b"POST /callbacks/otc HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "HTTP/1.1 400"),
     ];
@@ -284,7 +284,7 @@ async fn broken_http_is_refused_and_the_next_request_is_served() {
     app.end().await;
 }
 
-/// What may be a message's text is in no `Debug` output.
+/// `Debug` output never contains what may be a message's text.
 #[test]
 fn debug_shows_no_text() {
     use im_callback::callback::RawCallback;

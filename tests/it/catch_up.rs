@@ -13,8 +13,7 @@ use crate::reconcile::{
 };
 use crate::support::{Instance, TestApp, config, deliver, mongodb_uri, send};
 
-/// The walk over unread messages applies a mark whose messages nobody has looked at since, and only up to it. Counts
-/// did not wait for that.
+/// The walk over unread messages applies a mark that was missed, and only up to its time. Counts were right before.
 #[tokio::test]
 async fn a_missed_mark_is_applied() {
     let app = TestApp::start().await;
@@ -35,7 +34,7 @@ async fn a_missed_mark_is_applied() {
     app.end().await;
 }
 
-/// The walk over unread messages reads the index alone, and writes nothing.
+/// Where nothing is wrong, the walk over unread messages reads only the index and writes nothing.
 #[tokio::test]
 async fn where_all_is_well_the_unread_walk_reads_no_document() {
     let app = TestApp::start().await;
@@ -64,13 +63,12 @@ async fn where_all_is_well_the_unread_walk_reads_no_document() {
     app.end().await;
 }
 
-/// Messages that were read a moment ago are no disagreement, nothing of the traffic is lost, and every count asked
-/// meanwhile is right.
+/// Messages that were just read are not reported as wrong, nothing is lost, and every count during the walk is right.
 #[tokio::test(flavor = "multi_thread")]
 async fn beside_live_traffic_nothing_is_wrong() {
     const PAIRS: usize = 4;
     const MESSAGES: usize = 1000;
-    // `state` follows so closely that a mark and the `state` made by it are often looked at apart.
+    // `state` follows so quickly that a walk often sees a mark and the `state` of it at different times.
     let more = "reconcile.delay = \"1ms\"";
     let app = TestApp::with(more).await;
     let second = Instance::start(config(&mongodb_uri(), app.database.name(), more));
@@ -84,7 +82,7 @@ async fn beside_live_traffic_nothing_is_wrong() {
                 .expect_ok();
         }
     };
-    // Two of three messages are read, by receipts that come beside them, through another instance.
+    // Two of three messages are read, by concurrent receipts through another instance.
     let is_read = |round: i64| round % 3 != 2;
     let talk = async |pair: usize| {
         let (reader, peer) = (format!("r{pair}"), format!("p{pair}"));
@@ -123,7 +121,7 @@ async fn beside_live_traffic_nothing_is_wrong() {
     join(join_all((0..PAIRS).map(talk)), reconciling).await;
     app.until_followed().await;
     stop(second).await;
-    // Whatever the second instance was still to look at, it has left behind.
+    // The second instance stopped with notes that it had not applied.
     catch_up(&store).await;
     let report = run(&store, ReconcileScope::DryRun).await;
     assert_eq!(found(report), (0, 0, 0), "{report:?}");
@@ -132,7 +130,7 @@ async fn beside_live_traffic_nothing_is_wrong() {
     app.end().await;
 }
 
-/// What a crash leaves after a mark was raised is repaired by the service itself, at its start and later.
+/// If a crash comes after a mark was raised, the service repairs `state` at its start and later.
 #[tokio::test]
 async fn the_service_catches_up_at_its_start_and_later() {
     let app = TestApp::start().await;
@@ -158,7 +156,7 @@ async fn stop(instance: Instance) {
         .unwrap();
 }
 
-/// A mark that a hand has written is a number all the same, to counts as to reconciling.
+/// Counts and reconciling accept a mark of any number type, for it may be written by hand.
 #[tokio::test]
 async fn a_mark_of_another_type_of_number_counts() {
     let app = TestApp::start().await;
@@ -194,7 +192,7 @@ async fn a_mark_of_another_type_of_number_counts() {
     app.end().await;
 }
 
-/// An analyst's validator refuses one pair's `state`: all others follow, and the walks go on.
+/// An analyst's validator refuses one pair's `state`: all others are updated, and the walks continue.
 #[tokio::test]
 async fn a_state_that_mongodb_refuses_holds_up_no_other() {
     let app = TestApp::start().await;

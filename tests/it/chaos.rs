@@ -1,6 +1,6 @@
-//! `kill -9` of the service, over and over, at any moment and between the steps of a commit, with MongoDB's
-//! line cut, stalled and slow in between: all that was acknowledged is stored, nothing twice, every count is the
-//! oracle's, and so is `state` soon after. `make chaos` runs it long.
+//! `kill -9` of the service again and again, at random moments and between the commands of a commit, while the line to
+//! MongoDB is cut, stalled or slow: everything acknowledged is stored exactly once, every count agrees with the oracle,
+//! and soon so does `state`. `make chaos` runs it for longer.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -28,7 +28,7 @@ pub fn asked_for(variable: &str, otherwise: u64) -> u64 {
     asked.map_or(otherwise, |n| n.parse().expect("a number"))
 }
 
-/// Whether a run is long and alone, so that its times say something.
+/// Whether a run is long and has the machine to itself, so that its times are meaningful.
 fn is_long() -> bool {
     std::env::var_os("CHAOS_OUTAGE_SECONDS").is_some()
 }
@@ -58,7 +58,7 @@ struct Senders {
     done: AtomicBool,
     acknowledged: AtomicUsize,
     episodes: Mutex<Vec<(String, Vec<Happening>)>>,
-    /// Messages that went out once, whatever became of them; those that were acknowledged.
+    /// Messages that were sent once, and those that were acknowledged.
     once: Mutex<Vec<u64>>,
 }
 
@@ -84,7 +84,7 @@ impl Senders {
         acknowledged
     }
 
-    /// Delivers until it is acknowledged, as a provider that tries again does.
+    /// Delivers until acknowledged, like a provider that retries.
     async fn deliver(&self, body: &[u8]) {
         while !self.deliver_once(body).await {
             sleep(Duration::from_millis(20)).await;
@@ -109,7 +109,7 @@ impl Senders {
         }
     }
 
-    /// Messages that are sent once, as by a provider that never tries again.
+    /// Messages that are sent once, like by a provider that never retries.
     async fn send_once(&self) {
         for id in 1.. {
             if self.done.load(Ordering::Relaxed) {
@@ -150,7 +150,7 @@ impl Senders {
         let since = Instant::now();
         for (case, trace) in &episodes {
             let expected = outcome(case, trace);
-            // What it forgot when it was killed, the walk at its start finds, which may be under way.
+            // The walk at its start, which may still be running, finds the notes lost in the kill.
             let mut is_found = found(database, case, trace).await;
             while is_found != expected && since.elapsed() < Duration::from_secs(60) {
                 sleep(Duration::from_millis(100)).await;
@@ -201,7 +201,7 @@ async fn killed_at_any_moment_it_loses_nothing_and_doubles_nothing() {
             ][between(0, 7) as usize];
             sleep(Duration::from_millis(between(0, 300))).await;
             proxy.set(line);
-            // Now and then long enough for the outage to be known.
+            // Sometimes long enough for the outage to be detected.
             let more = if between(0, 3) == 0 { 3500 } else { 300 };
             sleep(Duration::from_millis(between(0, more))).await;
             block_in_place(|| process.kill());
@@ -260,8 +260,8 @@ fn word(what: &str, n: usize) -> String {
     word.to_string()
 }
 
-/// MongoDB is made to hold one command of a commit, and the service is killed there. After the next delivery the
-/// count is right at once, and `state` soon.
+/// MongoDB blocks one command of a commit, and the service is killed then. After the next delivery the count is right
+/// at once, and `state` soon.
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_between_the_steps_of_a_commit_it_finishes_them_the_next_time() {
     let _turn = crate::failpoints::TURN.lock().await;
@@ -343,7 +343,7 @@ async fn while_mongodb_is_dead_everything_is_taken_and_stored_afterwards() {
         !is_long() || (all < 3000.0 && later < 50.0),
         "callbacks take too long"
     );
-    // The service dies, too, and begins anew without MongoDB.
+    // The service dies, too, and restarts without MongoDB.
     block_in_place(|| {
         process.kill();
         process.start();
@@ -373,7 +373,7 @@ async fn while_mongodb_is_dead_everything_is_taken_and_stored_afterwards() {
     assert_eq!(counted["total"], sent);
 }
 
-/// An outage under as much load as there is, and the drain beside the same load.
+/// An outage under full load, and a drain under the same load.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_spool_drains_beside_live_traffic() {
     let seconds = asked_for("CHAOS_OUTAGE_SECONDS", 3);
@@ -427,7 +427,7 @@ async fn the_spool_drains_beside_live_traffic() {
     database.drop().await.unwrap();
 }
 
-/// Messages at a steady rate of 400 a second, whether answers come or not. Each goes out once and must be taken.
+/// Messages at a steady 400 a second, independent of the answers. Each is sent once and must be acknowledged.
 struct Load {
     http: reqwest::Client,
     url: String,

@@ -1,4 +1,4 @@
-//! `"complete": false`: no instance passes off a count as complete that lacks what any known instance has acknowledged.
+//! `"complete": false`: no instance calls a count complete that lacks a callback which any known instance acknowledged.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -33,7 +33,7 @@ async fn count(http: &reqwest::Client, url: &str) -> (u64, bool) {
     (answer["total"].as_u64().unwrap(), is_complete)
 }
 
-/// Waits until so many instances have told of their spools.
+/// Waits until so many instances have reported their spools.
 async fn until_known(database: &Database, spools: u64) {
     let known = database.collection::<bson::Document>("spools");
     for _ in 0..600 {
@@ -55,8 +55,8 @@ async fn until_complete(http: &reqwest::Client, url: &str) {
     panic!("not complete in time");
 }
 
-/// One instance takes callbacks over a line that fails in every way and overflows; another one is asked all the
-/// while, before and after each acknowledgement.
+/// One instance takes callbacks over a failing line and overflows; another one is asked before and after each
+/// acknowledgement.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_count_that_another_instance_calls_complete_has_all_that_was_acknowledged() {
     let asked = TestApp::start().await;
@@ -162,7 +162,7 @@ async fn a_killed_instance_keeps_counts_incomplete_until_its_spool_is_drained() 
     until_complete(&asked.http, &url).await;
     assert_eq!(count(&asked.http, &url).await, (1, true));
 
-    // Killed again, now with nothing in its spool, which nobody can know until somebody looks.
+    // Killed again, now with an empty spool, which the others cannot know.
     block_in_place(|| process.kill());
     tokio::time::timeout(Duration::from_secs(10), async {
         while count(&asked.http, &url).await.1 {}
@@ -203,7 +203,7 @@ async fn counts_stay_complete_while_an_instance_stops() {
     asked.end().await;
 }
 
-/// Questions that wait for the leases do not ask for them one after the other where MongoDB does not answer.
+/// While MongoDB does not answer, waiting questions do not each read the leases in turn.
 #[tokio::test(flavor = "multi_thread")]
 async fn questions_do_not_queue_for_leases_that_cannot_be_read() {
     let proxy = Proxy::to(&mongodb_uri()).await;
@@ -221,7 +221,7 @@ async fn questions_do_not_queue_for_leases_that_cannot_be_read() {
     app.end().await;
 }
 
-/// Whoever stops with an empty spool leaves nothing behind that others would wait for.
+/// An instance that stops with an empty spool is forgotten.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_instance_that_stops_in_order_leaves_counts_complete() {
     let name = database_name();

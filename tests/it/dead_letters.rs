@@ -1,4 +1,4 @@
-//! Dead letters by their routes: listed, shown, retried by the decoder of today, dropped.
+//! The routes of dead letters: list, show, retry with the current decoder, drop.
 
 use mongodb::bson::{Binary, Bson, DateTime, Document, doc, spec::BinarySubtype};
 use serde_json::{Value, json};
@@ -16,7 +16,7 @@ fn message(id: usize) -> String {
     .to_string()
 }
 
-/// A letter as an older version left it behind; its id.
+/// Inserts a dead letter of an older version, and returns its id.
 async fn plant(app: &TestApp, owner: &str, body: impl Into<Bson>, more: Document) -> String {
     let body = body.into();
     let bytes = match &body {
@@ -136,7 +136,7 @@ async fn what_still_cannot_be_stored_is_kept_with_the_reason_of_today() {
     app.end().await;
 }
 
-/// Whether a receipt's time is ahead is told by when its callback came, not by when it is retried.
+/// A receipt's time is compared with the arrival of its callback, not with the time of the retry.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_receipt_is_ahead_of_the_time_its_callback_came_at() {
     let app = TestApp::start().await;

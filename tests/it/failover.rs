@@ -1,5 +1,5 @@
-//! A replica set of three nodes changes its primary under load: every callback is taken, none is lost, none
-//! is double, counts are right, and `state` follows.
+//! A replica set of three nodes changes its primary under load: every callback is acknowledged and stored once, counts
+//! are right, and `state` follows.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;

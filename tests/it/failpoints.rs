@@ -1,5 +1,5 @@
-//! MongoDB itself is made to fail, by its fail points: what is not confirmed is not acknowledged, and what
-//! is the server's state is never taken for a document's fault.
+//! MongoDB's own fail points: what is not confirmed is not acknowledged, and an error of the server never blames a
+//! document.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ use tokio::sync::Mutex;
 use crate::storing::expect_small_pages;
 use crate::support::{TestApp, config, deliver, message, mongodb_uri, skip};
 
-/// There is one `failCommand` in a server, so tests take turns.
+/// A server has only one `failCommand`, so these tests run one at a time.
 pub static TURN: Mutex<()> = Mutex::const_new(());
 
-/// The address under which commands carry a name, by which they are made to fail.
+/// A connection string with an app name, by which commands are chosen to fail.
 fn named(name: &str) -> String {
     let uri = mongodb_uri();
     let more = if uri.contains('?') { "&" } else { "/?" };
@@ -53,19 +53,19 @@ pub async fn fail(client: &Client, name: &str, mode: impl Into<bson::Bson>, how:
 }
 
 pub async fn off(client: &Client) {
-    times_met(client).await;
+    times_hit(client).await;
 }
 
-/// How often commands were made to fail, ever; none is any more.
-async fn times_met(client: &Client) -> i64 {
+/// How many commands have failed so far. Switches the fail point off.
+async fn times_hit(client: &Client) -> i64 {
     let point = doc! { "configureFailPoint": "failCommand", "mode": "off" };
     let was = client.database("admin").run_command(point).await.unwrap();
     let count = was.get("count").unwrap();
     count.as_i64().or(count.as_i32().map(i64::from)).unwrap()
 }
 
-/// Waits until commands were made to fail so often.
-async fn until_met(client: &Client, times: i64) {
+/// Waits until so many commands have failed.
+async fn until_hit(client: &Client, times: i64) {
     let wait =
         doc! { "waitForFailPoint": "failCommand", "timesEntered": times, "maxTimeMS": 30_000 };
     client.database("admin").run_command(wait).await.unwrap();
@@ -104,7 +104,7 @@ async fn what_no_majority_confirms_is_spooled_or_not_acknowledged() {
         let ready = app.get("/readyz", &[]).await.json();
         assert!(ready["spool"]["bytes"].as_u64().unwrap() > 0, "{ready}");
     }
-    // The primary could be read, and would not know of what is in the spool.
+    // The primary could still be read, but lacks what is in the spool.
     let counted = app.ask(&json!({ "user": "bob", "peers": ["ann"] })).await;
     assert_eq!(
         (counted.status, counted.code().as_str()),
@@ -117,7 +117,7 @@ async fn what_no_majority_confirms_is_spooled_or_not_acknowledged() {
     let stored = app.document("messages", "otc/p2p/1").await;
     assert_eq!(stored.get_i32("state").ok(), Some(1));
 
-    // The only other place taken away, nothing is acknowledged.
+    // Without the spool, too, nothing is acknowledged.
     std::fs::remove_dir_all(&spool).unwrap();
     fail(&client, name, "alwaysOn", unconfirmed).await;
     for body in [message(2), receipt()] {
@@ -133,12 +133,12 @@ async fn what_no_majority_confirms_is_spooled_or_not_acknowledged() {
     app.end().await;
 }
 
-/// Codes of every sort that speak of the server and not of a document, some of them in no list of ours.
+/// Error codes that concern the server and not a document, some of them in no list of ours.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_passing_error_of_the_server_is_tried_again_and_blames_no_document() {
     let _turn = TURN.lock().await;
     let name = "passing";
-    // Nothing else is written meanwhile, and there is no other place to take a callback.
+    // No other writes, and no spool.
     let folder = tempfile::tempdir().unwrap();
     let spool = folder.path().join("spool");
     let more = format!("reconcile.delay = \"1h\"\nspool.path = {spool:?}");
@@ -149,7 +149,7 @@ async fn a_passing_error_of_the_server_is_tried_again_and_blames_no_document() {
     let codes = [
         1, 6, 8, 46, 91, 112, 133, 189, 202, 365, 10107, 11602, 13297, 14031,
     ];
-    let mut met = times_met(&client).await;
+    let mut hits = times_hit(&client).await;
     for (id, code) in (0..).zip(codes) {
         let of_another = receipt_of(&format!("reader{id}"));
         for (command, body) in [("insert", message(id)), ("update", of_another)] {
@@ -160,9 +160,9 @@ async fn a_passing_error_of_the_server_is_tried_again_and_blames_no_document() {
                 answer.status, 200,
                 "{command} failed with {code}: {answer:?}"
             );
-            let now = times_met(&client).await;
-            assert!(now > met, "{command} was not to fail with {code}");
-            met = now;
+            let now = times_hit(&client).await;
+            assert!(now > hits, "{command} was not to fail with {code}");
+            hits = now;
         }
     }
     assert!(app.documents("dead_letters", doc! {}).await.is_empty());
@@ -172,7 +172,7 @@ async fn a_passing_error_of_the_server_is_tried_again_and_blames_no_document() {
     app.end().await;
 }
 
-/// While marks can be neither looked up nor applied, `state` is behind. Counts are not, whomever one asks.
+/// While marks can be neither looked up nor applied, `state` lags. Counts do not, on either instance.
 #[tokio::test(flavor = "multi_thread")]
 async fn where_state_cannot_follow_counts_are_right_all_the_same() {
     let _turn = TURN.lock().await;
@@ -209,7 +209,7 @@ async fn where_state_cannot_follow_counts_are_right_all_the_same() {
             .unwrap();
         app.deliver(first).await.expect_ok();
         app.until_followed().await;
-        let met = times_met(&client).await;
+        let hits = times_hit(&client).await;
         let failing = doc! {
             "failCommands": [command], "namespace": namespace(collection), "errorCode": code,
         };
@@ -218,7 +218,7 @@ async fn where_state_cannot_follow_counts_are_right_all_the_same() {
             .await
             .expect_ok();
         assert_eq!(ask().await, 0, "{command} fails with {code}");
-        until_met(&client, met + 1).await;
+        until_hit(&client, hits + 1).await;
         let stored = app.document("messages", &format!("otc/p2p/{id}")).await;
         assert_eq!(stored.get_i32("state").ok(), Some(0));
         let ready = app.get("/readyz", &[]).await.json();
@@ -251,7 +251,7 @@ async fn until_no_more_come(client: &Client, app_name: &str) {
     }
 }
 
-/// However many wait for a count, a commit finds a connection.
+/// However many queries wait, a commit finds a connection.
 #[tokio::test(flavor = "multi_thread")]
 async fn queries_without_an_end_keep_no_callback_waiting() {
     let _turn = TURN.lock().await;
@@ -279,8 +279,8 @@ async fn queries_without_an_end_keep_no_callback_waiting() {
     app.end().await;
 }
 
-/// A receipt that comes after a repair has read the mark, and before it makes the message unread again, is
-/// not lost, and no count is wrong meanwhile.
+/// A receipt that arrives after a repair has read the mark and before it makes the message unread again is not lost,
+/// and no count is wrong in between.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_receipt_beside_a_repair_is_not_lost() {
     let _turn = TURN.lock().await;
@@ -301,16 +301,16 @@ async fn a_receipt_beside_a_repair_is_not_lost() {
 
     // What makes the message unread is slow, and what then applies the mark.
     let slow = doc! { "failCommands": ["update"], "blockConnection": true, "blockTimeMS": 2000 };
-    let met = times_met(&client).await;
+    let hits = times_hit(&client).await;
     fail(&client, "repairing", doc! { "times": 2 }, slow).await;
     let mut report = Report::default();
     let repaired = store.reconcile(ReconcileScope::All, &mut report);
     let received = async {
-        until_met(&client, met + 1).await;
+        until_hit(&client, hits + 1).await;
         app.deliver(receipt()).await.expect_ok();
         assert_eq!(total(&app).await, 0);
         app.until_followed().await;
-        until_met(&client, met + 2).await;
+        until_hit(&client, hits + 2).await;
         assert_eq!(state().await, Some(0));
         assert_eq!(total(&app).await, 0);
     };
@@ -327,7 +327,7 @@ async fn a_receipt_beside_a_repair_is_not_lost() {
     app.end().await;
 }
 
-/// A primary that steps down as the collections are made does not leave them with large pages for good.
+/// If the primary steps down while the collections are created, they still get small pages.
 #[tokio::test(flavor = "multi_thread")]
 async fn collections_that_could_not_be_made_are_made_the_next_time() {
     let _turn = TURN.lock().await;

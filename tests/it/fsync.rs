@@ -1,5 +1,4 @@
-//! The system's own account of what the service asked of the disk, and a disk that refuses: `strace` tells the
-//! one and makes the other.
+//! Which fsyncs the service makes, and what it does when they fail: `strace` shows the first and injects the second.
 
 use std::process::Command;
 
@@ -24,7 +23,7 @@ fn can_trace() -> bool {
     can
 }
 
-/// Lets each of the process's `fdatasync` go wrong, in this way of strace's.
+/// Lets every `fdatasync` of the process fail, with this injection of strace.
 fn spoil_fdatasync(process: &mut Process, how: &str) {
     let inject = format!("inject=fdatasync:{how}");
     let strace = ["strace", "-f", "-qq", "-o", "/dev/null"];
@@ -84,7 +83,7 @@ async fn what_is_spooled_is_fsynced_before_it_is_acknowledged() {
     }
 }
 
-/// A disk that neither confirms nor fails holds no callback longer than the provider waits.
+/// A hanging disk does not delay a callback's answer beyond the provider's timeout.
 #[tokio::test(flavor = "multi_thread")]
 async fn while_the_disk_hangs_callbacks_are_refused() {
     if !can_trace() {

@@ -1,4 +1,4 @@
-//! Hostile and slow clients, as raw bytes on sockets: each is answered or gone, and callbacks keep coming.
+//! Hostile and slow clients, as raw bytes on sockets: each is answered or disconnected, and callbacks are still taken.
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::support::{SECRET, TestApp, signed};
 const IMPATIENT: &str =
     "http.header_timeout = \"1s\"\nhttp.keep_alive = \"1s\"\nhttp.body_timeout = \"3s\"\n";
 
-/// Within which a client that may take some seconds must be gone. Generous: tests run side by side.
+/// The time after which a slow client must be disconnected. Generous, since tests run in parallel.
 const GONE: Duration = Duration::from_secs(20);
 
 const CALLBACK: &str = "POST /callbacks/otc HTTP/1.1\r\nHost: x\r\n";
@@ -45,7 +45,7 @@ async fn until_end(mut from: OwnedReadHalf, who: &str) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-/// A client that says something and then, time and again, a little more.
+/// A client that sends something, and then a little more again and again.
 struct Slow {
     what: &'static str,
     says: String,
@@ -210,8 +210,7 @@ async fn half_closed_connections_are_answered_and_end() {
     app.end().await;
 }
 
-/// Neither the idle time nor the time for a body is waited for, where something says earlier that no good
-/// will come.
+/// A connection that can no longer do anything useful ends before the idle or body timeout.
 #[tokio::test(flavor = "multi_thread")]
 async fn drips_and_bodies_left_unread_end_early() {
     let app = TestApp::with("http.keep_alive = \"60s\"\nhttp.body_timeout = \"60s\"\n").await;
@@ -227,7 +226,7 @@ async fn drips_and_bodies_left_unread_end_early() {
     app.end().await;
 }
 
-/// Requests without end, of which no answer is read.
+/// Endless requests whose answers are not read.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_reads_no_answers_is_gone() {
     let app = TestApp::with(IMPATIENT).await;
@@ -244,7 +243,7 @@ async fn who_reads_no_answers_is_gone() {
     app.end().await;
 }
 
-/// Each request that does not wait for the answer before it is served slowly, and many end the connection.
+/// Pipelined requests are served slowly, and many of them end the connection.
 #[tokio::test(flavor = "multi_thread")]
 async fn few_requests_are_taken_ahead_of_their_answers() {
     let app = TestApp::with(IMPATIENT).await;
@@ -336,7 +335,7 @@ fn message(n: usize) -> String {
     .to_string()
 }
 
-/// Random bytes without end, and unsigned bodies as fast as they go.
+/// Endless random bytes, and unsigned bodies at full speed.
 async fn garbage(app: &TestApp, n: usize) {
     let mut random = vec![0; 64 * 1024];
     getrandom::fill(&mut random).unwrap();
@@ -422,7 +421,7 @@ async fn large_bodies_that_stall_do_not_keep_callbacks_out() {
     app.end().await;
 }
 
-/// Who cannot sign is refused by the head alone, and so takes no room from those who can.
+/// Without a valid signature a request is refused by its head, and uses none of the memory budget.
 #[tokio::test(flavor = "multi_thread")]
 async fn large_bodies_are_taken_from_none_but_the_provider() {
     let app = TestApp::with("http.body_timeout = \"60s\"\n").await;
@@ -452,7 +451,7 @@ async fn large_bodies_are_taken_from_none_but_the_provider() {
             "{answer:?}"
         );
     }
-    // What is signed may be large; that it is not what was signed shows at its end.
+    // A signed head may have a large body; whether the body matches is known at its end.
     let (from, mut to) = open(&app).await;
     let head = signed_head("{}");
     let body = "x".repeat(100_000);
@@ -464,7 +463,7 @@ async fn large_bodies_are_taken_from_none_but_the_provider() {
     app.end().await;
 }
 
-/// Room that was taken comes back, however the body ended.
+/// The memory of a body is freed, however the body ends.
 #[tokio::test(flavor = "multi_thread")]
 async fn room_comes_back() {
     let more = format!("{IMPATIENT}http.bytes_reading = \"1MiB\"\n");

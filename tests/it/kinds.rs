@@ -1,4 +1,4 @@
-//! What each kind of event becomes, also kinds that nobody knows and those of other products.
+//! What each kind of event becomes, including unknown kinds and those of other products.
 
 use mongodb::bson::doc;
 use serde_json::json;
@@ -111,7 +111,7 @@ async fn the_type_header_labels_and_never_hides() {
             .ok(),
         Some(0)
     );
-    // Neither does it hide what acts on messages, marks and presence.
+    // Nor does it hide events that act on messages, marks and presence.
     let acting = [
         r#"{"eventType":30,"fromAccount":"bob","toAccount":"ann","timestamp":1700000000000}"#,
         r#"{"eventType":7,"msgId":"1","from":"ann","to":"bob","deleteTime":1}"#,
@@ -142,7 +142,7 @@ async fn the_type_header_labels_and_never_hides() {
     app.end().await;
 }
 
-/// Whoever replays a signed callback may change the header: that must make no second document.
+/// A replay of a signed callback may have another header, which must not create a second document.
 #[tokio::test]
 async fn the_type_header_makes_no_second_document() {
     let app = TestApp::start().await;
@@ -281,8 +281,8 @@ async fn conversation_read_goes_by_its_msg_type() {
     app.end().await;
 }
 
-/// A list may hold its elements as text, and a body of thousands of them is stored whole: it grows on its
-/// way beyond what MongoDB takes in one command.
+/// A list may have its elements as text. A body with thousands of them is stored whole, although its documents exceed
+/// one MongoDB command.
 #[tokio::test]
 async fn every_receipt_of_a_long_list_takes_effect() {
     const RECEIPTS: usize = 8000;
@@ -317,7 +317,7 @@ async fn every_receipt_of_a_long_list_takes_effect() {
     app.end().await;
 }
 
-/// Only a badge needs to know sender and time.
+/// Only unread counts need sender and time.
 #[tokio::test]
 async fn a_notice_without_sender_or_time_is_stored() {
     let app = TestApp::start().await;

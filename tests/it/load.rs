@@ -1,4 +1,4 @@
-//! Many callbacks at once: counted in the store afterwards, none missing, none double.
+//! Many concurrent callbacks: counted in MongoDB afterwards, none missing, none twice.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 

@@ -1,6 +1,6 @@
-//! Random traces through real HTTP into a real database, permuted, repeated, split over batches and over two running
-//! instances: after each acknowledgement every count is what the oracle says, on both instances and however far `state`
-//! is behind; and once it has followed every `state` is.
+//! Random traces through real HTTP into a real database, permuted, repeated, and split over batches and two running
+//! instances. After each acknowledgement every count agrees with the oracle, on both instances and however far `state`
+//! lags; once it has caught up, every `state` does.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 

@@ -1,4 +1,4 @@
-//! MongoDB goes away and comes back: callbacks are taken all the time, and stored afterwards.
+//! MongoDB becomes unavailable and returns: callbacks are accepted throughout, and stored afterwards.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ pub fn question() -> serde_json::Value {
     json!({ "user": "bob", "peers": ["ann"] })
 }
 
-/// While MongoDB is away a query is refused, and not answered with a count that may be wrong.
+/// During an outage a query is refused rather than answered with a count that may be wrong.
 async fn expect_no_count(app: &TestApp) {
     let answer = app.ask(&question()).await;
     assert_eq!(
@@ -47,7 +47,7 @@ async fn away_and_back(line: Line) {
     for n in 21..=60 {
         app.deliver(message(n)).await.expect_ok();
     }
-    // Not two seconds each: that MongoDB is away is known by now.
+    // Not two seconds each: the outage is known by now.
     assert!(since.elapsed() < Duration::from_secs(10));
     expect_no_count(&app).await;
     let ready = app.get("/readyz", &[]).await;
@@ -81,13 +81,13 @@ async fn while_the_line_is_reset_callbacks_are_taken_and_stored_afterwards() {
     away_and_back(Line::Reset).await;
 }
 
-/// MongoDB has done what it was asked, and nobody hears of it.
+/// MongoDB executes the commands, but its answers are lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn while_answers_are_lost_half_way_callbacks_are_taken_and_stored_afterwards() {
     away_and_back(Line::HalfAnswers).await;
 }
 
-/// So slow that no commit ends in its time.
+/// So slow that every commit times out.
 #[tokio::test(flavor = "multi_thread")]
 async fn while_the_line_is_too_slow_callbacks_are_taken_and_stored_afterwards() {
     away_and_back(Line::Slow(3500)).await;
@@ -98,7 +98,7 @@ async fn while_the_line_stalls_callbacks_are_taken_and_stored_afterwards() {
     away_and_back(Line::Stalled).await;
 }
 
-/// Everything around short cuts of the line is taken at the first try, and stored once.
+/// Around short interruptions every callback is acknowledged at the first try, and stored once.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_comes_around_short_cuts_is_taken_and_stored_once() {
     let proxy = Proxy::to(&mongodb_uri()).await;
@@ -126,7 +126,7 @@ async fn what_comes_around_short_cuts_is_taken_and_stored_once() {
     app.end().await;
 }
 
-/// The service starts without MongoDB, takes callbacks, and makes its indexes once MongoDB is there.
+/// The service starts without MongoDB, accepts callbacks, and creates its indexes once MongoDB is available.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_service_starts_before_mongodb() {
     let proxy = Proxy::to(&mongodb_uri()).await;
@@ -151,7 +151,7 @@ async fn the_service_starts_before_mongodb() {
     app.end().await;
 }
 
-/// Without name servers a `mongodb+srv` address says nothing, and callbacks are taken all the same.
+/// Without name servers a `mongodb+srv` address cannot be resolved, and callbacks are still accepted.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_service_starts_before_its_name_servers() {
     let name = database_name();
@@ -178,8 +178,8 @@ async fn the_service_starts_before_its_name_servers() {
     client.database(&name).drop().await.unwrap();
 }
 
-/// Indexes of an analyst's that refuse a message with an error that no list has: 16755, and 171 for two fields that are
-/// arrays. It costs the others nothing, is no outage, and nothing is spooled for it.
+/// Indexes of an analyst refuse a message with unlisted codes: 16755, and 171 for two fields that are arrays. The other
+/// messages are not delayed, no outage starts, and nothing is spooled.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_mongodb_takes_in_no_batch_is_told_apart_at_once() {
     for (keys, refused) in [
@@ -217,7 +217,7 @@ async fn a_message_that_mongodb_takes_in_no_batch_is_told_apart_at_once() {
     }
 }
 
-/// What was acknowledged before `kill -9` of MongoDB is there after it, and what comes while it is away.
+/// Callbacks acknowledged before or after `kill -9` of MongoDB are stored when it is back.
 async fn everything_survives_the_death_of(mut mongod: Mongod) {
     let uri = mongod.uri();
     let app = TestApp::connected(&uri, "").await;
@@ -259,7 +259,7 @@ async fn everything_survives_the_death_of_a_replica_set() {
     }
 }
 
-/// Without a replica set a majority is the server itself, and its journal all there is.
+/// Without a replica set the majority is the server itself, with its journal.
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_survives_the_death_of_a_lone_server() {
     match Mongod::start(false).await {

@@ -1,5 +1,5 @@
-//! Looking over all that is stored: what is wrong by hand, or left behind by a crash, is found and repaired; what
-//! is right is left alone, also beside live traffic.
+//! The history walk: a wrong `state`, by a manual change or a crash, is found and repaired, and a right one is left
+//! alone.
 
 use std::time::Duration;
 
@@ -152,7 +152,7 @@ async fn where_nothing_is_wrong_nothing_is_found_or_written() {
     app.end().await;
 }
 
-/// Each disagreement there can be, alone and all together: found without writing, then repaired, `readAt` too.
+/// Every possible disagreement, alone and combined: found by a dry run, then repaired, `readAt` included.
 #[tokio::test]
 async fn each_disagreement_is_found_and_repaired() {
     let app = TestApp::start().await;

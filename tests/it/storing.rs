@@ -1,4 +1,4 @@
-//! What is stored, beyond the samples: facts that come before their message, conflicts, odd names.
+//! What is stored, beyond the samples: facts that arrive before their message, conflicts, odd names.
 
 use mongodb::bson::{Bson, Document, doc};
 use serde_json::{Value, json};
@@ -85,7 +85,7 @@ async fn an_edit_without_text_leaves_the_text() {
     app.end().await;
 }
 
-/// Some senders say `null` where they change nothing; what is no text must not become one.
+/// Some senders send `null` for an unchanged text; it must not become a text.
 #[tokio::test]
 async fn an_edit_whose_text_is_no_text_leaves_the_text() {
     let app = TestApp::start().await;
@@ -158,7 +158,7 @@ async fn what_contradicts_what_is_stored_becomes_a_dead_letter() {
     app.end().await;
 }
 
-/// MongoDB refuses one document of a batch: its neighbours are stored, it becomes a dead letter.
+/// MongoDB refuses one document of a batch: it becomes a dead letter and the others are stored.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_document_that_mongodb_refuses_does_not_fail_its_neighbours() {
     let app = TestApp::start().await;
@@ -187,7 +187,7 @@ async fn one_document_that_mongodb_refuses_does_not_fail_its_neighbours() {
     app.end().await;
 }
 
-/// What a provider sends under a name that is ours is neither lost nor taken for ours.
+/// A provider's field with one of our names is neither lost nor mistaken for ours.
 #[tokio::test]
 async fn fields_with_our_names_and_with_odd_names_are_kept_apart() {
     let app = TestApp::start().await;
@@ -292,7 +292,7 @@ async fn ids_are_unique_within_their_class_only() {
     app.end().await;
 }
 
-/// Else messages would be read that no mark explains.
+/// Otherwise messages would be read without a mark.
 #[tokio::test]
 async fn a_receipt_whose_mark_is_refused_marks_nothing_as_read() {
     let app = TestApp::start().await;
@@ -311,7 +311,7 @@ async fn a_receipt_whose_mark_is_refused_marks_nothing_as_read() {
     app.end().await;
 }
 
-/// A key that is taken is a redelivery only where it is the `_id`: an index of an analyst's may be unique, too.
+/// A duplicate key is a redelivery only if it is the `_id`: an analyst's index may be unique, too.
 #[tokio::test]
 async fn a_key_of_anothers_index_that_is_taken_is_no_redelivery() {
     let app = TestApp::start().await;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::callbacks::MESSAGE;
 use crate::support::TestApp;
 
-/// A signed body of which no event can be made is kept whole, with the reason and the place.
+/// A signed body that cannot be decoded is kept whole, with the reason and the place.
 #[tokio::test]
 async fn what_cannot_be_decoded_is_kept_as_a_dead_letter() {
     let app = TestApp::start().await;
@@ -112,7 +112,7 @@ async fn what_cannot_be_decoded_is_kept_as_a_dead_letter() {
     app.end().await;
 }
 
-/// A bad element of a list does not hold up its neighbours.
+/// A bad element of a list does not affect the others.
 #[tokio::test]
 async fn a_bad_receipt_does_not_hold_up_the_good_ones_beside_it() {
     let app = TestApp::start().await;
@@ -134,7 +134,7 @@ async fn a_bad_receipt_does_not_hold_up_the_good_ones_beside_it() {
     app.end().await;
 }
 
-/// Marks only rise, so one time far in the future would silence a conversation for good.
+/// Marks only rise, so a time far in the future would hide all later messages of a conversation.
 #[tokio::test]
 async fn a_receipt_of_a_time_to_come_raises_no_mark() {
     let app = TestApp::start().await;
@@ -193,7 +193,7 @@ async fn a_receipt_of_a_time_to_come_raises_no_mark() {
     app.end().await;
 }
 
-/// New fields may come at any time, also such as the synchronous callback has.
+/// New fields may appear at any time, even ones that the synchronous callback has.
 #[tokio::test]
 async fn a_field_of_the_synchronous_callback_does_not_make_a_copy_one() {
     let app = TestApp::start().await;

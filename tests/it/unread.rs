@@ -41,7 +41,7 @@ async fn every_id_is_answered_as_it_was_spelled() {
             r#"{"user":"bob","peers":{"carl":1},"orders":{"o-1":2},"total":1}"#,
         ),
         (
-            // One person in two spellings, and twice the same: both are answered, and counted once.
+            // One person in two spellings, one of them twice: each spelling is answered, and `total` counts once.
             json!({ "user": "bob", "peers": ["ann", "Ann", "ann"] }),
             r#"{"user":"bob","peers":{"ann":3,"Ann":3},"total":3}"#,
         ),
@@ -171,7 +171,7 @@ async fn a_key_with_the_scope_is_needed() {
             assert!(!answer.text.contains(READ_KEY) && !answer.text.contains(WRITE_KEY));
         }
     }
-    // Whoever has no key learns nothing of what a good query looks like.
+    // Without a key, the answer does not tell whether the query is valid.
     assert_eq!(
         app.post("/v1/unread", &[], "junk").await.code(),
         "missing_key"

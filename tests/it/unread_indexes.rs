@@ -9,8 +9,7 @@ use serde_json::json;
 use crate::support::TestApp;
 use crate::unread::with_messages;
 
-/// The promise of the indexes: a count looks at index keys of what is unread and at read marks, and at no document, and
-/// the keys come in order without being sorted.
+/// A count reads only index keys of unread messages and of read marks, no documents, and needs no sort.
 #[tokio::test]
 async fn the_plans_read_indexes_alone() {
     let app = TestApp::start().await;
@@ -90,7 +89,7 @@ fn find<'p>(plan: &'p Document, wanted: &str) -> Option<&'p Bson> {
     })
 }
 
-/// Without its indexes a count would be a scan: better no answer, and the service says so.
+/// Without its indexes a count would be a scan, so it is refused, and `/readyz` reports it.
 #[tokio::test]
 async fn without_an_index_a_query_is_503_and_the_service_degraded() {
     for (collection, index) in [("messages", "unread_by_peer"), ("read_marks", "marks")] {
@@ -111,7 +110,7 @@ async fn without(collection: &str, index: &str) {
         (503, "unavailable")
     );
     assert_eq!(answer.header("retry-after"), "5");
-    // Callbacks need no index, so a balancer goes on sending them.
+    // Callbacks need no index, so a load balancer may still send them.
     app.until(|ready| ready["checks"]["indexes"] == "missing")
         .await;
     let ready = app.get("/readyz", &[]).await;

@@ -1,4 +1,4 @@
-//! Unread queries side by side: coalesced, in the hot lane, cancelled, and beyond the memory budget.
+//! Concurrent unread queries: coalesced, in the hot lane, cancelled, and beyond the memory budget.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::support::proxy::{Line, Proxy};
 use crate::support::{Instance, READ_KEY, TestApp, config, deliver, mongodb_uri};
 
-/// A message that counts, as the service stores it, without what no query looks at.
+/// A message that counts, as stored, with the fields that queries use.
 fn unread(n: usize, to: &str, from: &str, order: &str) -> Document {
     doc! {
         "_id": format!("otc/p2p/{to}-{from}-{n}"), "app": "otc", "to": to, "fromAccount": from, "state": 0,
@@ -123,8 +123,8 @@ async fn an_answer_has_all_that_was_acknowledged_before_the_question() {
     app.end().await;
 }
 
-/// Readers around the limit of a query, with and without marks, asked one by one and all at once: nothing is counted
-/// twice or left out where a query is cut, and only indexes are read.
+/// Readers around the limit of a query, with and without marks, asked one by one and concurrently: nothing is counted
+/// twice or missed where a query is truncated, and only indexes are read.
 #[tokio::test]
 async fn more_unread_messages_than_a_query_reads_are_counted_all_the_same() {
     const AT: i64 = 1_700_000_000_000;
@@ -203,7 +203,7 @@ async fn more_unread_messages_than_a_query_reads_are_counted_all_the_same() {
     app.end().await;
 }
 
-/// Whoever does not wait for the answer any more costs MongoDB nothing more.
+/// A question whose client disconnected is not sent to MongoDB.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_question_whose_asker_has_gone_is_not_asked() {
     let _turn = crate::failpoints::TURN.lock().await;
@@ -247,7 +247,7 @@ async fn a_question_whose_asker_has_gone_is_not_asked() {
     app.end().await;
 }
 
-/// What waits for an answer is limited in bytes, and beyond that a question is told so at once.
+/// Beyond the memory budget for waiting ids, a question is refused at once.
 #[tokio::test(flavor = "multi_thread")]
 async fn questions_beyond_the_memory_for_them_are_refused_at_once() {
     let proxy = Proxy::to(&mongodb_uri()).await;

@@ -1,4 +1,4 @@
-//! A database that an older version has written.
+//! A database written by an older version.
 
 use mongodb::bson::{Document, doc};
 use serde_json::json;

@@ -1,4 +1,4 @@
-//! What tests share: a running service, signed requests, and a look into the database.
+//! Shared by tests: a running service, signed requests, and access to the database.
 
 pub mod disk;
 pub mod mongod;
@@ -36,7 +36,7 @@ pub fn mongodb_uri() -> String {
     std::env::var("MONGODB_URI").expect("MONGODB_URI is not set; run the tests with `make test`")
 }
 
-/// A database's name that no other test has, and that tells its age.
+/// A database name that is unique and contains its age.
 pub fn database_name() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let n = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -71,8 +71,8 @@ async fn sweep(client: &Client) {
         .await;
 }
 
-/// A port for a program that is started later, and perhaps anew. Not one of those that the system gives to
-/// whoever asks for any, for in the meantime it might.
+/// A port for a program that is started later, perhaps several times. Outside of the range of ports that the system
+/// assigns itself, or another program might get it in between.
 pub fn port() -> u16 {
     loop {
         let mut random = [0; 2];
@@ -84,14 +84,14 @@ pub fn port() -> u16 {
     }
 }
 
-/// Says that something cannot be tried here, which `.ci/run` forbids.
+/// Skips a test that cannot run here. `.ci/run` does not allow that.
 pub fn skip(why: &str) {
     let forbidden = std::env::var("TESTS_SKIP").is_ok_and(|word| word == "never");
     assert!(!forbidden, "{why}");
     eprintln!("skipped: {why}");
 }
 
-/// A service on a port of its own, in a thread of its own, as another process would be.
+/// A service with its own port and thread, like a separate process.
 pub struct Instance {
     pub address: SocketAddr,
     stop: CancellationToken,
@@ -246,14 +246,14 @@ impl TestApp {
         Self::connected(&mongodb_uri(), more).await
     }
 
-    /// Starts a service that reaches MongoDB by its own way, and waits until it is ready.
+    /// Starts a service with this connection string, and waits until it is ready.
     pub async fn connected(uri: &str, more: &str) -> Self {
         let app = Self::unready(uri, more).await;
         app.until_ready().await;
         app
     }
 
-    /// Starts a service whose MongoDB may be away.
+    /// Starts a service whose MongoDB may be unavailable.
     pub async fn unready(uri: &str, more: &str) -> Self {
         let client = Client::with_uri_str(mongodb_uri()).await.unwrap();
         sweep(&client).await;
@@ -269,13 +269,13 @@ impl TestApp {
         self.until(|ready| ready["status"] == "ready").await;
     }
 
-    /// Waits until MongoDB is there and has all that was acknowledged.
+    /// Waits until MongoDB is available and has everything that was acknowledged.
     pub async fn until_drained(&self) {
         self.until(|ready| ready["status"] == "ready" && ready["spool"]["bytes"] == 0)
             .await;
     }
 
-    /// Waits until `state` is what the read marks say, of all that this instance has stored.
+    /// Waits until this instance has updated `state` from the read marks.
     pub async fn until_followed(&self) {
         self.until(|ready| ready["state"]["pairs"] == 0 && ready["state"]["caught_up"] == true)
             .await;
@@ -285,7 +285,7 @@ impl TestApp {
         self.until_at(&self.instance, is_so).await;
     }
 
-    /// Waits for what an instance says of itself.
+    /// Waits until `/readyz` says this.
     pub async fn until_at(&self, instance: &Instance, is_so: impl Fn(&Value) -> bool) {
         let mut last = Value::Null;
         for _ in 0..1200 {
@@ -330,8 +330,8 @@ impl TestApp {
             .await
     }
 
-    /// The whole database but the service's own bookkeeping, once `state` has followed, in an order and a form that can be
-    /// compared: canonical extended JSON, with the service's own clock taken out.
+    /// The whole database except for the service's bookkeeping, once `state` has caught up, as canonical extended JSON
+    /// in a fixed order and without times of the service's clock.
     pub async fn dump(&self) -> BTreeMap<String, Vec<Value>> {
         self.until_followed().await;
         let mut dump = BTreeMap::new();
@@ -366,7 +366,7 @@ impl TestApp {
         }
     }
 
-    /// Ends the service and drops its database. Without it, a later run sweeps the database.
+    /// Ends the service and drops its database. A later run drops the databases of failed tests.
     pub async fn end(self) {
         let Self {
             instance, database, ..

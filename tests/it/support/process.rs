@@ -23,7 +23,7 @@ impl Process {
         let address = SocketAddr::from(([127, 0, 0, 1], super::port()));
         let folder = tempfile::tempdir().unwrap();
         let text = config_text(&address.to_string(), uri, database, more);
-        // What is asked of a service is asked of its defaults.
+        // The tests are about the defaults.
         let text = text
             .replace("commit_timeout = \"3s\"", "commit_timeout = \"2s\"")
             .replace("shutdown_delay = \"10ms\"", "shutdown_delay = \"1s\"");
@@ -36,7 +36,7 @@ impl Process {
         }
     }
 
-    /// Starts it by another program from now on, such as `strace`, which ends when it does.
+    /// From now on starts it under another program, such as `strace`, which ends with it.
     pub fn under(&mut self, program: &[&str]) {
         self.under = program.iter().map(|part| (*part).to_owned()).collect();
     }
@@ -95,7 +95,7 @@ impl Process {
         if self.under.is_empty() {
             child.kill().unwrap();
         } else {
-            // What it runs under sees its end, and ends.
+            // The program that it runs under ends with it.
             let parent = child.id().to_string();
             let mut pkill = Command::new("pkill");
             let sent = pkill.args(["-KILL", "-P", &parent]).status();
@@ -131,13 +131,13 @@ impl Process {
         }
     }
 
-    /// Waits until MongoDB is there and has all that was acknowledged.
+    /// Waits until MongoDB is available and has everything that was acknowledged.
     pub async fn until_drained(&self, http: &reqwest::Client) {
         let is_drained = |ready: &Value| ready["status"] == "ready" && ready["spool"]["bytes"] == 0;
         self.until(http, is_drained).await;
     }
 
-    /// Waits until `state` is what the read marks say, of all that it has stored since its start.
+    /// Waits until it has updated `state` of everything that it stored since its start.
     pub async fn until_followed(&self, http: &reqwest::Client) {
         self.until(http, |ready| {
             ready["state"]["pairs"] == 0 && ready["state"]["caught_up"] == true
@@ -162,7 +162,7 @@ impl Process {
     }
 }
 
-/// Delivers a callback once, to a service that may die at it. `None` when there was no answer.
+/// Delivers a callback once, to a service that may die meanwhile. `None` when there was no answer.
 pub async fn try_deliver(http: &reqwest::Client, url: &str, body: &[u8]) -> Option<u16> {
     try_deliver_signed(http, url, body, SECRET).await
 }

@@ -16,13 +16,13 @@ pub enum Line {
     Open,
     /// Refuses new connections and has cut the old ones.
     Cut,
-    /// As cut, by reset: bytes under way are lost on both sides.
+    /// Like cut, with a reset: bytes in flight are lost on both sides.
     Reset,
     /// Accepts and answers nothing.
     Stalled,
-    /// Lets MongoDB have what it is asked, and half of each answer through; then nothing more.
+    /// Passes commands to MongoDB and half of its first answer, then nothing more.
     HalfAnswers,
-    /// Passes bytes, each time after this many milliseconds.
+    /// Passes bytes with a delay of this many milliseconds.
     Slow(u64),
 }
 
@@ -51,7 +51,7 @@ impl Proxy {
         Self { address, line }
     }
 
-    /// A connection string through the proxy. Direct, since discovery would lead around it.
+    /// A connection string through the proxy. Direct, since discovery would bypass it.
     pub fn uri(&self) -> String {
         format!("mongodb://{}/?directConnection=true", self.address)
     }
@@ -87,8 +87,7 @@ async fn carry(mut client: TcpStream, target: Arc<str>, mut state: watch::Receiv
     }
 }
 
-/// Passes bytes one way until the line is interrupted for good: a stream that stalled in the middle cannot go
-/// on.
+/// Passes bytes one way until the connection is interrupted. A stream that stalled in the middle cannot continue.
 async fn pump(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,

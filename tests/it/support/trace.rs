@@ -1,5 +1,5 @@
-//! Random traces of what happens in an app, the callbacks they make, and an oracle for what must come
-//! of them, whatever the order, the repetitions and the splitting.
+//! Random traces of an app's events, their callbacks, and an oracle for the result, whatever the order, the repetitions
+//! and the batches.
 
 use std::collections::BTreeMap;
 
@@ -134,8 +134,7 @@ pub fn message_id(case: &str, n: usize) -> String {
     format!("{case}-{n}")
 }
 
-/// The callback that tells of a happening. Scalars go as text or number, nested parts as text or
-/// value, by turns.
+/// The callback of an event. Scalars are sent as text or number, nested parts as text or value, in turns.
 pub fn body(case: &str, n: usize, happening: &Happening) -> Value {
     let time = |at: i64| {
         if n.is_multiple_of(2) {
@@ -212,8 +211,8 @@ pub fn body(case: &str, n: usize, happening: &Happening) -> Value {
     }
 }
 
-/// The bodies of a whole trace. A recall or an edit names its message's receiver, which its own words
-/// do not hold, and none is told of a message that is no person's: those have kinds of their own.
+/// The bodies of a whole trace. A recall or an edit needs its message's receiver. Only one-to-one messages have these
+/// kinds of recalls and edits.
 pub fn bodies(case: &str, trace: &[Happening]) -> Vec<Value> {
     let body_of = |(n, happening): (usize, &Happening)| {
         let mut told = body(case, n, happening);
@@ -241,7 +240,7 @@ pub struct Outcome {
     pub online: BTreeMap<(usize, usize), bool>,
 }
 
-/// The oracle: the rules of DESIGN, section 6, over the set of all happenings at once.
+/// The oracle: the rules of `docs/data-model.md`, applied to the set of all events.
 pub fn outcome(case: &str, trace: &[Happening]) -> Outcome {
     let mut outcome = Outcome::default();
     for (n, happening) in trace.iter().enumerate() {
