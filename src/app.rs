@@ -88,8 +88,8 @@ impl Application {
             live,
             durable,
             stopping: CancellationToken::new(),
-            reading: http::room::Room::new(limits.bytes_reading),
-            refusals: http::refusals::Refusals::default(),
+            memory_budget: http::memory_budget::MemoryBudget::new(limits.bytes_reading),
+            rejection_log: http::rejections::RejectionLog::default(),
             checked: Mutex::default(),
             limits: limits.clone(),
         });

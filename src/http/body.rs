@@ -1,4 +1,4 @@
-//! Reads a body within its limits: size, time, rate, and the room that all bodies share.
+//! Reads request bodies within limits on size, time, rate and the memory of all bodies together.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -12,18 +12,19 @@ use tokio::time::{Instant, timeout_at};
 use super::Service;
 use super::connection::Turn;
 use super::error::{Code, Problem};
-use super::room::FREE;
+use super::memory_budget::FREE;
 use crate::config::Http;
 
-/// How long a body may take before its rate counts.
+/// How long a body may take before `min_body_rate` applies.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Reads a body. `may_be_large` is asked before more than [`FREE`] bytes are read, whether this sender may
-/// have room for it.
+/// Reads a body. Before more than [`FREE`] bytes are read, `may_be_large` decides whether this sender may send
+/// that much.
 ///
 /// # Errors
-/// That answer, [`Code::BodyTooLarge`], [`Code::SlowBody`], [`Code::Overloaded`], [`Code::IncompleteBody`].
-/// After each of them the connection ends, since the rest of the body stands before the next request.
+/// That of `may_be_large`, [`Code::BodyTooLarge`], [`Code::SlowBody`], [`Code::Overloaded`] or
+/// [`Code::IncompleteBody`]. After each of them the connection is closed, since the rest of the body would come
+/// before the next request.
 pub async fn body(
     request: &HttpRequest,
     payload: web::Payload,
@@ -48,7 +49,7 @@ async fn read(
     let limits = &service.limits;
     let announced = request.headers().get(CONTENT_LENGTH);
     let announced = announced.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-    // Who announces too much need not send it.
+    // Rejected before the body is sent.
     if announced.is_some_and(|length| length > limits.max_body) {
         return Err(too_large(limits));
     }
@@ -57,8 +58,8 @@ async fn read(
         may_be_large()?;
     }
     let started = Instant::now();
-    let mut share = service.reading.share();
-    // More than what is free is held only when it has arrived, whatever is announced.
+    let mut reservation = service.memory_budget.reservation();
+    // An announced length alone allocates no more than what is free.
     let mut body = BytesMut::with_capacity(announced.unwrap_or(1024).min(FREE));
     loop {
         let by = started + time_for(body.len(), limits);
@@ -77,14 +78,14 @@ async fn read(
             is_large = true;
             may_be_large()?;
         }
-        if !share.grow_to(bytes) {
-            return Err(no_room());
+        if !reservation.grow_to(bytes) {
+            return Err(out_of_memory());
         }
         body.extend_from_slice(&chunk);
     }
 }
 
-/// How long after its start a body of which so much has come may keep waiting for more.
+/// How long after its start a body may wait for more, once `bytes` of it have arrived.
 fn time_for(bytes: usize, limits: &Http) -> Duration {
     let earned = bytes as u64 * 1000 / limits.min_body_rate;
     let earned = GRACE + Duration::from_millis(earned);
@@ -105,8 +106,8 @@ fn slow(limits: &Http) -> Problem {
     Problem::new(Code::SlowBody, detail)
 }
 
-fn no_room() -> Problem {
-    let detail = "other bodies take all the room for bodies (http.bytes_reading); send it again";
+fn out_of_memory() -> Problem {
+    let detail = "other bodies use all memory for bodies (http.bytes_reading); send it again";
     Problem::new(Code::Overloaded, detail)
 }
 

@@ -64,7 +64,7 @@ async fn take(
 ) -> Result<HttpResponse, Problem> {
     let taken = taken(request, payload, service, app).await;
     if let Err(problem) = &taken
-        && let Some(kept_back) = service.refusals.log(problem.code, Instant::now())
+        && let Some(kept_back) = service.rejection_log.log(problem.code, Instant::now())
     {
         let (code, peer) = (problem.code.as_str(), request.peer_addr());
         tracing::warn!(app = %app.name, code, ?peer, kept_back, "callback refused");

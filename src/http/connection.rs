@@ -23,7 +23,7 @@ use actix_web::rt::net::TcpStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-use super::room::Share;
+use super::memory_budget::Reservation;
 
 /// The most that is read in one turn, in bytes.
 const READ_AT_ONCE: usize = 4 * 1024;
@@ -72,18 +72,21 @@ pub struct Turn {
 #[derive(Debug)]
 struct Head {
     bytes: usize,
-    share: Share,
+    reservation: Reservation,
 }
 
 impl Turn {
-    fn new(patience: Patience, share: Share) -> Self {
+    fn new(patience: Patience, reservation: Reservation) -> Self {
         Self {
             patience,
             until: Cell::new(Some(Instant::now() + patience.header + GRACE)),
             closing: Cell::new(false),
             ahead: Cell::new(0),
             waits: Cell::new(false),
-            head: RefCell::new(Head { bytes: 0, share }),
+            head: RefCell::new(Head {
+                bytes: 0,
+                reservation,
+            }),
         }
     }
 
@@ -92,7 +95,7 @@ impl Turn {
         self.until.set(None);
         let came_ahead = {
             let mut head = self.head.borrow_mut();
-            head.share.clear();
+            head.reservation.release();
             std::mem::take(&mut head.bytes) == 0
         };
         if came_ahead {
@@ -132,7 +135,7 @@ impl Turn {
         }
         head.bytes += bytes;
         let held = head.bytes.min(LONGEST_HEAD);
-        if head.share.grow_to(held) {
+        if head.reservation.grow_to(held) {
             Ok(())
         } else {
             Err(io::ErrorKind::OutOfMemory.into())
@@ -153,9 +156,9 @@ pub struct Guarded {
 }
 
 impl Guarded {
-    /// Guards a new connection. `share` is for what its heads need beyond what is free.
-    pub fn new(socket: TcpStream, patience: Patience, share: Share) -> Self {
-        let turn = Rc::new(Turn::new(patience, share));
+    /// Guards a new connection. `reservation` is for what its heads need beyond what is free.
+    pub fn new(socket: TcpStream, patience: Patience, reservation: Reservation) -> Self {
+        let turn = Rc::new(Turn::new(patience, reservation));
         let first = turn.until.get().unwrap_or_else(Instant::now);
         Self {
             socket,

@@ -7,8 +7,8 @@ pub mod connection;
 pub(crate) mod dead_letters;
 pub mod error;
 pub mod health;
-pub mod refusals;
-pub mod room;
+pub mod memory_budget;
+pub mod rejections;
 pub mod server;
 mod unread;
 mod unread_query;
@@ -26,8 +26,8 @@ use crate::live::Live;
 
 use error::{Code, Problem};
 use health::Checked;
-use refusals::Refusals;
-use room::Room;
+use memory_budget::MemoryBudget;
+use rejections::RejectionLog;
 
 /// What handlers share.
 pub struct Service {
@@ -39,10 +39,10 @@ pub struct Service {
     pub stopping: CancellationToken,
     /// Limits.
     pub limits: Http,
-    /// Room for what is still being read.
-    pub reading: Arc<Room>,
-    /// Which refused callbacks are logged.
-    pub refusals: Refusals,
+    /// Memory for heads and bodies that are still arriving.
+    pub memory_budget: Arc<MemoryBudget>,
+    /// Rejected callbacks, logged at a limited rate.
+    pub rejection_log: RejectionLog,
     /// How MongoDB was when it was asked last.
     pub checked: Mutex<Option<Checked>>,
 }

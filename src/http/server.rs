@@ -43,7 +43,7 @@ pub fn start(listener: TcpListener, shared: web::Data<Service>) -> io::Result<Se
     let draining = server.graceful_shutdown_signal();
     let server = server.listen("http", listener, move || {
         let (shared, draining) = (shared.clone(), draining.clone());
-        let reading = shared.reading.clone();
+        let memory_budget = shared.memory_budget.clone();
         let app = App::new()
             .configure(|config| routes(&shared, config))
             .wrap_fn(|request, routes| {
@@ -75,7 +75,7 @@ pub fn start(listener: TcpListener, shared: web::Data<Service>) -> io::Result<Se
             .h1(app.map_err(|error: Error| error.error_response()));
         fn_service(move |socket: TcpStream| {
             let peer = socket.peer_addr().ok();
-            let socket = Guarded::new(socket, patience, reading.share());
+            let socket = Guarded::new(socket, patience, memory_budget.reservation());
             async move { Ok((socket, peer)) }
         })
         .and_then(http)

@@ -1,0 +1,36 @@
+//! Logs rejected callbacks at a limited rate, so that a flood of them cannot fill a disk.
+
+use std::time::Instant;
+
+use super::error::Code;
+use crate::throttle::Throttle;
+
+/// A rate limit for each code: a flood of one must not hide another, such as that a secret is wrong.
+#[derive(Debug, Default)]
+pub struct RejectionLog([Throttle; Code::ALL.len()]);
+
+impl RejectionLog {
+    /// Whether to log this rejection, and if so, how many of its code were not logged since the last.
+    pub fn log(&self, code: Code, now: Instant) -> Option<u64> {
+        self.0[code as usize].pass(now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_flood_is_counted_and_hides_no_other_code() {
+        let rejections = RejectionLog::default();
+        let now = Instant::now();
+        let later = now + Duration::from_secs(10);
+        let logged = (0..1000).filter(|_| rejections.log(Code::Md5Mismatch, now).is_some());
+        assert_eq!(logged.count(), 10);
+        assert_eq!(rejections.log(Code::ChecksumMismatch, now), Some(0));
+        assert_eq!(rejections.log(Code::Md5Mismatch, later), Some(990));
+        assert_eq!(rejections.log(Code::Md5Mismatch, later), Some(0));
+    }
+}
