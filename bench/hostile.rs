@@ -161,6 +161,8 @@ fn kinds() -> Vec<Slow> {
             b"1\r\nx\r\n",
         ),
         floods(ALIVE),
+        // Its handler waits, so that requests could pile up behind it.
+        floods(&ALIVE.replace("livez", "readyz")),
         floods(&format!("{CALLBACK}Content-Length: 1\r\n\r\nx")),
     ]
 }

@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use tokio::time::{Instant, timeout_at};
 
 use super::Service;
-use super::connection::Turn;
+use super::connection::ConnectionState;
 use super::error::{Code, Problem};
 use super::memory_budget::FREE;
 use crate::config::Http;
@@ -31,11 +31,15 @@ pub async fn body(
     service: &Service,
     may_be_large: &dyn Fn() -> Result<(), Problem>,
 ) -> Result<Bytes, Problem> {
+    let connection = request.conn_data::<Rc<ConnectionState>>();
+    if let Some(connection) = connection {
+        connection.begin_body();
+    }
     let body = read(request, payload, service, may_be_large).await;
-    if body.is_err()
-        && let Some(turn) = request.conn_data::<Rc<Turn>>()
-    {
-        turn.leaves_body();
+    match (connection, &body) {
+        (Some(connection), Ok(_)) => connection.end_body(),
+        (Some(connection), Err(_)) => connection.abandon_body(),
+        (None, _) => {}
     }
     body
 }

@@ -1,140 +1,157 @@
-//! A connection's socket, with the deadlines that actix does not keep.
+//! A connection's socket, with timeouts for clients that are slow to send or to read, and bounded buffers.
 //!
-//! actix times the first head of a connection and its idle time. It does not time a later head, a client
-//! that does not read its answers, or the rest of a chunked body that no handler wanted: each of these
-//! holds a connection for good. So whatever does not reach the next request in time is cut here, below
-//! actix, by a failing read or write. While a handler works, its own deadlines hold, and none here.
+//! All timeouts of a connection are here, below actix, whose own cover only the first head and the idle time.
+//! A connection whose time is up is ended by a failing read or write. While a handler works or its response is
+//! produced, nothing is timed but a write that makes no progress, so a response may take as long as it needs.
 //!
-//! It also bounds what one connection may hold in memory. actix decodes all it has read into requests
-//! that wait, some hundred bytes for each 18-byte request, and reads on while answers are not taken. So
-//! a read brings little at a time, and none while a write waits.
-//!
-//! And it slows down who sends requests without waiting for answers, which no provider and no proxy does:
-//! each such request waits a little, and after some in a row the connection ends.
+//! actix decodes all requests it has read, and each takes some hundred bytes until it is handled. So a read
+//! brings little at a time, and nothing is read while a request is handled or a write is pending. Pipelined
+//! requests wait in the system's receive buffer.
 
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::rt::net::TcpStream;
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use super::memory_budget::Reservation;
 
-/// The most that is read in one turn, in bytes.
-const READ_AT_ONCE: usize = 4 * 1024;
+/// The most bytes that are read before other connections have their turn. It is also the most that can be
+/// decoded ahead of the request being handled.
+const MAX_READ: usize = 4 * 1024;
 
-/// actix refuses a longer head, in bytes. What comes beyond is thrown away and needs no room.
-const LONGEST_HEAD: usize = 128 * 1024;
+/// actix discards a longer head, in bytes, so a head needs no more memory than this.
+const MAX_HEAD: usize = 128 * 1024;
 
-/// How long a client has to read its answer after its body was left unread, and the backstop beyond
-/// actix's own deadlines, so that they come first and answer.
-const GRACE: Duration = Duration::from_secs(2);
-
-/// How long a request waits that came before the answer to the one before it.
-const AHEAD: Duration = Duration::from_millis(100);
-
-/// How many such requests in a row end the connection.
-const MOST_AHEAD: u32 = 16;
-
-/// The most that is read in one turn after such a request, in bytes, since it may hold many more.
-const READ_AHEAD: usize = 256;
+/// How long a client has to read its response after its body was left unread.
+const CLOSING: Duration = Duration::from_secs(2);
 
 /// How long a client may take.
 #[derive(Debug, Clone, Copy)]
-pub struct Patience {
-    /// To send a head, from its first byte on (`http.header_timeout`).
+pub struct Timeouts {
+    /// To send a head, from the opening of the connection or, later, from the head's first byte
+    /// (`http.header_timeout`).
     pub header: Duration,
     /// To begin the next request (`http.keep_alive`).
     pub keep_alive: Duration,
 }
 
-/// Whose turn it is, the client's or a handler's. The socket and the requests of a connection share it.
+impl Timeouts {
+    /// To accept any byte of a response.
+    fn write(self) -> Duration {
+        self.keep_alive + self.header
+    }
+}
+
+/// What a connection is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Waits for the next request.
+    Idle,
+    /// A head is arriving. A new connection begins here.
+    Head,
+    /// A handler reads the body, which has timeouts of its own.
+    Body,
+    /// A handler works, or its response is being sent.
+    Response,
+    /// A body was left unread, so the connection ends after the response.
+    Closing,
+}
+
+/// The phase of a connection and its deadline, shared by the socket and the requests of the connection.
 #[derive(Debug)]
-pub struct Turn {
-    patience: Patience,
-    /// When the next request must have begun. None while a handler works.
-    until: Cell<Option<Instant>>,
-    /// Whether the connection is to be closed because a body was not read to its end.
-    closing: Cell<bool>,
-    /// Requests in a row that came before the answer to the one before.
-    ahead: Cell<u32>,
-    /// Whether such a request waits now, and so nothing is read.
-    waits: Cell<bool>,
+pub struct ConnectionState {
+    timeouts: Timeouts,
+    phase: Cell<Phase>,
+    /// When the phase must have ended.
+    deadline: Cell<Option<Instant>>,
     head: RefCell<Head>,
 }
 
-/// What was read since the last request began.
+/// The head that is arriving.
 #[derive(Debug)]
 struct Head {
     bytes: usize,
     reservation: Reservation,
 }
 
-impl Turn {
-    fn new(patience: Patience, reservation: Reservation) -> Self {
-        Self {
-            patience,
-            until: Cell::new(Some(Instant::now() + patience.header + GRACE)),
-            closing: Cell::new(false),
-            ahead: Cell::new(0),
-            waits: Cell::new(false),
-            head: RefCell::new(Head {
-                bytes: 0,
-                reservation,
-            }),
-        }
-    }
-
-    /// A head is complete, and a handler works once this has passed.
-    pub async fn request_begins(&self) {
-        self.until.set(None);
-        let came_ahead = {
-            let mut head = self.head.borrow_mut();
-            head.reservation.release();
-            std::mem::take(&mut head.bytes) == 0
+impl ConnectionState {
+    fn new(timeouts: Timeouts, reservation: Reservation) -> Self {
+        let bytes = 0;
+        let state = Self {
+            timeouts,
+            phase: Cell::new(Phase::Head),
+            deadline: Cell::new(None),
+            head: RefCell::new(Head { bytes, reservation }),
         };
-        if came_ahead {
-            self.ahead.set(self.ahead.get() + 1);
-            self.waits.set(true);
-            tokio::time::sleep(AHEAD).await;
-            self.waits.set(false);
-        } else {
-            self.ahead.set(0);
-        }
+        state.enter(Phase::Head);
+        state
     }
 
-    /// An answer is made. Now it is for the client to read it and to send the next head.
-    pub fn request_ends(&self) {
-        let patience = if self.closing.get() {
-            GRACE
-        } else {
-            self.patience.keep_alive + self.patience.header
-        };
-        self.until.set(Some(Instant::now() + patience));
-    }
-
-    /// The body under way is not read to its end, nor is anything after it, and the connection ends soon
-    /// after the answer. actix would go on and throw away what comes.
-    pub fn leaves_body(&self) {
-        self.closing.set(true);
-    }
-
-    fn read(&self, bytes: usize) -> io::Result<()> {
-        let Some(until) = self.until.get() else {
-            return Ok(());
-        };
+    /// Marks that a head is complete. The request lasts until the result is dropped.
+    pub fn begin_request(self: &Rc<Self>) -> RequestGuard {
         let mut head = self.head.borrow_mut();
-        if head.bytes == 0 && bytes > 0 {
-            let head_by = Instant::now() + self.patience.header + GRACE;
-            self.until.set(Some(until.min(head_by)));
+        head.bytes = 0;
+        head.reservation.release();
+        self.enter(Phase::Response);
+        RequestGuard(self.clone())
+    }
+
+    /// Marks that a handler reads the request's body. Nothing of a body is read from the socket before.
+    pub fn begin_body(&self) {
+        self.enter(Phase::Body);
+    }
+
+    /// Marks that the body was read to its end.
+    pub fn end_body(&self) {
+        self.enter(Phase::Response);
+    }
+
+    /// Marks that the body is not read to its end. Nothing more is read, and the connection is closed soon.
+    pub fn abandon_body(&self) {
+        self.enter(Phase::Closing);
+    }
+
+    fn end_request(&self) {
+        if self.phase.get() != Phase::Closing {
+            self.enter(Phase::Idle);
         }
+    }
+
+    /// Begins a phase, or its time anew.
+    fn enter(&self, phase: Phase) {
+        let timeout = match phase {
+            Phase::Idle => Some(self.timeouts.keep_alive),
+            Phase::Head => Some(self.timeouts.header),
+            Phase::Closing => Some(CLOSING),
+            Phase::Body | Phase::Response => None,
+        };
+        self.phase.set(phase);
+        self.deadline
+            .set(timeout.map(|timeout| Instant::now() + timeout));
+    }
+
+    fn may_read(&self) -> bool {
+        !matches!(self.phase.get(), Phase::Response | Phase::Closing)
+    }
+
+    fn count_read(&self, bytes: usize) -> io::Result<()> {
+        if self.phase.get() == Phase::Body || bytes == 0 {
+            return Ok(());
+        }
+        if self.phase.get() == Phase::Idle {
+            self.enter(Phase::Head);
+        }
+        let mut head = self.head.borrow_mut();
         head.bytes += bytes;
-        let held = head.bytes.min(LONGEST_HEAD);
+        let held = head.bytes.min(MAX_HEAD);
         if head.reservation.grow_to(held) {
             Ok(())
         } else {
@@ -143,93 +160,131 @@ impl Turn {
     }
 }
 
-/// A socket that gives up on a client that takes too long.
-pub struct Guarded {
-    socket: TcpStream,
-    turn: Rc<Turn>,
-    /// Wakes the connection at its deadline, or earlier: a deadline that moves on is looked at when the
-    /// alarm goes off, so that a request costs no timer.
-    alarm: Pin<Box<Sleep>>,
-    read_in_turn: usize,
-    write_waits: bool,
-    read_waits: bool,
+/// A request that is being answered. Dropping it lets the connection wait for the next one.
+pub struct RequestGuard(Rc<ConnectionState>);
+
+impl Drop for RequestGuard {
+    fn drop(&mut self) {
+        self.0.end_request();
+    }
 }
 
-impl Guarded {
-    /// Guards a new connection. `reservation` is for what its heads need beyond what is free.
-    pub fn new(socket: TcpStream, patience: Patience, reservation: Reservation) -> Self {
-        let turn = Rc::new(Turn::new(patience, reservation));
-        let first = turn.until.get().unwrap_or_else(Instant::now);
+/// A response body that ends its request when actix has taken the last of it, or drops it.
+pub struct TrackedBody {
+    body: BoxBody,
+    _request: RequestGuard,
+}
+
+impl TrackedBody {
+    /// Ties a request to its response body.
+    pub fn new(body: BoxBody, request: RequestGuard) -> Self {
+        Self {
+            body,
+            _request: request,
+        }
+    }
+}
+
+impl MessageBody for TrackedBody {
+    type Error = <BoxBody as MessageBody>::Error;
+
+    fn size(&self) -> BodySize {
+        self.body.size()
+    }
+
+    fn poll_next(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        Pin::new(&mut self.get_mut().body).poll_next(cx)
+    }
+}
+
+/// A socket that fails when the client has used up its time.
+pub struct TimeoutStream {
+    socket: TcpStream,
+    state: Rc<ConnectionState>,
+    /// Wakes the connection at its deadline or earlier. It is set anew only when it has gone off or the deadline
+    /// has come nearer, so requests usually do not touch the timer.
+    alarm: Pin<Box<Sleep>>,
+    /// When a pending write must have made progress.
+    write_deadline: Option<Instant>,
+    /// Bytes read since the connection last waited.
+    read_in_turn: usize,
+    /// Whether bytes may be there that were not read because reading was paused.
+    read_paused: bool,
+}
+
+impl TimeoutStream {
+    /// Wraps a new connection. `reservation` is for heads that need more than what is free.
+    pub fn new(socket: TcpStream, timeouts: Timeouts, reservation: Reservation) -> Self {
         Self {
             socket,
-            turn,
-            alarm: Box::pin(tokio::time::sleep_until(first)),
+            state: Rc::new(ConnectionState::new(timeouts, reservation)),
+            alarm: Box::pin(tokio::time::sleep(timeouts.header)),
+            write_deadline: None,
             read_in_turn: 0,
-            write_waits: false,
-            read_waits: false,
+            read_paused: false,
         }
     }
 
-    /// The turn, for the connection's requests.
-    pub fn turn(&self) -> Rc<Turn> {
-        self.turn.clone()
+    /// The state, for the connection's requests.
+    pub fn state(&self) -> Rc<ConnectionState> {
+        self.state.clone()
     }
 
-    /// Fails once the deadline has passed or too much came ahead, and else has the connection woken when it does.
-    fn watch(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        if self.turn.ahead.get() > MOST_AHEAD {
-            return Err(self.cut());
+    fn may_read(&self) -> bool {
+        self.write_deadline.is_none() && self.state.may_read()
+    }
+
+    /// Fails if the deadline has passed, and otherwise has the connection polled when it does.
+    fn check_deadline(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let deadline = self.write_deadline.or(self.state.deadline.get());
+        let Some(deadline) = deadline else {
+            return Ok(());
+        };
+        if self.alarm.deadline() > deadline {
+            self.alarm.as_mut().reset(deadline);
         }
-        while let Some(until) = self.turn.until.get() {
-            if self.alarm.deadline() > until {
-                self.alarm.as_mut().reset(until);
+        while self.alarm.as_mut().poll(cx).is_ready() {
+            if Instant::now() >= deadline {
+                return Err(self.timed_out());
             }
-            if self.alarm.as_mut().poll(cx).is_pending() {
-                return Ok(());
-            }
-            if Instant::now() >= until {
-                return Err(self.cut());
-            }
-            self.alarm.as_mut().reset(until);
+            self.alarm.as_mut().reset(deadline);
         }
         Ok(())
     }
 
-    fn cut(&self) -> io::Error {
-        if self.write_waits {
-            // Else the system would go on offering what this client does not read.
+    fn timed_out(&self) -> io::Error {
+        if self.write_deadline.is_some() {
+            // Otherwise the system would keep what the client does not read, and go on offering it.
             let _ = self.socket.set_zero_linger();
         }
         io::ErrorKind::TimedOut.into()
     }
 }
 
-impl AsyncRead for Guarded {
+impl AsyncRead for TimeoutStream {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        this.watch(cx)?;
-        if this.write_waits {
-            this.read_waits = true;
+        if !this.may_read() {
+            this.read_in_turn = 0;
+            // A reset ends the connection even now.
+            let mut byte = [0];
+            ready!(this.socket.poll_peek(cx, &mut ReadBuf::new(&mut byte)))?;
+            this.read_paused = true;
             return Poll::Pending;
         }
-        // The connection is polled again by the request that waits, or at the deadline.
-        if this.turn.waits.get() || this.turn.closing.get() {
-            return Poll::Pending;
-        }
-        let at_once = match this.turn.ahead.get() {
-            0 => READ_AT_ONCE,
-            _ => READ_AHEAD,
-        };
-        if this.read_in_turn >= at_once {
+        if this.read_in_turn >= MAX_READ {
             this.read_in_turn = 0;
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        let most = at_once.min(buffer.remaining());
+        let most = MAX_READ.min(buffer.remaining());
         let mut part = ReadBuf::new(buffer.initialize_unfilled_to(most));
         if Pin::new(&mut this.socket)
             .poll_read(cx, &mut part)?
@@ -241,33 +296,78 @@ impl AsyncRead for Guarded {
         let bytes = part.filled().len();
         buffer.advance(bytes);
         this.read_in_turn += bytes;
-        Poll::Ready(this.turn.read(bytes))
+        Poll::Ready(this.state.count_read(bytes))
     }
 }
 
-impl AsyncWrite for Guarded {
+impl AsyncWrite for TimeoutStream {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        this.watch(cx)?;
         let written = Pin::new(&mut this.socket).poll_write(cx, bytes);
-        this.write_waits = written.is_pending();
-        if !this.write_waits && std::mem::take(&mut this.read_waits) {
-            cx.waker().wake_by_ref();
+        if written.is_pending() {
+            if this.write_deadline.is_none() {
+                this.write_deadline = Some(Instant::now() + this.state.timeouts.write());
+            }
+            this.check_deadline(cx)?;
+        } else if this.write_deadline.take().is_some() {
+            // A client that reads loses none of the time for its next request.
+            this.state.enter(this.state.phase.get());
         }
         written
     }
 
+    /// actix calls this at the end of each turn in which no write is pending.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        this.watch(cx)?;
+        if this.read_paused && this.may_read() {
+            this.read_paused = false;
+            cx.waker().wake_by_ref();
+        }
+        this.check_deadline(cx)?;
         Pin::new(&mut this.socket).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().socket).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::super::memory_budget::MemoryBudget;
+    use super::*;
+
+    /// actix offers a large buffer once a connection has had a long head.
+    #[tokio::test]
+    async fn a_read_is_bounded_whatever_the_buffer() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let (server, _) = listener.accept().await.unwrap();
+        client.write_all(&[b'x'; 3 * MAX_READ]).await.unwrap();
+        let minute = Duration::from_secs(60);
+        let timeouts = Timeouts {
+            header: minute,
+            keep_alive: minute,
+        };
+        let reservation = MemoryBudget::new(0).reservation();
+        let mut stream = TimeoutStream::new(server, timeouts, reservation);
+        let mut buffer = vec![0; 16 * MAX_READ];
+        let (mut total, mut largest) = (0, 0);
+        while total < 3 * MAX_READ {
+            let read = stream.read(&mut buffer).await.unwrap();
+            assert!(read > 0);
+            total += read;
+            largest = largest.max(read);
+        }
+        assert!(largest <= MAX_READ, "{largest} bytes at once");
     }
 }
