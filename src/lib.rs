@@ -11,6 +11,7 @@
 //! `ARCHITECTURE.md` has the map, the invariants and a walkthrough of a callback and of a query.
 
 pub mod app;
+pub mod auth;
 pub mod callback;
 pub mod cli;
 pub mod config;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
+use crate::auth::{Key, Keys};
 use crate::config::ConfiguredApp;
-use crate::http::auth::{Key, Keys};
 use crate::ingest::App;
 
 /// The reloadable part of the configuration. Replaced as a whole, so that apps and keys of two files never mix.

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::client::{base_url, http, no_answer, read_secret, secret_variable, usage, web_address};
 use super::{Failure, Load};
-use crate::http::auth::Scope;
+use crate::auth::Scope;
 
 /// The environment variable with a query key, for use without a configuration.
 const KEY_VARIABLE: &str = "IM_CALLBACK_KEY";

@@ -7,8 +7,8 @@ use secrecy::ExposeSecret;
 use super::ConfiguredApp;
 use super::raw;
 use super::validate::Validation;
+use crate::auth::Key;
 use crate::callback::netease::{OrderIdAt, Rules, Verifier};
-use crate::http::auth::Key;
 use crate::ingest::App;
 
 /// Paths that apps cannot have as their `callback_path`, because they are or will be the service's own.

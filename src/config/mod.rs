@@ -18,7 +18,7 @@ use figment::Figment;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 
-use crate::http::auth::Key;
+use crate::auth::Key;
 use crate::ingest::App;
 use crate::ingest::group;
 use crate::spool::SpoolSettings;

@@ -12,8 +12,8 @@ use secrecy::SecretString;
 use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use crate::auth::Scope;
 use crate::callback::ids::AppName;
-use crate::http::auth::Scope;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

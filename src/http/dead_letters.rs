@@ -4,8 +4,9 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
 
 use super::Service;
-use super::auth::Scope;
+use super::auth::authorize;
 use super::error::{Code, Problem};
+use crate::auth::Scope;
 use crate::ingest::dead_letters::{Retried, retry as retry_letter};
 use crate::store::dead_letters::{DeadLetter, Heading, Place, Which};
 
@@ -95,7 +96,7 @@ pub async fn list(
     service: web::Data<Service>,
 ) -> Result<HttpResponse, Problem> {
     let current = service.live.current();
-    current.keys.authorize(&request, Scope::Admin)?;
+    authorize(&current.keys, &request, Scope::Admin)?;
     let asked = web::Query::<Asked>::from_query(request.query_string())
         .map_err(|error| Problem::new(Code::InvalidField, error.to_string()))?
         .into_inner();
@@ -191,7 +192,7 @@ pub async fn remove(
 /// The letter that the path names. The key is looked at first: an extractor would run before it.
 fn authorized_id(request: &HttpRequest, service: &Service) -> Result<String, Problem> {
     let current = service.live.current();
-    current.keys.authorize(request, Scope::Admin)?;
+    authorize(&current.keys, request, Scope::Admin)?;
     let part = |name: &str| request.match_info().get(name).unwrap_or_default();
     Ok(format!("{}/{}", part("app"), part("digest")))
 }

@@ -9,6 +9,7 @@ use actix_web::http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpResponse, ResponseError};
 use serde_json::json;
 
+use crate::auth::AuthError;
 use crate::callback::netease::{VerifyError, signature};
 use crate::ingest::{IngestError, Rejection};
 use crate::store::StoreError;
@@ -178,6 +179,18 @@ impl ResponseError for Problem {
             _ => {}
         }
         response.body(body.to_string())
+    }
+}
+
+impl From<AuthError> for Problem {
+    fn from(error: AuthError) -> Self {
+        let code = match error {
+            AuthError::NoKeys => Code::NoKeys,
+            AuthError::MissingKey => Code::MissingKey,
+            AuthError::UnknownKey => Code::UnknownKey,
+            AuthError::MissingScope { .. } => Code::MissingScope,
+        };
+        Self::new(code, error.to_string())
     }
 }
 

@@ -1,6 +1,6 @@
 //! The HTTP side: routes here, one file per resource, errors in [`error`].
 
-pub mod auth;
+mod auth;
 mod body;
 mod callbacks;
 pub mod connection;

@@ -7,10 +7,11 @@ use indexmap::IndexMap;
 use serde::Serialize;
 
 use super::Service;
-use super::auth::Scope;
+use super::auth::authorize;
 use super::body::body;
 use super::error::{Code, Problem};
 use super::unread_query::UnreadQuery;
+use crate::auth::Scope;
 use crate::callback::ids::{Account, AppName};
 use crate::config::Http;
 use crate::live::ReloadableConfig;
@@ -44,7 +45,7 @@ pub async fn post(
     service: web::Data<Service>,
 ) -> Result<HttpResponse, Problem> {
     let current = service.live.current();
-    current.keys.authorize(&request, Scope::Read)?;
+    authorize(&current.keys, &request, Scope::Read)?;
     let body = body(&request, payload, &service, &|| Ok(())).await?;
     answer(&service, &current, &UnreadQuery::from_json(&body)?).await
 }
@@ -54,7 +55,7 @@ pub async fn get(
     service: web::Data<Service>,
 ) -> Result<HttpResponse, Problem> {
     let current = service.live.current();
-    current.keys.authorize(&request, Scope::Read)?;
+    authorize(&current.keys, &request, Scope::Read)?;
     answer(&service, &current, &from_query(request.query_string())?).await
 }
 

@@ -1,0 +1,169 @@
+//! Who may query: bearer keys with scopes, apart from the provider's secrets.
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+/// What a key allows.
+#[derive(Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// Counts, presence, messages.
+    Read,
+    /// Marks conversations read.
+    Write,
+    /// Operates the service.
+    Admin,
+}
+
+impl Scope {
+    /// The scope's name in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+/// A key that is configured.
+#[derive(Debug)]
+pub struct Key {
+    name: String,
+    secret: SecretString,
+    scopes: Vec<Scope>,
+}
+
+impl Key {
+    /// A key of these scopes.
+    pub fn new(name: String, secret: SecretString, scopes: Vec<Scope>) -> Self {
+        Self {
+            name,
+            secret,
+            scopes,
+        }
+    }
+
+    /// The key's name, for people.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The secret itself, for the command line's own queries.
+    pub fn secret(&self) -> &SecretString {
+        &self.secret
+    }
+
+    /// The scopes, for people.
+    pub fn scopes(&self) -> String {
+        let names: Vec<_> = self.scopes.iter().map(|scope| scope.as_str()).collect();
+        names.join(", ")
+    }
+
+    /// Whether the key allows this.
+    pub fn allows(&self, scope: Scope) -> bool {
+        self.scopes.contains(&scope)
+    }
+}
+
+/// Why a query is not allowed. The text says what to do about it, and holds no secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AuthError {
+    /// No key is configured, so nobody may query.
+    #[error("no key is configured; add an [[auth.keys]] section to the service's configuration")]
+    NoKeys,
+    /// The query has no bearer token.
+    #[error("send the header `Authorization: Bearer <key>`")]
+    MissingKey,
+    /// The token is no key's secret.
+    #[error("the bearer key is none of the configured keys")]
+    UnknownKey,
+    /// The key does not allow this query.
+    #[error("the key `{key}` lacks the scope `{}`", scope.as_str())]
+    MissingScope {
+        /// The key's name.
+        key: String,
+        /// What it would have to allow.
+        scope: Scope,
+    },
+}
+
+/// All keys that are configured.
+#[derive(Debug)]
+pub struct Keys(Vec<Key>);
+
+impl Keys {
+    /// Takes the configured keys.
+    pub fn new(keys: Vec<Key>) -> Self {
+        Self(keys)
+    }
+
+    /// Finds the key whose secret is `token`, if it allows `scope`.
+    ///
+    /// # Errors
+    /// [`AuthError`], which says why not.
+    pub fn authorize(&self, token: Option<&str>, scope: Scope) -> Result<&Key, AuthError> {
+        if self.0.is_empty() {
+            return Err(AuthError::NoKeys);
+        }
+        let token = token.ok_or(AuthError::MissingKey)?;
+        let key = self.find(token).ok_or(AuthError::UnknownKey)?;
+        if key.allows(scope) {
+            return Ok(key);
+        }
+        Err(AuthError::MissingScope {
+            key: key.name.clone(),
+            scope,
+        })
+    }
+
+    /// Compares digests in constant time, so that the time shows neither the length nor the place of a
+    /// difference, and looks at every key for the same reason.
+    fn find(&self, token: &str) -> Option<&Key> {
+        let sent = Sha256::digest(token);
+        let mut found = None;
+        for key in &self.0 {
+            let known = Sha256::digest(key.secret.expose_secret());
+            if bool::from(known.ct_eq(&sent)) {
+                found = Some(key);
+            }
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_a_whole_secret_with_the_scope() {
+        let key = |name: &str, secret: &str, scopes: &[Scope]| {
+            Key::new(name.to_owned(), secret.into(), scopes.to_vec())
+        };
+        let keys = Keys::new(vec![
+            key("pages", "one", &[Scope::Read]),
+            key("ops", "two", &[Scope::Read, Scope::Admin]),
+        ]);
+        let name = |token, scope| keys.authorize(token, scope).map(Key::name);
+        assert_eq!(name(Some("one"), Scope::Read), Ok("pages"));
+        assert_eq!(name(Some("two"), Scope::Admin), Ok("ops"));
+        assert_eq!(name(None, Scope::Read), Err(AuthError::MissingKey));
+        for token in ["", "on", "one ", "ONE", "onetwo"] {
+            let found = name(Some(token), Scope::Read);
+            assert_eq!(found, Err(AuthError::UnknownKey), "{token}");
+        }
+        let lacking = AuthError::MissingScope {
+            key: "pages".to_owned(),
+            scope: Scope::Admin,
+        };
+        assert_eq!(name(Some("one"), Scope::Admin), Err(lacking));
+        let none = Keys::new(vec![]);
+        for token in [None, Some("one")] {
+            let found = none.authorize(token, Scope::Read).map(Key::name);
+            assert_eq!(found, Err(AuthError::NoKeys));
+        }
+    }
+}
