@@ -63,6 +63,59 @@ fn the_callback_module_is_pure() {
     }
 }
 
+/// What a file or folder of `src` does not name, so that parts can be changed and tested apart.
+const INDEPENDENT: &[(&str, &[&str])] = &[
+    ("auth.rs", &["actix", "crate::http"]),
+    ("config", &["crate::http"]),
+    ("live.rs", &["crate::http"]),
+];
+
+#[test]
+fn dependencies_point_one_way() {
+    let files = sources("src");
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for (part, forbidden) in INDEPENDENT {
+        let part = src.join(part);
+        let files = files.iter().filter(|(path, _)| path.starts_with(&part));
+        let mut lines = 0;
+        for (path, text) in files {
+            for (line, number) in text.lines().zip(1..) {
+                lines += 1;
+                let is_comment = line.trim_start().starts_with("//");
+                let named = forbidden.iter().find(|name| line.contains(**name));
+                assert!(
+                    is_comment || named.is_none(),
+                    "{}:{number}: {}",
+                    path.display(),
+                    named.unwrap_or(&"")
+                );
+            }
+        }
+        assert!(lines > 0, "{} is not there", part.display());
+    }
+}
+
+/// Nothing of a body is read from its socket before `http::body` says so, so a handler that took it in another
+/// way would wait for ever.
+#[test]
+fn bodies_are_read_in_one_file() {
+    const OTHER_WAYS: &[&str] = &[
+        "web::Bytes",
+        "web::Json",
+        "web::Form",
+        "web::Either",
+        "Multipart",
+        "to_bytes",
+        "payload.",
+    ];
+    for (path, text) in sources("src/http") {
+        for way in OTHER_WAYS {
+            let found = text.contains(way) && !path.ends_with("http/body.rs");
+            assert!(!found, "{}: {way}", path.display());
+        }
+    }
+}
+
 /// Only one file turns an error into a status.
 #[test]
 fn statuses_are_decided_in_one_file() {
