@@ -25,7 +25,7 @@ use im_callback::callback::netease::sign;
 use mongodb::Client;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::LocalSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -219,7 +219,13 @@ impl Attack {
 impl Slow {
     /// Until the service ends the connection.
     async fn play(&self, address: &str) -> std::io::Result<()> {
-        let (mut from, mut to) = TcpStream::connect(address).await?.into_split();
+        let socket = TcpSocket::new_v4()?;
+        if !self.reads {
+            // Else the system would take all the answers, and this would be a fast client.
+            socket.set_recv_buffer_size(4096)?;
+        }
+        let address = address.parse().unwrap();
+        let (mut from, mut to) = socket.connect(address).await?.into_split();
         let talk = async {
             to.write_all(&self.says).await?;
             loop {

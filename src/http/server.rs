@@ -13,6 +13,7 @@ use actix_web::dev::{AppConfig, Server, Service as _};
 use actix_web::rt::net::TcpStream;
 use actix_web::web::{self, ServiceConfig};
 use actix_web::{App, Error};
+use rustix::net::sockopt::set_socket_send_buffer_size;
 
 use super::connection::{ConnectionState, TimeoutStream, Timeouts, TrackedBody};
 use super::memory_budget::MemoryBudget;
@@ -26,11 +27,17 @@ const OTHER_FILES: usize = 128;
 /// can read the response.
 const DISCONNECT: Duration = Duration::from_secs(1);
 
+/// The send buffer of a connection, in bytes; Linux takes twice as much. By itself it would grow to megabytes for
+/// a client that does not read, and a client would have to read a good part of that to show that it reads.
+const SEND_BUFFER: usize = 128 * 1024;
+
 /// Serves the service's routes on a socket.
 ///
 /// # Errors
 /// When the socket cannot be served.
 pub fn start(listener: TcpListener, shared: web::Data<Service>) -> io::Result<Server> {
+    // Accepted connections have the listening socket's buffer.
+    set_socket_send_buffer_size(&listener, SEND_BUFFER)?;
     let limits = shared.limits.clone();
     let memory_budget = shared.memory_budget.clone();
     serve(listener, &limits, memory_budget, move |config| {
