@@ -2,10 +2,12 @@
 
 use bytes::Bytes;
 use im_callback::callback::ids::AppName;
-use im_callback::callback::netease::{OrderIdAt, Rules, Verifier, decode};
-use im_callback::callback::{Decoded, RawCallback, VerifiedCallback};
-use im_callback::store::documents::{Origin, Received, Write, writes};
-use mongodb::bson::DateTime;
+use im_callback::callback::netease::{Netease, NeteaseRules};
+use im_callback::callback::{
+    Credentials, Decoded, Envelope, Head, OrderIdAt, Origin, Provider, ProviderName, RawCallback,
+    Received, VerifiedCallback,
+};
+use im_callback::store::documents::{Write, writes};
 
 use crate::callbacks::{APP, APP_KEY, SECRET, signed, start};
 
@@ -32,8 +34,7 @@ impl Callback {
 
 /// The app, configured as for the servers.
 pub struct App {
-    pub verifier: Verifier,
-    pub rules: Rules,
+    pub provider: Provider,
     origin: Origin,
 }
 
@@ -44,19 +45,22 @@ impl App {
             pointer: "/orderId".to_owned(),
         };
         Self {
-            verifier: Verifier {
-                app_key: APP_KEY.to_owned(),
-                secrets: vec![SECRET.into()],
+            origin: Origin {
+                app: AppName::new(APP).unwrap(),
+                provider: ProviderName::Netease,
+                received_at: start(),
+            },
+            provider: Provider::Netease(Netease {
+                credentials: Credentials {
+                    app_key: APP_KEY.to_owned(),
+                    secrets: vec![SECRET.into()],
+                },
                 freshness: None,
-            },
-            rules: Rules {
-                count_tips: false,
-                order_id: Some(order_id),
-            },
-            origin: Origin::new(
-                &AppName::new(APP).unwrap(),
-                DateTime::from_millis(start().get()),
-            ),
+                rules: NeteaseRules {
+                    count_tips: false,
+                    order_id: Some(order_id),
+                },
+            }),
         }
     }
 
@@ -69,21 +73,26 @@ impl App {
         let header = |name: &str| callback.header(name);
         let raw = RawCallback {
             body: &callback.body,
-            header: &header,
+            head: Head {
+                method: "POST",
+                path: "",
+                query: "",
+                header: &header,
+            },
         };
-        then(&self.verifier.verify(&raw, start().get()).unwrap())
+        then(&self.provider.verify(&raw, start()).unwrap())
     }
 
     pub fn received(&self, callback: &Callback) -> Received {
         Received {
             origin: self.origin.clone(),
-            product: None,
+            envelope: Envelope::default(),
             body: callback.body.clone(),
         }
     }
 
-    pub fn decoded<'r>(&self, verified: &VerifiedCallback<'r>) -> Decoded<'r> {
-        decode(verified, start(), &self.rules)
+    pub fn decoded<'r>(&self, verified: &'r VerifiedCallback<'_>) -> Decoded<'r> {
+        self.provider.decode(verified, start())
     }
 
     /// All that a callback changes in the store.

@@ -3,8 +3,8 @@
 use std::sync::LazyLock;
 
 use actix_web::{HttpRequest, HttpResponse, HttpServer, web};
-use im_callback::callback::RawCallback;
-use im_callback::callback::netease::Verifier;
+use im_callback::callback::ids::Millis;
+use im_callback::callback::{Head, Provider, RawCallback};
 use mongodb::bson::{DateTime, Document, doc};
 use mongodb::error::{ErrorKind, WriteFailure};
 use mongodb::options::ClientOptions;
@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::app::App;
 use crate::confirmed;
 
-static VERIFIER: LazyLock<Verifier> = LazyLock::new(|| App::new().verifier);
+static PROVIDER: LazyLock<Provider> = LazyLock::new(|| App::new().provider);
 
 /// Serves until it is killed.
 pub async fn serve(uri: &str, database: &str) {
@@ -61,9 +61,14 @@ fn verified(request: &HttpRequest, body: &[u8]) -> Option<Value> {
     let header = |name: &str| request.headers().get(name)?.to_str().ok();
     let raw = RawCallback {
         body,
-        header: &header,
+        head: Head {
+            method: "POST",
+            path: "",
+            query: "",
+            header: &header,
+        },
     };
-    VERIFIER.verify(&raw, 0).ok()?;
+    PROVIDER.verify(&raw, Millis::nearest(0)).ok()?;
     serde_json::from_slice(body).ok()
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use im_callback::callback::ids::Millis;
-use im_callback::callback::netease::sign;
+use im_callback::callback::netease::signature::sign;
 use serde_json::{Value, json};
 
 pub const SECRET: &str = "bench-secret";
@@ -160,12 +160,13 @@ fn text(n: usize) -> String {
 
 /// The headers that sign a body.
 pub fn signed(body: &str) -> [(&'static str, String); 4] {
-    let signature = sign(body.as_bytes(), &SECRET.into(), start());
+    let cur_time = start().get().to_string();
+    let (md5, checksum) = sign(body.as_bytes(), SECRET, &cur_time);
     [
         ("AppKey", APP_KEY.to_owned()),
-        ("CurTime", signature.cur_time),
-        ("MD5", signature.md5),
-        ("CheckSum", signature.checksum),
+        ("CurTime", cur_time),
+        ("MD5", md5),
+        ("CheckSum", checksum),
     ]
 }
 

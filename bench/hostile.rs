@@ -20,8 +20,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use im_callback::callback::ids::Millis;
-use im_callback::callback::netease::sign;
+use im_callback::callback::netease::signature::sign;
 use mongodb::Client;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -113,13 +112,10 @@ fn callback(n: usize) -> Vec<u8> {
         "body": "Is it still there? I could come by tonight.", "msgidServer": n.to_string(),
     })
     .to_string();
-    let now = Millis::new(1_700_000_000_000).unwrap();
-    let signature = sign(body.as_bytes(), &SECRET.into(), now);
+    let cur_time = "1700000000000";
+    let (md5, checksum) = sign(body.as_bytes(), SECRET, cur_time);
     format!(
-        "{CALLBACK}AppKey: {APP_KEY}\r\nCurTime: {}\r\nMD5: {}\r\nCheckSum: {}\r\nContent-Length: {}\r\n\r\n{body}",
-        signature.cur_time,
-        signature.md5,
-        signature.checksum,
+        "{CALLBACK}AppKey: {APP_KEY}\r\nCurTime: {cur_time}\r\nMD5: {md5}\r\nCheckSum: {checksum}\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     )
     .into_bytes()

@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, Http};
 use crate::http;
+use crate::ingest::drain::AppLookup;
 use crate::ingest::{Drain, Durable};
 use crate::live::{Live, ReloadableConfig};
 use crate::spool::Spool;
@@ -81,7 +82,7 @@ impl Application {
             spool,
             store,
             outage: durable.outage.clone(),
-            live: live.clone(),
+            app: apps(live.clone()),
             limits: config.ingest,
         };
         let shared = web::Data::new(http::Service {
@@ -185,6 +186,11 @@ impl Application {
         }
         Ok(())
     }
+}
+
+/// The way from names to the apps that are configured now.
+fn apps(live: Live) -> AppLookup {
+    Box::new(move |name| live.current().app(name.as_str()).cloned())
 }
 
 /// Starts the background tasks, which run until `ended`.

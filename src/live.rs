@@ -12,7 +12,7 @@ use crate::ingest::App;
 /// The reloadable part of the configuration. Replaced as a whole, so that apps and keys of two files never mix.
 pub struct ReloadableConfig {
     /// The apps.
-    pub apps: Vec<App>,
+    pub apps: Vec<Arc<App>>,
     /// The second path of each app that has one, by position in `apps`.
     pub callback_paths: Vec<(String, usize)>,
     /// Who may query.
@@ -26,7 +26,7 @@ impl ReloadableConfig {
         let mut apps = Vec::new();
         for (i, configured) in configured.into_iter().enumerate() {
             callback_paths.extend(configured.callback_path.map(|path| (path, i)));
-            apps.push(configured.app);
+            apps.push(Arc::new(configured.app));
         }
         Self {
             apps,
@@ -35,14 +35,20 @@ impl ReloadableConfig {
         }
     }
 
-    /// The app that has this second path.
-    pub fn app_at(&self, path: &str) -> Option<&App> {
-        let (_, app) = self.callback_paths.iter().find(|(at, _)| at == path)?;
-        self.apps.get(*app)
+    /// The app that has this second path or one above it, and what of the path is below it.
+    pub fn app_at<'p>(&self, path: &'p str) -> Option<(&Arc<App>, &'p str)> {
+        let below = |(at, app): &(String, usize)| {
+            let rest = path.strip_prefix(&**at)?;
+            let is_below = rest.is_empty() || rest.starts_with('/') || at.ends_with('/');
+            is_below.then_some((*app, rest))
+        };
+        let paths = self.callback_paths.iter().filter_map(below);
+        let (app, rest) = paths.min_by_key(|(_, rest)| rest.len())?;
+        Some((self.apps.get(app)?, rest))
     }
 
     /// The app of this name.
-    pub fn app(&self, name: &str) -> Option<&App> {
+    pub fn app(&self, name: &str) -> Option<&Arc<App>> {
         self.apps.iter().find(|app| app.name.as_str() == name)
     }
 }

@@ -1,29 +1,47 @@
-//! What happened, in the project's own words: the result of decoding, the input of storing.
+//! Events in the project's own terms: the result of decoding, and the input of storing.
 //!
-//! None of these types is serializable. Each boundary (provider, MongoDB, API) has shapes of its own.
+//! None of these types is serializable: each boundary (provider, MongoDB, API) has its own types.
 
-use super::ids::{Account, Millis};
-use super::json::Fields;
+use super::columns::Columns;
+use super::ids::{Account, Millis, natural_key};
 
-/// All that one callback says.
+/// Everything decoded from one callback.
 #[derive(Debug, Default)]
 pub struct Decoded<'a> {
-    /// What could be read, in the order sent. Empty for the provider's address probe.
+    /// The decoded events, in the order sent. Empty for the provider's address probe.
     pub events: Vec<Event<'a>>,
-    /// What could not: then the whole body is kept as a dead letter, beside the events that could.
+    /// Set if a part cannot be decoded: the whole body becomes a dead letter, and the events take effect.
     pub undecodable: Option<Undecodable>,
 }
 
-/// One thing that happened.
+impl<'a> From<Event<'a>> for Decoded<'a> {
+    fn from(event: Event<'a>) -> Self {
+        Self {
+            events: vec![event],
+            undecodable: None,
+        }
+    }
+}
+
+impl From<Undecodable> for Decoded<'_> {
+    fn from(undecodable: Undecodable) -> Self {
+        Self {
+            events: Vec::new(),
+            undecodable: Some(undecodable),
+        }
+    }
+}
+
+/// One event.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// A conversation message, a team notice or a system notice (eventType 1).
+    /// A conversation message, a team notice or a system notice.
     Message(Message<'a>),
-    /// Everything else: kept as it came, and perhaps with an effect on messages, marks or presence.
+    /// Any other event: stored unchanged, sometimes with an effect on messages, marks or presence.
     Record(Record<'a>),
 }
 
-/// The family of a message: number ranges differ by family, so ids are unique only within one.
+/// The class of a message. Ids are unique only within a class, because number ranges differ by class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Class {
     /// One person to another (`PERSON`).
@@ -39,6 +57,15 @@ pub enum Class {
 }
 
 impl Class {
+    /// Every class.
+    pub const ALL: [Self; 5] = [
+        Self::P2p,
+        Self::Team,
+        Self::SuperTeam,
+        Self::CustomPerson,
+        Self::CustomTeam,
+    ];
+
     /// The class's part of a message's `_id`.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -50,23 +77,51 @@ impl Class {
         }
     }
 
-    /// Whether `to` is an account, and so regardless of case; otherwise it is a team's number.
+    /// Reads what [`Class::as_str`] wrote.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|class| class.as_str() == text)
+    }
+
+    /// The class's value of `convType`.
+    pub fn conv_type(self) -> &'static str {
+        match self {
+            Self::P2p => "PERSON",
+            Self::Team => "TEAM",
+            Self::SuperTeam => "SUPER_TEAM",
+            Self::CustomPerson => "CUSTOM_PERSON",
+            Self::CustomTeam => "CUSTOM_TEAM",
+        }
+    }
+
+    /// Whether `to` is an account; otherwise it is a team's id.
     pub fn is_to_account(self) -> bool {
         match self {
             Self::P2p | Self::CustomPerson => true,
             Self::Team | Self::SuperTeam | Self::CustomTeam => false,
         }
     }
+
+    /// The conversation of a message, the same for both directions. `None` if it depends on the sender, and the
+    /// sender is not known.
+    pub fn conversation(self, from: Option<&str>, to: &str) -> Option<String> {
+        Some(match self {
+            Self::P2p | Self::CustomPerson => {
+                let from = from?;
+                natural_key([self.as_str(), from.min(to), from.max(to)])
+            }
+            Self::Team | Self::SuperTeam | Self::CustomTeam => natural_key([self.as_str(), to]),
+        })
+    }
 }
 
-/// What names a message wherever it is mentioned: in its own callback, in a recall, in an edit.
+/// Identifies a message in its own callback, in a recall and in an edit.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct MessageRef {
-    /// The family of the id.
+    /// The class, within which the id is unique.
     pub class: Class,
-    /// The provider's id of the message (`msgidServer`, elsewhere `msgId`).
+    /// The provider's id of the message (`msgidServer`).
     pub id: String,
-    /// The receiving account, lower-cased, or the team's number.
+    /// The receiving account, or the team's id.
     pub to: String,
 }
 
@@ -75,46 +130,66 @@ pub struct MessageRef {
 pub struct Message<'a> {
     /// Its identity.
     pub message: MessageRef,
-    /// Who sent it, where the provider says so.
-    pub from: Option<Account>,
-    /// When the provider's server took it (`msgTimestamp`), where it says so.
+    /// When the provider's server accepted it (`msgTimestamp`), if known.
     pub sent_at: Option<Millis>,
-    /// Set when it counts as unread for its receiver until it is read or recalled; never changes.
-    pub counts: Option<Counts>,
-    /// The order it belongs to, where the app's setting finds one.
-    pub order_id: Option<String>,
-    /// All that was sent.
-    pub fields: Fields<'a>,
+    /// Derived from its columns by the app's rules.
+    pub derived: Derived,
+    /// Everything that was sent, under the names it is stored by. If the message counts, it counts by
+    /// `fromAccount` and `msgTimestamp`.
+    pub columns: Columns<'a>,
+    /// Fields that were sent under the name of a column that means something else.
+    pub extra: Columns<'a>,
 }
 
-/// What a message that counts is counted by.
+/// The columns that messages of every provider have: indexes and counts read them.
+pub const COMMON_COLUMNS: [&str; 6] = [
+    "convType",
+    "to",
+    "fromAccount",
+    "msgTimestamp",
+    "msgidServer",
+    "body",
+];
+
+/// Derived from a message's columns by the app's rules.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Derived {
+    /// Set if it counts as unread for its receiver until it is read or recalled.
+    pub counts: Option<Counts>,
+    /// The order it belongs to, if the app's `order_id` setting finds one.
+    pub order_id: Option<String>,
+    /// The conversation it belongs to, the same for both directions.
+    pub conversation: Option<String>,
+}
+
+/// How a message counts as unread.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Counts {
-    /// Who sent it.
+    /// The sender.
     pub peer: Account,
-    /// When; it is read once the read mark is there.
+    /// When it was sent. A read mark at or after this time makes it read.
     pub sent_at: Millis,
 }
 
-/// An event other than a message, as it came.
+/// An event other than a message, unchanged.
 #[derive(Debug)]
 pub struct Record<'a> {
-    /// A key that a redelivery repeats and no other event of the app has.
+    /// A key that is the same in a redelivery, and unique among the app's events.
     pub key: String,
     /// The provider's product that sent it.
     pub product: Product,
     /// The provider's number or word for the kind.
     pub event_type: EventType,
-    /// Our name of the kind.
+    /// Our name for the kind.
     pub kind: &'static str,
-    /// The accounts it names, under the provider's field names.
+    /// Its accounts, under the provider's field names.
     pub accounts: Vec<(&'static str, Account)>,
-    /// When it happened, under the provider's field name, where the provider says so.
+    /// When it happened, under the provider's field name, if known.
     pub at: Option<(&'static str, Millis)>,
-    /// All that was sent.
-    pub payload: Fields<'a>,
-    /// What it changes beside itself.
-    pub effect: Effect,
+    /// Everything that was sent.
+    pub payload: Columns<'a>,
+    /// What it changes besides being stored.
+    pub effect: Effect<'a>,
 }
 
 /// The products that may share one callback address.
@@ -154,30 +229,30 @@ impl std::fmt::Display for EventType {
     }
 }
 
-/// What a record changes beside itself. Each is idempotent and commutes with every other: a maximum,
+/// What a record changes besides being stored. Each effect is idempotent and commutes with every other: a maximum,
 /// a set union, or a tombstone.
 #[derive(Debug)]
-pub enum Effect {
+pub enum Effect<'a> {
     /// Nothing.
     None,
     /// Raises a read mark.
     Read(ReadMark),
-    /// Takes a message back.
-    Recall(Recall),
+    /// Recalls a message.
+    Recall(Recall<'a>),
     /// Changes a message's text.
-    Edit(Edit),
-    /// Says that a device came or went.
+    Edit(Edit<'a>),
+    /// Sets a device online or offline.
     Presence(Presence),
 }
 
-/// "`reader` has read what came from `of`, up to and including `up_to`."
+/// `reader` has read all messages from `of` up to and including `up_to`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadMark {
-    /// Who has read.
+    /// The account that has read.
     pub reader: Account,
-    /// What was read.
+    /// The conversation that was read.
     pub of: Conversation,
-    /// Up to when.
+    /// The time of the last message read.
     pub up_to: Millis,
 }
 
@@ -190,63 +265,68 @@ pub enum Conversation {
     Team(String),
 }
 
-/// A message taken back.
+/// A recall of a message.
 #[derive(Debug)]
-pub struct Recall {
-    /// Which.
+pub struct Recall<'a> {
+    /// The message.
     pub message: MessageRef,
-    /// When, where the provider says so.
-    pub at: Option<Millis>,
-    /// By whom. Known for person-to-person messages only: in a team a manager may recall another's
-    /// message, and the callback does not say who did (spec, section 3.5).
+    /// When, under the provider's field name, if known.
+    pub at: Option<(&'static str, Millis)>,
+    /// By whom, if known.
     pub by: Option<Account>,
+    /// Other fields of the recall, stored with the message.
+    pub rest: Columns<'a>,
 }
 
-/// A message changed after it was sent.
-pub struct Edit {
-    /// Which.
+/// An edit of a message after it was sent.
+pub struct Edit<'a> {
+    /// The message.
     pub message: MessageRef,
-    /// When; of several edits the latest counts.
-    pub at: Millis,
-    /// By whom, where the provider says so.
+    /// When, under the provider's field name. The latest of several edits wins.
+    pub at: (&'static str, Millis),
+    /// By whom, if known.
     pub by: Option<Account>,
-    /// The new text, where the edit changes it.
+    /// The new text, if the edit changes it.
     pub text: Option<String>,
+    /// Other fields of the edit, stored with the message.
+    pub rest: Columns<'a>,
 }
 
 /// Hides the text.
-impl std::fmt::Debug for Edit {
+impl std::fmt::Debug for Edit<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self {
             message,
             at,
             by,
             text: _,
+            rest,
         } = self;
         f.debug_struct("Edit")
             .field("message", message)
             .field("at", at)
             .field("by", by)
+            .field("rest", rest)
             .finish_non_exhaustive()
     }
 }
 
-/// A device that came or went.
+/// A device that went online or offline.
 #[derive(Debug)]
 pub struct Presence {
-    /// Whose device.
+    /// The device's account.
     pub account: Account,
-    /// The device's id; empty where the provider does not say it.
+    /// The device's id; empty if the provider does not send it.
     pub device_id: String,
-    /// The kind of client, by its upper-case name, such as `IOS`; empty where unknown.
+    /// The kind of client, by its upper-case name such as `IOS`; empty if unknown.
     pub client_type: String,
-    /// Whether it came (login) or went (logout).
+    /// Whether it went online (login) or offline (logout).
     pub online: bool,
-    /// When. Of several events of a device the newest counts.
+    /// When. The newest of a device's events wins.
     pub at: Millis,
 }
 
-/// Why no event could be made of a body, or of a part of it.
+/// Why a body, or a part of it, cannot be decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Undecodable {
     /// What is wrong.
@@ -255,7 +335,7 @@ pub struct Undecodable {
     pub path: String,
 }
 
-/// What can be wrong with a signed body.
+/// Errors in a verified body.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Reason {
     /// Not JSON at all.
@@ -266,25 +346,33 @@ pub enum Reason {
         /// Column in bytes, counted from 1.
         column: usize,
     },
-    /// JSON of another type than object.
+    /// JSON, but not an object.
     #[error("the body is JSON, but not an object")]
     NotAnObject,
-    /// A field that the event cannot do without is absent, `null` or empty.
+    /// A required field is absent, `null` or empty.
     #[error("a field that this event needs is absent or empty")]
     MissingField,
-    /// A field has a value that cannot be used.
+    /// A field has an unusable value.
     #[error("expected {0}")]
     BadValue(&'static str),
-    /// A receipt is of a time that was still to come.
+    /// A receipt's time is in the future.
     #[error(
         "the receipt's time is more than a day after its callback came, and a read mark that high \
          would never fall"
     )]
     TimeAhead,
-    /// The body is a question of the provider's synchronous 第三方回调, which needs an answer.
+    /// The provider is not known to send events to this path, and only the path says what a body means.
     #[error(
-        "looks like the provider's synchronous callback (第三方回调), which shares numbers with \
-         copies but wants an answer; give it an address of its own"
+        "this version knows no events of this path; check the address in the provider's settings"
+    )]
+    UnknownRoute,
+    /// The app's provider has changed since the callback was received.
+    #[error("the app's provider has changed since the callback was received")]
+    OtherProvider,
+    /// The body belongs to the provider's synchronous 第三方回调, which waits for a decision.
+    #[error(
+        "looks like the provider's synchronous callback (第三方回调), which wants an answer; give it an \
+         address of its own"
     )]
     SynchronousCallback,
 }
@@ -298,6 +386,8 @@ impl Reason {
             Self::MissingField => "missing_field",
             Self::BadValue(_) => "bad_value",
             Self::TimeAhead => "time_ahead",
+            Self::UnknownRoute => "unknown_route",
+            Self::OtherProvider => "other_provider",
             Self::SynchronousCallback => "synchronous_callback",
         }
     }

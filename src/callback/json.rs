@@ -1,9 +1,8 @@
-//! JSON as providers send it, read leniently and without loss.
+//! Reads JSON as providers send it, leniently and without loss.
 //!
-//! Providers send scalars as strings or numbers and nested parts as values or as JSON text in a
-//! string, add fields without notice, and use ids too large for a float. So a body becomes
-//! [`Fields`]: its top level in the order sent, every value still the text that was sent
-//! ([`RawValue`]). A reader looks one level into a value with [`view`].
+//! Providers send scalars as strings or numbers, and nested parts as values or as JSON text in a string. They add
+//! fields without notice, and use ids too large for a float. So a body becomes [`Fields`]: its top level in the
+//! order sent, with every value still as JSON text ([`RawValue`]). [`view`] reads one level of a value.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,12 +11,11 @@ use indexmap::IndexMap;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 pub use serde_json::value::RawValue;
 
-/// The members of one JSON object, in the order sent. Of a repeated key the last value counts, as in
-/// JavaScript.
+/// The members of a JSON object, in the order sent. The last of repeated keys wins, as in JavaScript.
 #[derive(Clone, Default)]
 pub struct Fields<'a>(IndexMap<Cow<'a, str>, Cow<'a, RawValue>>);
 
-/// Why a text is no JSON object. Says where, never what: the text may be a message's.
+/// Why a text is not a JSON object. Gives the position and never quotes the text, which may be a message's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotAnObject {
     /// The text is not JSON.
@@ -28,10 +26,13 @@ pub enum NotAnObject {
         /// Column of the error in bytes, counted from 1.
         column: usize,
     },
-    /// The text is JSON, of another type than object.
+    /// The text is JSON, but not an object.
     #[error("JSON, but not an object")]
     OtherType,
 }
+
+/// The most parameters of a form.
+pub const MAX_PARAMETERS: usize = 10_000;
 
 impl<'a> Fields<'a> {
     /// Reads an object.
@@ -50,7 +51,7 @@ impl<'a> Fields<'a> {
             })
     }
 
-    /// The value of a member; `None` when it is absent or `null`, which providers use alike.
+    /// The value of a member. `None` if it is absent or `null`: providers make no difference.
     pub fn get(&self, name: &str) -> Option<&RawValue> {
         self.0
             .get(name)
@@ -78,12 +79,12 @@ impl<'a> Fields<'a> {
         self.0.shift_remove(name);
     }
 
-    /// Takes a member out as an object of its own, empty where there is none of this name.
+    /// Moves a member into an object of its own, which is empty if there is none of this name.
     pub fn take(&mut self, name: &str) -> Fields<'a> {
         Fields(self.0.shift_remove_entry(name).into_iter().collect())
     }
 
-    /// Adds the members of `other` that this object does not have.
+    /// Adds the members of `other` that this object lacks.
     pub fn add_missing(&mut self, other: &Fields<'a>) {
         for (name, value) in &other.0 {
             if !self.0.contains_key(name) {
@@ -92,7 +93,32 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// The same members, no longer tied to the text they were read from.
+    /// The parameters of a form (`application/x-www-form-urlencoded`), each a string; a repeated one is an array
+    /// of strings.
+    ///
+    /// `None` for a form with more than [`MAX_PARAMETERS`]: small parameters take much more memory than they take
+    /// in a body, and no provider sends so many.
+    pub fn from_form(form: &[u8]) -> Option<Fields<'static>> {
+        if form.iter().filter(|byte| **byte == b'&').count() >= MAX_PARAMETERS {
+            return None;
+        }
+        let mut values: IndexMap<String, Vec<String>> = IndexMap::new();
+        for (name, value) in url::form_urlencoded::parse(form) {
+            let values = values.entry(name.into_owned()).or_default();
+            values.push(value.into_owned());
+        }
+        let raw = |values: Vec<String>| {
+            let json = match values.as_slice() {
+                [value] => serde_json::value::to_raw_value(value),
+                values => serde_json::value::to_raw_value(values),
+            };
+            Cow::Owned(json.expect("text is JSON"))
+        };
+        let fields = values.into_iter().map(|(n, v)| (Cow::Owned(n), raw(v)));
+        Some(Fields(fields.collect()))
+    }
+
+    /// The same members as owned values.
     pub fn into_owned<'b>(self) -> Fields<'b> {
         let own = |(k, v): (Cow<'a, str>, Cow<'a, RawValue>)| {
             (Cow::Owned(k.into_owned()), Cow::Owned(v.into_owned()))
@@ -101,14 +127,23 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Names the fields and hides their values, which may be a message's text.
+impl<'a> IntoIterator for Fields<'a> {
+    type Item = (Cow<'a, str>, Cow<'a, RawValue>);
+    type IntoIter = indexmap::map::IntoIter<Cow<'a, str>, Cow<'a, RawValue>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+/// Prints names only: a value may be a message's text.
 impl fmt::Debug for Fields<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.0.keys()).finish()
     }
 }
 
-/// `Fields` has no `Deserialize` of its own: a public one would let any code make it from anything.
+/// `Fields` itself has no public `Deserialize`, which would let any code build it from anything.
 struct FieldsOf<'a>(Fields<'a>);
 
 impl<'de> serde::Deserialize<'de> for FieldsOf<'de> {
@@ -131,9 +166,8 @@ impl<'de> serde::Deserialize<'de> for FieldsOf<'de> {
     }
 }
 
-/// Reads a JSON string, borrowed where it has no escapes. Half of a surrogate pair, which a provider
-/// makes when it cuts a nick in the middle of an emoji, becomes U+FFFD: that is no reason to refuse
-/// the message.
+/// Reads a JSON string, borrowed if it has no escapes. Half of a surrogate pair, as left when a provider cuts a
+/// nick inside an emoji, becomes U+FFFD, so that the message is still decoded.
 struct Text;
 
 impl<'de> DeserializeSeed<'de> for Text {
@@ -155,7 +189,7 @@ impl<'de> Visitor<'de> for Text {
         Ok(Cow::Owned(text.to_owned()))
     }
     fn visit_borrowed_bytes<E>(self, bytes: &'de [u8]) -> Result<Self::Value, E> {
-        // Most texts are whole, and this is the fast way to see it.
+        // The fast path: most strings are valid.
         Ok(str::from_utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed))
     }
     fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Self::Value, E> {
@@ -163,13 +197,13 @@ impl<'de> Visitor<'de> for Text {
     }
 }
 
-/// One level of a JSON value; what is inside stays text. Not `Debug`: it may be a message's text.
+/// One level of a JSON value; nested values stay JSON text. Not `Debug`, because it may be a message's text.
 pub enum Json<'a> {
     /// `null`
     Null,
     /// `true` or `false`
     Bool(bool),
-    /// A number, as its digits were sent.
+    /// A number, with its digits as sent.
     Number(&'a str),
     /// A string, unescaped.
     Text(Cow<'a, str>),
@@ -179,11 +213,11 @@ pub enum Json<'a> {
     Object(Fields<'a>),
 }
 
-/// Looks one level into a value.
+/// Reads one level of a value.
 pub fn view(raw: &RawValue) -> Json<'_> {
     let json = raw.get();
-    // A `RawValue` is valid JSON, so its first byte tells its type and reading it cannot fail but
-    // for a key with half a surrogate pair; such a value is shown as its text.
+    // A `RawValue` is valid JSON, so its first byte tells its type, and reading it fails only for a key with half
+    // a surrogate pair. Such a value is returned as text.
     match json.as_bytes()[0] {
         b'n' => Json::Null,
         b't' => Json::Bool(true),
@@ -199,8 +233,7 @@ pub fn view(raw: &RawValue) -> Json<'_> {
     }
 }
 
-/// A scalar as text, whichever way it was sent: `"5"` and `5` are both `5`. `None` for `null`, arrays
-/// and objects.
+/// A scalar as text: `"5"` and `5` are both `5`. `None` for `null`, arrays and objects.
 pub fn scalar(raw: &RawValue) -> Option<Cow<'_, str>> {
     match view(raw) {
         Json::Text(text) => Some(text),
@@ -210,8 +243,8 @@ pub fn scalar(raw: &RawValue) -> Option<Cow<'_, str>> {
     }
 }
 
-/// A nested part, whichever way it was sent: a string that holds a JSON object or array becomes that
-/// object or array; anything else stays what it is.
+/// A nested part: a string that contains a JSON object or array becomes that object or array; anything else is
+/// unchanged.
 pub fn nested(raw: &RawValue) -> Cow<'_, RawValue> {
     if let Json::Text(text) = view(raw)
         && text.trim_start().starts_with(['{', '['])
@@ -222,9 +255,17 @@ pub fn nested(raw: &RawValue) -> Cow<'_, RawValue> {
     Cow::Borrowed(raw)
 }
 
-/// Follows a JSON pointer (RFC 6901), looking into JSON texts on the way as [`nested`] does, to a
-/// scalar. `None` when it leads nowhere or to something else.
-pub fn scalar_at(raw: &RawValue, pointer: &str) -> Option<String> {
+/// A text or a whole number, as text. A fraction is neither: it has several spellings, and MongoDB keeps none of them.
+pub fn id(raw: &RawValue) -> Option<Cow<'_, str>> {
+    match view(raw) {
+        Json::Number(digits) if digits.contains(['.', 'e', 'E']) => None,
+        _ => scalar(raw),
+    }
+}
+
+/// Follows a JSON pointer (RFC 6901), also through JSON text inside strings, as [`nested`] does. `None` if it leads
+/// nowhere.
+pub fn value_at(raw: &RawValue, pointer: &str) -> Option<Box<RawValue>> {
     let mut at = nested(raw).into_owned();
     for token in pointer.split('/').skip(1) {
         let token = token.replace("~1", "/").replace("~0", "~");
@@ -235,7 +276,7 @@ pub fn scalar_at(raw: &RawValue, pointer: &str) -> Option<String> {
         };
         at = next;
     }
-    scalar(&at).map(Cow::into_owned)
+    Some(at)
 }
 
 #[cfg(test)]
@@ -254,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_object_says_where_and_not_what() {
+    fn errors_locate_bad_json_without_quoting_it() {
         assert_eq!(
             Fields::parse(b"[1]").expect_err("no object"),
             NotAnObject::OtherType
@@ -276,20 +317,20 @@ mod tests {
     }
 
     #[test]
-    fn of_a_repeated_key_the_last_counts() {
+    fn the_last_of_repeated_keys_wins() {
         let fields = Fields::parse(br#"{"a":1,"b":2,"a":3}"#).expect("JSON");
         assert_eq!(fields.get("a").map(RawValue::get), Some("3"));
     }
 
     #[test]
-    fn half_an_emoji_does_not_spoil_a_message() {
+    fn half_a_surrogate_pair_is_replaced() {
         let value = raw(r#""cut \ud83d""#);
         let text = scalar(&value).expect("a scalar");
         assert!(text.starts_with("cut \u{fffd}"), "{text:?}");
     }
 
     #[test]
-    fn scalars_are_the_same_as_string_or_number() {
+    fn scalars_read_the_same_from_strings_and_numbers() {
         assert_eq!(
             scalar(&raw("4291065454174142469")).as_deref(),
             Some("4291065454174142469")
@@ -303,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn nested_parts_are_the_same_as_text_or_value() {
+    fn nested_parts_read_the_same_from_text_and_value() {
         assert_eq!(nested(&raw(r#""{\"a\":1}""#)).get(), r#"{"a":1}"#);
         assert_eq!(nested(&raw(r#"{"a":1}"#)).get(), r#"{"a":1}"#);
         assert_eq!(
@@ -311,6 +352,26 @@ mod tests {
             r#""[zhangsan, lisi]""#
         );
         assert_eq!(nested(&raw(r#""12""#)).get(), r#""12""#);
+    }
+
+    fn scalar_at(raw: &RawValue, pointer: &str) -> Option<String> {
+        let value = value_at(raw, pointer)?;
+        scalar(&value).map(Cow::into_owned)
+    }
+
+    #[test]
+    fn a_fraction_is_no_id() {
+        for (sent, expected) in [
+            ("1.10", None),
+            ("1e5", None),
+            ("-2E3", None),
+            ("\"1.10\"", Some("1.10")),
+            ("12345678901234567890", Some("12345678901234567890")),
+            ("true", Some("true")),
+            ("[1]", None),
+        ] {
+            assert_eq!(id(&raw(sent)).as_deref(), expected, "{sent}");
+        }
     }
 
     #[test]
@@ -322,6 +383,7 @@ mod tests {
         );
         assert_eq!(scalar_at(&ext, "/order/a~1b/0").as_deref(), Some("x"));
         assert_eq!(scalar_at(&ext, "/order"), None);
+
         assert_eq!(scalar_at(&ext, "/none"), None);
         assert_eq!(scalar_at(&raw("\"plain\""), "").as_deref(), Some("plain"));
     }

@@ -21,17 +21,19 @@ pub fn run(load: impl Load) -> Result<(), Failure> {
             spool.max_bytes
         )?;
         for app in &config.apps {
+            let below = app.app.provider.route_pattern();
             let also = app
                 .callback_path
                 .as_deref()
-                .map(|path| format!(" and {path}"));
+                .map(|path| format!(" and {path}{below}"));
             writeln!(
                 out,
-                "app {}: callbacks at /callbacks/{}{}, {} live secret(s)",
+                "app {} ({}): callbacks at /callbacks/{}{below}{}, {} live secret(s)",
                 app.app.name,
+                app.app.provider.name(),
                 app.app.name,
                 also.unwrap_or_default(),
-                app.app.verifier.secrets.len(),
+                app.app.provider.credentials().secrets.len(),
             )?;
         }
         for key in &config.keys {

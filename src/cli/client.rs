@@ -8,77 +8,115 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::{Failure, Load};
 use crate::callback::ids::Millis;
+use crate::callback::netease::{Netease, NeteaseRules};
+use crate::callback::{Credentials, Provider};
 use crate::config::Config;
+use crate::ingest::App;
 
-/// The environment variable with an app's secret, for use without a configuration.
+/// The environment variable for an app's secret, used without a configuration.
 const SECRET_VARIABLE: &str = "IM_CALLBACK_APP_SECRET";
 
-/// The app to sign for. The secret comes from the configuration, a file or the environment, never from the command
-/// line, where other users of the machine could read it.
+/// The app to sign for. Its secret comes from the configuration, a file or the environment, never from the command
+/// line, which other users of the machine can read.
 #[derive(clap::Args, Debug)]
 pub struct SignerArgs {
     /// App to sign for; needed when several are configured
     #[arg(long, value_name = "NAME")]
     app: Option<String>,
-    /// Sign with the secret in this file instead of the app's first configured one; without a
-    /// configuration the variable IM_CALLBACK_APP_SECRET may hold it as well
+    /// Sign with the secret in this file instead of the app's first configured one; without a configuration, the
+    /// variable IM_CALLBACK_APP_SECRET can contain the secret instead
     #[arg(long, value_name = "FILE")]
     secret_file: Option<PathBuf>,
-    /// AppKey header to send, instead of the configured one
+    /// App key to send instead of the configured one
     #[arg(long, value_name = "KEY")]
     app_key: Option<String>,
+    /// Path below the app's address, for a provider that has one for each kind of event, such as message
+    #[arg(long, value_name = "PATH")]
+    route: Option<String>,
 }
 
 /// An app to sign for.
 pub struct Signer {
     /// The app's name, if known.
-    pub app: Option<String>,
-    /// The `AppKey` header, if known.
-    pub app_key: Option<String>,
-    /// The secret.
-    pub secret: SecretString,
+    app: Option<String>,
+    /// Its provider, with the key and the secret to sign with.
+    provider: Provider,
+    /// The path below the app, for a provider that has one for each kind of event.
+    route: String,
     /// The configured address to listen on, if there is a configuration.
-    pub base_url: Option<String>,
+    base_url: Option<String>,
 }
 
 impl SignerArgs {
-    /// Finds the secret and the app's settings.
+    /// Finds the app's secret and settings.
     pub fn signer(&self, load: impl Load, has_config: bool) -> Result<Signer, Failure> {
         let from_file = self.secret_file.as_deref().map(read_secret).transpose()?;
+        let route = self.route.clone().unwrap_or_default();
         if !has_config {
             let secret = from_file.or_else(|| secret_variable(SECRET_VARIABLE));
             let secret = secret.ok_or_else(|| {
-                usage(
-                    "whose callback is it? give --config, --secret-file or IM_CALLBACK_APP_SECRET",
-                )
+                usage("no app to sign for; give --config, --secret-file or IM_CALLBACK_APP_SECRET")
             })?;
             return Ok(Signer {
                 app: self.app.clone(),
-                app_key: self.app_key.clone(),
-                secret,
+                provider: Provider::Netease(Netease {
+                    credentials: Credentials {
+                        app_key: self.app_key.clone().unwrap_or_default(),
+                        secrets: vec![secret],
+                    },
+                    freshness: None,
+                    rules: NeteaseRules::default(),
+                }),
+                route,
                 base_url: None,
             });
         }
         let config = load(&[])?;
-        let configured = match (&self.app, config.apps.as_slice()) {
-            (None, [only]) => only,
+        let base_url = Some(base_url(&config));
+        let mut apps = config.apps;
+        let found = match (&self.app, apps.len()) {
+            (None, 1) => 0,
             (None, _) => return Err(usage("several apps are configured; choose one with --app")),
-            (Some(name), apps) => apps
+            (Some(name), _) => apps
                 .iter()
-                .find(|app| app.app.name.as_str() == name)
+                .position(|app| app.app.name.as_str() == name)
                 .ok_or_else(|| usage(&format!("no app named `{name}` is configured")))?,
         };
-        let secret = from_file.or_else(|| configured.app.verifier.secrets.first().cloned());
+        let App {
+            name, mut provider, ..
+        } = apps.swap_remove(found).app;
+        let mut credentials = provider.credentials().clone();
+        if let Some(secret) = from_file {
+            credentials.secrets = vec![secret];
+        }
+        if let Some(app_key) = &self.app_key {
+            credentials.app_key.clone_from(app_key);
+        }
+        provider.set_credentials(credentials);
+        match (provider.route_pattern(), route.as_str()) {
+            ("", "") => {}
+            ("", _) => {
+                return Err(usage(
+                    "this app's callbacks have one address, so no --route",
+                ));
+            }
+            (_, "") => {
+                return Err(usage(
+                    "each kind of event has its own address; give --route, such as message",
+                ));
+            }
+            _ => {}
+        }
         Ok(Signer {
-            app: Some(configured.app.name.to_string()),
-            app_key: Some(self.app_key.clone().unwrap_or(configured.app_key.clone())),
-            secret: secret.ok_or_else(|| usage("the app has no secret"))?,
-            base_url: Some(base_url(&config)),
+            app: Some(name.to_string()),
+            provider,
+            route,
+            base_url,
         })
     }
 }
 
-/// A secret from the environment; an empty variable is none.
+/// A secret from the environment; an empty variable counts as unset.
 pub fn secret_variable(name: &str) -> Option<SecretString> {
     let value = std::env::var(name).ok().filter(|value| !value.is_empty())?;
     Some(SecretString::from(value))
@@ -89,7 +127,7 @@ pub fn usage(message: &str) -> Failure {
     Failure::Usage(anyhow!("{message}"))
 }
 
-/// An `http` or `https` address given on the command line.
+/// Parses an `http` or `https` address.
 pub fn web_address(text: &str) -> Result<String, String> {
     match url::Url::parse(text) {
         Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => {
@@ -99,7 +137,7 @@ pub fn web_address(text: &str) -> Result<String, String> {
     }
 }
 
-/// Why a request was not answered, with all causes.
+/// Why there was no answer, with all causes.
 pub fn no_answer(error: reqwest::Error) -> String {
     format!("no answer: {:#}", anyhow!(error.without_url()))
 }
@@ -114,20 +152,19 @@ impl Signer {
         }
     }
 
-    /// The headers of a signed callback.
-    pub fn headers(&self, body: &[u8], cur_time: Millis) -> Vec<(&'static str, String)> {
-        use crate::callback::netease::{sign, signature as names};
-        let signature = sign(body, &self.secret, cur_time);
-        let mut headers = vec![("Content-Type", "application/json".to_owned())];
-        headers.extend(self.app_key.clone().map(|key| (names::APP_KEY, key)));
-        headers.extend([
-            (names::CUR_TIME, signature.cur_time),
-            (names::MD5, signature.md5),
-            (names::CHECKSUM, signature.checksum),
-        ]);
-        headers
+    /// Signs a body: the address to send it to, and its headers.
+    pub fn sign(&self, url: &str, body: &[u8], now: Millis) -> (String, HeaderList) {
+        let signed = self.provider.sign(body, &self.route, now);
+        let mut url = format!("{url}{}", signed.path);
+        if !signed.query.is_empty() {
+            url = format!("{url}?{}", signed.query);
+        }
+        (url, signed.headers)
     }
 }
+
+/// Names and values of headers.
+pub type HeaderList = Vec<(&'static str, String)>;
 
 /// The address at which this machine reaches the configured service.
 pub fn base_url(config: &Config) -> String {
@@ -149,21 +186,21 @@ pub fn read_secret(path: &Path) -> anyhow::Result<SecretString> {
     Ok(secret)
 }
 
-/// The time by this machine's clock.
+/// This machine's time.
 pub fn now() -> anyhow::Result<Millis> {
     let since = SystemTime::now().duration_since(UNIX_EPOCH)?;
     i64::try_from(since.as_millis())
         .ok()
         .and_then(Millis::new)
-        .context("the clock is off")
+        .context("the clock is wrong")
 }
 
-/// A client with timeouts.
+/// An HTTP client with timeouts.
 pub fn http() -> anyhow::Result<reqwest::Client> {
     reqwest::Client::builder()
         .user_agent(concat!("im-callback/", env!("CARGO_PKG_VERSION")))
         .timeout(Duration::from_secs(15))
-        // No redirects: a query carries its key, which must not go to another address.
+        // No redirects: a query contains its key, which must not go to another address.
         .no_proxy()
         .build()
         .context("cannot make an HTTP client")

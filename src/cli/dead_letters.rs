@@ -1,13 +1,14 @@
-//! `im-callback dead-letters`: directly on MongoDB, so it also works while the service is down.
+//! `im-callback dead-letters`: uses MongoDB directly, so it also works while the service is down.
 
 use std::io::Write;
+use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
 use clap::Subcommand;
 
 use super::{Failure, Load};
 use crate::app::connect;
-use crate::http::dead_letters::{Letter, WholeLetter};
+use crate::http::dead_letters::{DeadLetterHead, WholeDeadLetter};
 use crate::ingest::App;
 use crate::ingest::dead_letters::{Retried, retry};
 use crate::store::Store;
@@ -28,10 +29,10 @@ enum Action {
     List {
         #[command(flatten)]
         filter: Filter,
-        /// At most so many
+        /// The most dead letters to list
         #[arg(long, default_value_t = 50)]
         limit: usize,
-        /// Print one JSON object a line
+        /// Print one JSON object per line
         #[arg(long)]
         json: bool,
     },
@@ -43,13 +44,13 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
-    /// Decodes dead letters by this version and the configured rules, and stores what comes of them
+    /// Decodes dead letters again, by this version and the configured rules, and stores their events
     Retry(Chosen),
-    /// Removes dead letters for good
+    /// Removes dead letters permanently
     Drop {
         #[command(flatten)]
         chosen: Chosen,
-        /// With --all: yes, remove them; without it they are only counted
+        /// With --all: remove them; without --yes they are only counted
         #[arg(long, requires = "all")]
         yes: bool,
     },
@@ -57,10 +58,10 @@ enum Action {
 
 #[derive(clap::Args, Debug, Clone)]
 struct Filter {
-    /// Only those of this app
+    /// Only dead letters of this app
     #[arg(long, value_name = "NAME")]
     app: Option<String>,
-    /// Only those of this code, such as not_json
+    /// Only dead letters with this code, such as not_json
     #[arg(long)]
     code: Option<String>,
 }
@@ -70,7 +71,7 @@ struct Chosen {
     /// Their ids, such as otc/0a1b…
     #[arg(required_unless_present = "all", conflicts_with_all = ["all", "app", "code"])]
     ids: Vec<String>,
-    /// All of them, or all that --app and --code leave
+    /// All dead letters that match --app and --code
     #[arg(long)]
     all: bool,
     #[command(flatten)]
@@ -80,7 +81,8 @@ struct Chosen {
 pub async fn run(args: DeadLettersArgs, load: impl Load) -> Result<(), Failure> {
     let config = load(&[])?;
     let store = connect(&config).await?;
-    let apps: Vec<App> = config.apps.into_iter().map(|app| app.app).collect();
+    let apps = config.apps.into_iter().map(|app| Arc::new(app.app));
+    let apps: Vec<Arc<App>> = apps.collect();
     let done = match args.action {
         Action::List {
             filter,
@@ -93,7 +95,7 @@ pub async fn run(args: DeadLettersArgs, load: impl Load) -> Result<(), Failure> 
                 one_retry(&apps, &store, id).await
             });
             let done = done.await;
-            // On an error the service's next walk finds what this process leaves.
+            // After an error the service's next walk applies them.
             if let Err(error) = store.apply_noted_marks().await {
                 tracing::debug!(%error, "read marks are applied later");
             }
@@ -114,18 +116,18 @@ async fn list(store: &Store, filter: &Filter, limit: usize, json: bool) -> anyho
     let mut after = None;
     while left > 0 {
         let page = u32::try_from(left).unwrap_or(PAGE).min(PAGE);
-        let letters = store
+        let dead_letters = store
             .dead_letters(&filter.which(), after.as_ref(), page)
             .await?;
-        for heading in &letters {
-            let letter = Letter::from(heading);
+        for heading in &dead_letters {
+            let head = DeadLetterHead::from(heading);
             if json {
-                writeln!(out, "{}", serde_json::to_string(&letter)?).context("cannot print")?;
+                writeln!(out, "{}", serde_json::to_string(&head)?).context("cannot print")?;
             } else {
                 writeln!(out, "{}", line(heading)).context("cannot print")?;
             }
         }
-        let (read, last) = (letters.len(), letters.last().map(Place::of));
+        let (read, last) = (dead_letters.len(), dead_letters.last().map(Place::of));
         if read < page as usize {
             break;
         }
@@ -135,7 +137,7 @@ async fn list(store: &Store, filter: &Filter, limit: usize, json: bool) -> anyho
     Ok(())
 }
 
-/// One dead letter per line. Text of the provider is escaped, because it may hold control characters.
+/// One line for a dead letter. Text from the provider is escaped, because it may contain control characters.
 fn line(heading: &Heading) -> String {
     let Heading {
         id,
@@ -149,7 +151,7 @@ fn line(heading: &Heading) -> String {
     format!("{id}  {at}  {code} at {}: {}", plain(path), plain(reason))
 }
 
-/// A text without control characters.
+/// A text with its control characters escaped.
 fn plain(text: &str) -> String {
     let escape = |c: char| -> String {
         if c.is_control() {
@@ -162,21 +164,24 @@ fn plain(text: &str) -> String {
 }
 
 async fn show(store: &Store, id: &str, json: bool) -> anyhow::Result<()> {
-    let letter = store.dead_letter(id).await?;
-    let letter = letter.ok_or_else(|| anyhow!("no dead letter has the id `{id}`"))?;
+    let dead_letter = store.dead_letter(id).await?;
+    let dead_letter = dead_letter.ok_or_else(|| anyhow!("no dead letter has the id `{id}`"))?;
     let mut out = std::io::stdout().lock();
     if json {
-        let whole = serde_json::to_string(&WholeLetter::from(&letter))?;
+        let whole = serde_json::to_string(&WholeDeadLetter::from(&dead_letter))?;
         return writeln!(out, "{whole}").context("cannot print");
     }
-    let body = match std::str::from_utf8(&letter.body) {
+    let body = match std::str::from_utf8(&dead_letter.received.body) {
         Ok(text) => plain(text),
-        Err(_) => format!("(no UTF-8, in hexadecimal) {}", hex::encode(&letter.body)),
+        Err(_) => format!(
+            "(not UTF-8, in hexadecimal) {}",
+            hex::encode(&dead_letter.received.body)
+        ),
     };
-    writeln!(out, "{}\n{body}", line(&letter.heading)).context("cannot print")
+    writeln!(out, "{}\n{body}", line(&dead_letter.heading)).context("cannot print")
 }
 
-/// Does something with each chosen dead letter, prints the outcomes, and fails if one failed.
+/// Applies an action to each chosen dead letter, prints the outcomes, and fails if one failed.
 async fn each(
     store: &Store,
     chosen: Chosen,
@@ -199,15 +204,15 @@ async fn each(
     let mut is_last = !chosen.all;
     while !is_last {
         let which = chosen.filter.which();
-        let letters = store.dead_letters(&which, after.as_ref(), PAGE).await?;
-        for letter in &letters {
-            act_on(&letter.id).await?;
+        let dead_letters = store.dead_letters(&which, after.as_ref(), PAGE).await?;
+        for dead_letter in &dead_letters {
+            act_on(&dead_letter.id).await?;
         }
-        after = letters.last().map(Place::of);
+        after = dead_letters.last().map(Place::of);
         is_last = after.is_none();
     }
     if failed > 0 {
-        return Err(anyhow!("{failed} dead letter(s) are still there"));
+        return Err(anyhow!("{failed} dead letter(s) remain"));
     }
     Ok(())
 }
@@ -216,20 +221,22 @@ async fn each(
 async fn refuse(store: &Store, filter: &Filter) -> anyhow::Result<()> {
     let (mut number, mut after) = (0, None);
     loop {
-        let letters = store
+        let dead_letters = store
             .dead_letters(&filter.which(), after.as_ref(), PAGE)
             .await?;
-        let Some(last) = letters.last() else { break };
-        number += letters.len();
+        let Some(last) = dead_letters.last() else {
+            break;
+        };
+        number += dead_letters.len();
         after = Some(Place::of(last));
     }
     Err(anyhow!(
-        "{number} dead letter(s) would be gone for good; add --yes to drop them"
+        "{number} dead letter(s) would be removed permanently; add --yes to drop them"
     ))
 }
 
 async fn one_retry(
-    apps: &[App],
+    apps: &[Arc<App>],
     store: &Store,
     id: &str,
 ) -> anyhow::Result<Result<&'static str, String>> {
@@ -239,16 +246,16 @@ async fn one_retry(
             Err(format!("still undecodable: {code} at {path}: {reason}"))
         }
         Retried::StillRefused => Err("still refused by MongoDB".to_owned()),
-        Retried::SaysNothing => Err("says nothing; drop it if it is of no use".to_owned()),
+        Retried::SaysNothing => Err("contains no event; drop it if it is not needed".to_owned()),
         Retried::UnknownApp => Err("its app is not configured".to_owned()),
-        Retried::NotThere => Err("is not there".to_owned()),
+        Retried::NotThere => Err("does not exist".to_owned()),
     })
 }
 
 async fn one_drop(store: &Store, id: &str) -> anyhow::Result<Result<&'static str, String>> {
     Ok(match store.remove_dead_letter(id).await? {
         true => Ok("dropped"),
-        false => Err("is not there".to_owned()),
+        false => Err("does not exist".to_owned()),
     })
 }
 

@@ -3,6 +3,7 @@
 //! Data goes to standard output, everything else to standard error. Exit codes: 0 for success, 1 for a failure,
 //! 2 for a wrong call or configuration.
 
+mod backfill;
 mod check_config;
 mod client;
 mod dead_letters;
@@ -54,6 +55,8 @@ enum Command {
     Indexes,
     /// Finds messages whose `state` is wrong in MongoDB, and repairs them
     Reconcile(reconcile::ReconcileArgs),
+    /// Derives `conversation`, `orderId` and what counts anew for stored messages, by the configuration of today
+    Backfill(backfill::BackfillArgs),
     /// Lists the spools of all instances; while one may hold callbacks, counts are not complete
     Spools(spools::SpoolsArgs),
     /// Lists, shows, retries or drops callbacks that could not be decoded
@@ -98,6 +101,7 @@ pub async fn main() -> ExitCode {
         Command::CheckConfig => check_config::run(load),
         Command::Indexes => indexes::run(load).await,
         Command::Reconcile(args) => reconcile::run(args, load).await,
+        Command::Backfill(args) => backfill::run(args, load).await,
         Command::Spools(args) => spools::run(args, load).await,
         Command::DeadLetters(args) => dead_letters::run(args, load).await,
         Command::Sign(args) => sign::run(&args, load, config.is_some()),

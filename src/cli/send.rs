@@ -16,21 +16,21 @@ use super::{Failure, Load};
 
 #[derive(clap::Args, Debug)]
 pub struct SendArgs {
-    /// Files with a body each, .jsonl or .ndjson files with a body a line, folders that hold such files,
-    /// or `-` for JSON lines on standard input
+    /// Files with one body each, .jsonl or .ndjson files with one body per line, folders with such files, or `-`
+    /// for JSON lines on standard input
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
     #[command(flatten)]
     signer: SignerArgs,
-    /// Callback address; the configured app's without it
+    /// Callback address; by default the configured app's
     #[arg(long, value_name = "URL", value_parser = web_address)]
     url: Option<String>,
-    /// Callbacks under way at once; 1 keeps their order
+    /// Callbacks in flight at once; 1 keeps their order
     #[arg(long, short, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     connections: u16,
 }
 
-/// A body and its source, for messages.
+/// A body and where it comes from.
 type Body = (String, Vec<u8>);
 
 /// The outcome of one callback: status and problem code, or why there was no answer.
@@ -71,7 +71,7 @@ pub async fn run(args: SendArgs, load: impl Load, has_config: bool) -> Result<()
         }
     }
     progress.finish_and_clear();
-    // The summary covers what was sent before a file that cannot be read.
+    // Bodies that were sent before a read error are in the summary, too.
     summary.print(started.elapsed()).context("cannot print")?;
     if let Some(error) = unreadable {
         return Err(error.into());
@@ -95,8 +95,9 @@ async fn send(
     body: anyhow::Result<Body>,
 ) -> anyhow::Result<Answer> {
     let (from, body) = body?;
+    let (url, headers) = signer.sign(url, &body, now()?);
     let mut request = client.post(url);
-    for (name, value) in signer.headers(&body, now()?) {
+    for (name, value) in headers {
         request = request.header(name, value);
     }
     let started = Instant::now();
@@ -133,7 +134,7 @@ struct Summary {
 }
 
 impl Summary {
-    /// How many failures are named one by one.
+    /// The most failures listed one by one.
     const NAMED: usize = 5;
 
     fn add(&mut self, answer: Answer) {
@@ -177,8 +178,8 @@ impl Summary {
     }
 }
 
-/// Reads ahead in a thread of its own: standard input may be a pipe that blocks, and requests in flight must not block
-/// with it.
+/// Reads ahead in a separate thread: standard input may be a blocking pipe, which must not block requests in
+/// flight.
 fn stream_of(
     bodies: impl Iterator<Item = anyhow::Result<Body>> + Send + 'static,
 ) -> impl Stream<Item = anyhow::Result<Body>> {

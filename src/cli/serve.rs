@@ -27,12 +27,9 @@ pub async fn run(args: ServeArgs, load: impl Load) -> Result<(), Failure> {
     telemetry::init(&config.log);
     for app in &config.apps {
         let name = app.app.name.as_str();
-        let path = app.callback_path.as_deref();
-        tracing::info!(
-            app = name,
-            callback_path = path,
-            "callbacks come to /callbacks/{{app}}"
-        );
+        let also = app.callback_path.as_deref();
+        let path = format!("/callbacks/{name}{}", app.app.provider.route_pattern());
+        tracing::info!(app = name, path, also, "callbacks are accepted");
     }
     if config.keys.is_empty() {
         tracing::warn!(

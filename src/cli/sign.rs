@@ -11,18 +11,18 @@ use crate::callback::ids::Millis;
 
 #[derive(clap::Args, Debug)]
 pub struct SignArgs {
-    /// File with the body; standard input without one or with `-`
+    /// File with the body; by default, and for `-`, standard input
     #[arg(value_name = "FILE")]
     body: Option<PathBuf>,
     #[command(flatten)]
     signer: SignerArgs,
-    /// Time of signing, in milliseconds since 1970; now without it
+    /// Time of signing, in milliseconds since 1970; by default the current time
     #[arg(long, value_name = "MS")]
     cur_time: Option<i64>,
     /// Print a curl command instead of the headers
     #[arg(long)]
     curl: bool,
-    /// Address for the curl command; the configured app's without it
+    /// Address for the curl command; by default the configured app's
     #[arg(long, value_name = "URL", requires = "curl", value_parser = web_address)]
     url: Option<String>,
 }
@@ -47,7 +47,11 @@ pub fn run(args: &SignArgs, load: impl Load, has_config: bool) -> Result<(), Fai
             .ok_or_else(|| Failure::Usage(anyhow!("--cur-time is out of range")))?,
         None => now()?,
     };
-    let headers = signer.headers(&body, cur_time);
+    let url = match args.curl {
+        true => signer.callback_url(args.url.as_deref())?,
+        false => String::new(),
+    };
+    let (url, headers) = signer.sign(&url, &body, cur_time);
     let mut text = String::new();
     if args.curl {
         text.push_str("curl -sS -X POST");
@@ -63,18 +67,18 @@ pub fn run(args: &SignArgs, load: impl Load, has_config: bool) -> Result<(), Fai
                 Failure::Usage(anyhow!("a body that is not UTF-8 needs a file for --curl"))
             })?,
         };
-        // `--data-raw` sends a body that begins with `@` as it is, and does not read a file of that name.
+        // `--data-raw` does not interpret a leading `@` as a file name.
         let option = if file.is_some() {
             "--data-binary"
         } else {
             "--data-raw"
         };
         text.push_str(&format!(" \\\n  {option} {}", quoted(&data)));
-        text.push_str(&format!(
-            " \\\n  {}\n",
-            quoted(&signer.callback_url(args.url.as_deref())?)
-        ));
+        text.push_str(&format!(" \\\n  {}\n", quoted(&url)));
     } else {
+        if !url.is_empty() {
+            text.push_str(&format!("{url}\n"));
+        }
         for (name, value) in headers {
             text.push_str(&format!("{name}: {value}\n"));
         }
@@ -85,7 +89,7 @@ pub fn run(args: &SignArgs, load: impl Load, has_config: bool) -> Result<(), Fai
     Ok(())
 }
 
-/// A shell word.
+/// Quotes a text for the shell.
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }

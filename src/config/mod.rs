@@ -15,6 +15,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use figment::Figment;
+use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 
@@ -68,8 +69,6 @@ pub struct Config {
 pub struct ConfiguredApp {
     /// The app.
     pub app: App,
-    /// The app's key at the provider, for `sign` and `send`.
-    pub app_key: String,
     /// The path beside `/callbacks/{app}`.
     pub callback_path: Option<String>,
 }
@@ -97,6 +96,8 @@ pub struct Http {
     pub min_body_rate: u64,
     /// The memory budget for heads and bodies that are being read, beyond what each has free.
     pub bytes_reading: usize,
+    /// The proxies that say truly whom they forward for.
+    pub trusted_proxies: Vec<IpNet>,
     /// How long a stop may take.
     pub shutdown_timeout: Duration,
     /// How long connections are still accepted during a stop.
@@ -126,7 +127,7 @@ impl Config {
         for (key, value) in flags {
             layers = layers.merge(layers::flag(key, value));
         }
-        let raw: raw::Config = layers.extract().map_err(ConfigError::from_figment)?;
+        let raw: raw::RawConfig = layers.extract().map_err(ConfigError::from_figment)?;
         Validation::new(&layers).config(raw)
     }
 }

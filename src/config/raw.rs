@@ -1,5 +1,6 @@
 //! The configuration as the file has it. Shapes only; `validate` checks what values mean together.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 use std::net::SocketAddr;
@@ -17,24 +18,24 @@ use crate::callback::ids::AppName;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Config {
-    pub http: Http,
+pub struct RawConfig {
+    pub http: RawHttp,
     pub mongodb: Mongodb,
     pub ingest: Ingest,
-    pub log: Log,
+    pub log: RawLog,
     #[serde(default)]
-    pub retention: Retention,
+    pub retention: RawRetention,
     pub reconcile: Reconcile,
-    pub spool: Spool,
+    pub spool: RawSpool,
     #[serde(default, deserialize_with = "list")]
-    pub apps: Vec<App>,
+    pub apps: Vec<RawApp>,
     #[serde(default)]
     pub auth: Auth,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Http {
+pub struct RawHttp {
     pub listen: Listen,
     pub max_body: ByteSize,
     pub max_ids: u64,
@@ -45,6 +46,7 @@ pub struct Http {
     pub body_timeout: Time,
     pub min_body_rate: ByteSize,
     pub bytes_reading: ByteSize,
+    pub trusted_proxies: Vec<String>,
     pub shutdown_timeout: Time,
     pub shutdown_delay: Time,
 }
@@ -71,7 +73,7 @@ pub struct Ingest {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Log {
+pub struct RawLog {
     pub filter: String,
     pub format: LogFormat,
 }
@@ -88,10 +90,11 @@ pub enum LogFormat {
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
-pub struct Retention {
+pub struct RawRetention {
     pub messages: Option<Time>,
     pub events: Option<Time>,
     pub dead_letters: Option<Time>,
+    pub presence: Option<Time>,
 }
 
 #[derive(Deserialize)]
@@ -103,67 +106,64 @@ pub struct Reconcile {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Spool {
+pub struct RawSpool {
     pub path: PathBuf,
     pub max_bytes: ByteSize,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct App {
+pub struct RawApp {
     pub name: AppName,
-    pub provider: Provider,
-    pub app_key: String,
+    pub provider: RawProvider,
+    pub app_key: Option<String>,
     #[serde(default, deserialize_with = "list")]
     pub app_secrets: Vec<Secret>,
+    #[serde(default)]
+    pub allow: Vec<String>,
     pub callback_path: Option<String>,
     pub order_id: Option<OrderId>,
-    #[serde(default)]
-    pub count_tips: bool,
     pub freshness: Option<Time>,
+    pub count_tips: Option<bool>,
+    pub custom_types: Option<BTreeMap<String, RawWeight>>,
+    pub line: Option<i64>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Provider {
+pub enum RawProvider {
     Netease,
+    Rongcloud,
+    Wildfire,
+    Yuntongxun,
+}
+
+/// What becomes of RongCloud's messages of a type.
+#[derive(Deserialize, Clone, Copy)]
+#[serde(rename_all = "lowercase")]
+pub enum RawWeight {
+    Counted,
+    Stored,
+    Status,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OrderId {
-    pub field: OrderField,
+    pub field: String,
     pub pointer: String,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OrderField {
-    Ext,
-    Attach,
-    Body,
-}
-
-impl OrderField {
-    pub fn as_str(&self) -> &'static str {
-        match self {
-            Self::Ext => "ext",
-            Self::Attach => "attach",
-            Self::Body => "body",
-        }
-    }
 }
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 pub struct Auth {
     #[serde(default, deserialize_with = "list")]
-    pub keys: Vec<Key>,
+    pub keys: Vec<RawKey>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Key {
+pub struct RawKey {
     pub name: String,
     pub secret: Secret,
     #[serde(deserialize_with = "list")]

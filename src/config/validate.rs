@@ -1,9 +1,11 @@
 //! Turns the raw configuration into [`Config`]. Checks what the type of a single value cannot express, and goes on
 //! after a problem, so that all problems are reported at once. Apps and query keys are in `apps`.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use figment::Figment;
+use ipnet::IpNet;
 use mongodb::options::ConnectionString;
 use secrecy::{ExposeSecret, SecretString};
 
@@ -36,8 +38,8 @@ impl<'l> Validation<'l> {
             .push(ConfigProblem::new(self.layers, key, message.into()));
     }
 
-    pub(super) fn config(mut self, raw: raw::Config) -> Result<Config, ConfigError> {
-        let raw::Config {
+    pub(super) fn config(mut self, raw: raw::RawConfig) -> Result<Config, ConfigError> {
+        let raw::RawConfig {
             http,
             mongodb,
             ingest,
@@ -98,6 +100,7 @@ impl<'l> Validation<'l> {
                 messages: self.retention("retention.messages", retention.messages),
                 events: self.retention("retention.events", retention.events),
                 dead_letters: self.retention("retention.dead_letters", retention.dead_letters),
+                presence: self.retention("retention.presence", retention.presence),
             },
             reconcile: self.reconcile(reconcile),
             log: Log {
@@ -117,7 +120,7 @@ impl<'l> Validation<'l> {
         }
     }
 
-    fn http(&mut self, raw: raw::Http) -> Http {
+    fn http(&mut self, raw: raw::RawHttp) -> Http {
         let bytes_reading = raw.bytes_reading.as_u64();
         if bytes_reading < raw.max_body.as_u64() {
             self.problem("http.bytes_reading", "must be at least http.max_body");
@@ -138,6 +141,7 @@ impl<'l> Validation<'l> {
             body_timeout: self.up_to_a_minute("http.body_timeout", raw.body_timeout),
             min_body_rate: self.up_to(MIB, "http.min_body_rate", rate) as u64,
             bytes_reading: self.up_to(1024 * MIB, "http.bytes_reading", bytes_reading),
+            trusted_proxies: self.networks("http.trusted_proxies", &raw.trusted_proxies),
             shutdown_timeout: raw.shutdown_timeout.0,
             shutdown_delay: raw.shutdown_delay.0,
         }
@@ -152,6 +156,22 @@ impl<'l> Validation<'l> {
         raw.0
     }
 
+    /// Networks, each written `10.0.0.0/8`, or as a single address.
+    pub(super) fn networks(&mut self, key: &str, raw: &[String]) -> Vec<IpNet> {
+        let mut networks = Vec::new();
+        for (n, text) in raw.iter().enumerate() {
+            let address = || text.parse::<IpAddr>().map(|ip| ip.to_canonical().into());
+            match text.parse::<IpNet>().or_else(|_| address()) {
+                Ok(network) => networks.push(network),
+                Err(_) => self.problem(
+                    &format!("{key}.{n}"),
+                    "is no network; write one such as 10.0.0.0/8 or 203.0.113.7",
+                ),
+            }
+        }
+        networks
+    }
+
     fn up_to(&mut self, most: u64, key: &str, value: u64) -> usize {
         if !(1..=most).contains(&value) {
             self.problem(key, format!("must be between 1 and {most}"));
@@ -159,7 +179,7 @@ impl<'l> Validation<'l> {
         usize::try_from(value).unwrap_or(usize::MAX)
     }
 
-    fn spool(&mut self, raw: raw::Spool) -> SpoolSettings {
+    fn spool(&mut self, raw: raw::RawSpool) -> SpoolSettings {
         if raw.path.as_os_str().is_empty() {
             self.problem("spool.path", "is empty; name a folder");
         }

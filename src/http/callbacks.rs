@@ -1,73 +1,69 @@
-//! `POST /callbacks/{app}`, and the second path that an app may have: the provider's side.
+//! `POST /callbacks/{app}` and an app's second path: the routes for providers.
 
+use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::time::Instant;
 
-use actix_web::http::Method;
 use actix_web::{HttpRequest, HttpResponse, web};
 use futures_util::FutureExt;
 use mongodb::bson::DateTime;
 
+use super::Service;
 use super::body::body;
 use super::error::{Code, Problem};
-use super::{Service, use_instead};
+use crate::callback::Head;
+use crate::callback::ids::Millis;
+use crate::config::Http;
 use crate::ingest::{App, IngestError, Rejection, ingest};
 
-/// What the provider takes as delivered.
-const DELIVERED: &str = r#"{"code":200}"#;
-
-/// `/callbacks/{app}`
+/// `/callbacks/{app}`, and paths below it for a provider that has one for each kind of event.
 pub async fn by_name(
     request: HttpRequest,
     payload: web::Payload,
     service: web::Data<Service>,
 ) -> Result<HttpResponse, Problem> {
     let rest = request.match_info().unprocessed();
-    let name = rest.strip_prefix('/').unwrap_or_default();
-    if name.is_empty() || name.contains('/') {
+    let rest = rest.strip_prefix('/').unwrap_or_default();
+    let (name, below) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    if name.is_empty() {
         return Err(no_route());
-    }
-    if request.method() != Method::POST {
-        return Err(use_instead("POST"));
     }
     let current = service.live.current();
     let app = current
         .app(name)
         .ok_or_else(|| Problem::new(Code::UnknownApp, "no app of this name is configured"))?;
-    take(&request, payload, &service, app).await
+    take(&request, payload, &service, app, below).await
 }
 
-/// Any path that is no route: perhaps it is an app's second one.
+/// Any path without a route: it may be an app's second path.
 pub async fn by_path(
     request: HttpRequest,
     payload: web::Payload,
     service: web::Data<Service>,
 ) -> Result<HttpResponse, Problem> {
     let current = service.live.current();
-    let app = current.app_at(request.path()).ok_or_else(no_route)?;
-    if request.method() != Method::POST {
-        return Err(use_instead("POST"));
-    }
-    take(&request, payload, &service, app).await
+    let (app, below) = current.app_at(request.path()).ok_or_else(no_route)?;
+    take(&request, payload, &service, app, below).await
 }
 
 fn no_route() -> Problem {
     Problem::new(Code::NotFound, "no route has this path")
 }
 
-/// Takes a callback, and logs why not.
+/// Takes a callback, and logs a rejection.
 async fn take(
     request: &HttpRequest,
     payload: web::Payload,
     service: &Service,
     app: &App,
+    below: &str,
 ) -> Result<HttpResponse, Problem> {
-    let taken = taken(request, payload, service, app).await;
+    let taken = taken(request, payload, service, app, below).await;
     if let Err(problem) = &taken
         && let Some(kept_back) = service.rejection_log.log(problem.code, Instant::now())
     {
         let (code, peer) = (problem.code.as_str(), request.peer_addr());
-        tracing::warn!(app = %app.name, code, ?peer, kept_back, "callback refused");
+        tracing::warn!(app = %app.name, code, ?peer, kept_back, "callback rejected");
     }
     taken
 }
@@ -77,29 +73,66 @@ async fn taken(
     payload: web::Payload,
     service: &Service,
     app: &App,
+    below: &str,
 ) -> Result<HttpResponse, Problem> {
+    if !app.allow.is_empty() && !app.allows(client_address(request, &service.limits)) {
+        let detail = "the app does not accept callbacks from this address (apps.allow)";
+        return Err(Problem::new(Code::AddressNotAllowed, detail));
+    }
     let header = |name: &str| {
         let mut values = request.headers().get_all(name);
         let value = values.next()?;
-        // A header that is no text, or is sent twice, is there all the same, and equals nothing that is
-        // expected.
+        // A header that is not text or is sent twice counts as present, but equals no expected value.
         let readable = value.to_str().ok().filter(|_| values.next().is_none());
         Some(readable.unwrap_or("\u{fffd}"))
     };
-    let is_signed = || {
-        let now = DateTime::now().timestamp_millis();
-        let head = app.verifier.verify_head(&header, now);
-        head.map_err(|error| IngestError::from(error).into())
+    let head = Head {
+        method: request.method().as_str(),
+        path: below,
+        query: request.query_string(),
+        header: &header,
     };
+    let refused = |error| Problem::from(IngestError::from(error));
+    app.provider.check_route(&head).map_err(refused)?;
+    let is_signed = || app.provider.verify_head(&head, now()).map_err(refused);
     let body = body(request, payload, service, &is_signed).await?;
-    let taken = ingest(app, &service.durable, &body, &header, DateTime::now());
+    let taken = ingest(app, &service.durable, head, &body, now());
     or_unavailable(taken).await?;
-    Ok(HttpResponse::Ok()
-        .content_type("application/json")
-        .body(DELIVERED))
+    let reply = app.provider.name().reply();
+    let mut answer = HttpResponse::Ok();
+    if let Some(content_type) = reply.content_type {
+        answer.content_type(content_type);
+    }
+    Ok(answer.body(reply.body))
 }
 
-/// A panic must be no 500 and no cut connection: only 503 makes the provider keep the event.
+/// The client's address. If the peer is a trusted proxy, this is the last address in `X-Forwarded-For` that is not
+/// a trusted proxy's.
+fn client_address(request: &HttpRequest, limits: &Http) -> Option<IpAddr> {
+    let is_trusted = |ip: &IpAddr| limits.trusted_proxies.iter().any(|net| net.contains(ip));
+    let mut address = request.peer_addr()?.ip().to_canonical();
+    if !is_trusted(&address) {
+        return Some(address);
+    }
+    let forwarded = request.headers().get_all("x-forwarded-for");
+    // A line that cannot be read may name the client.
+    let forwarded: Option<Vec<_>> = forwarded.map(|value| value.to_str().ok()).collect();
+    for hop in forwarded?.iter().flat_map(|value| value.split(',')).rev() {
+        if !is_trusted(&address) {
+            break;
+        }
+        // An entry that is not an address makes the client's address unknown.
+        address = hop.trim().parse::<IpAddr>().ok()?.to_canonical();
+    }
+    Some(address)
+}
+
+/// This machine's time.
+fn now() -> Millis {
+    Millis::nearest(DateTime::now().timestamp_millis())
+}
+
+/// A panic must cause neither a 500 nor a closed connection: only after 503 does the provider keep the event.
 async fn or_unavailable<T>(
     taken: impl Future<Output = Result<T, IngestError>>,
 ) -> Result<T, IngestError> {

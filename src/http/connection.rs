@@ -72,12 +72,12 @@ pub struct ConnectionState {
     phase: Cell<Phase>,
     /// When the phase must have ended.
     deadline: Cell<Option<Instant>>,
-    head: RefCell<Head>,
+    head: RefCell<ArrivingHead>,
 }
 
 /// The head that is arriving.
 #[derive(Debug)]
-struct Head {
+struct ArrivingHead {
     bytes: usize,
     reservation: Reservation,
 }
@@ -89,7 +89,7 @@ impl ConnectionState {
             timeouts,
             phase: Cell::new(Phase::Head),
             deadline: Cell::new(None),
-            head: RefCell::new(Head { bytes, reservation }),
+            head: RefCell::new(ArrivingHead { bytes, reservation }),
         };
         state.enter(Phase::Head);
         state

@@ -1,4 +1,6 @@
-//! `/v1/dead-letters`: what could not be decoded, for whoever operates the service.
+//! `/v1/dead-letters`, for operators: callbacks that could not be decoded or stored.
+
+use std::collections::BTreeMap;
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
@@ -7,10 +9,10 @@ use super::Service;
 use super::auth::authorize;
 use super::error::{Code, Problem};
 use crate::auth::Scope;
-use crate::ingest::dead_letters::{Retried, retry as retry_letter};
+use crate::ingest::dead_letters::{Retried, retry as retry_dead_letter};
 use crate::store::dead_letters::{DeadLetter, Heading, Place, Which};
 
-/// The letters on a page that is not asked for otherwise, and the most on one.
+/// Dead letters per page: the default and the maximum.
 const PAGE: u32 = 50;
 const LARGEST_PAGE: u32 = 500;
 
@@ -24,35 +26,45 @@ struct Asked {
 }
 
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 struct Page<'l> {
-    letters: Vec<Letter<'l>>,
-    /// The `before` of the next page, unless this is the last.
+    dead_letters: Vec<DeadLetterHead<'l>>,
+    /// The `before` of the next page; `None` on the last page.
     next: Option<String>,
 }
 
-/// A letter without its body.
+/// A dead letter without its body.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Letter<'l> {
+pub struct DeadLetterHead<'l> {
     id: &'l str,
     app: &'l str,
     code: &'l str,
     reason: &'l str,
     path: &'l str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    product: Option<&'l str>,
+    provider: &'l str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    route: &'l str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    query: &'l str,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    headers: BTreeMap<&'l str, &'l str>,
     received_at: String,
 }
 
-impl<'l> From<&'l Heading> for Letter<'l> {
+impl<'l> From<&'l Heading> for DeadLetterHead<'l> {
     fn from(heading: &'l Heading) -> Self {
+        let headers = heading.envelope.headers.iter();
         Self {
             id: &heading.id,
             app: &heading.app,
             code: &heading.code,
             reason: &heading.reason,
             path: &heading.path,
-            product: heading.product.as_deref(),
+            provider: &heading.provider,
+            route: &heading.envelope.route,
+            query: &heading.envelope.query,
+            headers: headers.map(|(name, value)| (&**name, &**value)).collect(),
             received_at: heading
                 .received_at
                 .try_to_rfc3339_string()
@@ -61,30 +73,32 @@ impl<'l> From<&'l Heading> for Letter<'l> {
     }
 }
 
-/// A letter with its body: text, or, where that is no UTF-8, hexadecimal digits.
+/// A dead letter with its body: as text, or in hexadecimal if it is not UTF-8.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct WholeLetter<'l> {
+pub struct WholeDeadLetter<'l> {
     #[serde(flatten)]
-    letter: Letter<'l>,
+    head: DeadLetterHead<'l>,
     #[serde(skip_serializing_if = "Option::is_none")]
     body: Option<&'l str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     body_hex: Option<String>,
 }
 
-impl<'l> From<&'l DeadLetter> for WholeLetter<'l> {
-    fn from(letter: &'l DeadLetter) -> Self {
-        let text = std::str::from_utf8(&letter.body).ok();
+impl<'l> From<&'l DeadLetter> for WholeDeadLetter<'l> {
+    fn from(dead_letter: &'l DeadLetter) -> Self {
+        let text = std::str::from_utf8(&dead_letter.received.body).ok();
         Self {
-            letter: Letter::from(&letter.heading),
+            head: DeadLetterHead::from(&dead_letter.heading),
             body: text,
-            body_hex: text.is_none().then(|| hex::encode(&letter.body)),
+            body_hex: text
+                .is_none()
+                .then(|| hex::encode(&dead_letter.received.body)),
         }
     }
 }
 
-/// What was done with a letter.
+/// The outcome of an operation on a dead letter.
 #[derive(Serialize)]
 struct Done<'l> {
     id: &'l str,
@@ -107,7 +121,7 @@ pub async fn list(
     }
     let before = match asked.before.as_deref().map(Place::parse) {
         Some(None) => {
-            let detail = "must be the `next` of another page";
+            let detail = "must be the `next` of a page";
             return Err(Problem::at(Code::InvalidField, "before", detail));
         }
         Some(place) => place,
@@ -122,7 +136,7 @@ pub async fn list(
     let is_full = found.len() == limit as usize;
     let next = found.last().filter(|_| is_full);
     Ok(HttpResponse::Ok().json(Page {
-        letters: found.iter().map(Letter::from).collect(),
+        dead_letters: found.iter().map(DeadLetterHead::from).collect(),
         next: next.map(|last| Place::of(last).to_string()),
     }))
 }
@@ -133,7 +147,7 @@ pub async fn show(
 ) -> Result<HttpResponse, Problem> {
     let id = authorized_id(&request, &service)?;
     match service.durable.store.dead_letter(&id).await? {
-        Some(letter) => Ok(HttpResponse::Ok().json(WholeLetter::from(&letter))),
+        Some(dead_letter) => Ok(HttpResponse::Ok().json(WholeDeadLetter::from(&dead_letter))),
         None => Err(not_there()),
     }
 }
@@ -144,7 +158,7 @@ pub async fn retry(
 ) -> Result<HttpResponse, Problem> {
     let id = authorized_id(&request, &service)?;
     let current = service.live.current();
-    let problem = match retry_letter(&current.apps, &service.durable.store, &id).await? {
+    let problem = match retry_dead_letter(&current.apps, &service.durable.store, &id).await? {
         Retried::Stored => {
             let done = Done {
                 id: &id,
@@ -153,20 +167,20 @@ pub async fn retry(
             return Ok(HttpResponse::Ok().json(done));
         }
         Retried::StillUndecodable { code, reason, path } => {
-            let detail = format!("{code}: {reason}; the letter is kept");
+            let detail = format!("{code}: {reason}; the dead letter is kept");
             Problem::at(Code::StillUndecodable, path, detail)
         }
         Retried::StillRefused => Problem::new(
             Code::StillRefused,
-            "MongoDB refuses what is made of it, or it contradicts what is stored; the letter is kept",
+            "MongoDB refuses its documents, or they contradict what is stored; the dead letter is kept",
         ),
         Retried::SaysNothing => Problem::new(
             Code::StillUndecodable,
-            "its body says nothing; the letter is kept, drop it if it is of no use",
+            "its body contains no event; the dead letter is kept, drop it if it is not needed",
         ),
         Retried::UnknownApp => Problem::new(
             Code::UnknownApp,
-            "its app is not configured, so nothing says how to decode it; the letter is kept",
+            "its app is not configured, so it cannot be decoded; the dead letter is kept",
         ),
         Retried::NotThere => not_there(),
     };
@@ -189,7 +203,7 @@ pub async fn remove(
     Ok(HttpResponse::Ok().json(done))
 }
 
-/// The letter that the path names. The key is looked at first: an extractor would run before it.
+/// The id in the path. Checks the key first; an extractor would run before that check.
 fn authorized_id(request: &HttpRequest, service: &Service) -> Result<String, Problem> {
     let current = service.live.current();
     authorize(&current.keys, request, Scope::Admin)?;

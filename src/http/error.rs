@@ -1,22 +1,23 @@
-//! The only place that turns an error into a status.
+//! The only place that decides the status of an error.
 //!
-//! Every answer that is no success is a problem document (RFC 9457) with a stable `code`. The codes are
-//! the table below; `docs/errors.md` explains each, and a test holds the two together. On callback
-//! routes there is no 500 ever: the provider counts 500 as delivered.
+//! Every error response is a problem document (RFC 9457) with a stable `code`. The codes are in the table below;
+//! `docs/errors.md` explains each, and a test compares the two. Callback routes never answer 500: the provider
+//! counts 500 as delivered.
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpResponse, ResponseError};
 use serde_json::json;
 
+use super::use_instead;
 use crate::auth::AuthError;
-use crate::callback::netease::{VerifyError, signature};
+use crate::callback::VerifyError;
 use crate::ingest::{IngestError, Rejection};
 use crate::store::StoreError;
 
 macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $code:literal, $status:ident, $title:literal;)+) => {
-        /// What is wrong, for programs.
+        /// The kind of a problem, for programs.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum Code {
             $($(#[$doc])* $name,)+
@@ -26,17 +27,17 @@ macro_rules! codes {
             /// Every code.
             pub const ALL: &[Self] = &[$(Self::$name,)+];
 
-            /// The code as it is sent.
+            /// The code in a response.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$name => $code,)+ }
             }
 
-            /// The status it is sent with.
+            /// The status of the response.
             pub fn status(self) -> StatusCode {
                 match self { $(Self::$name => StatusCode::$status,)+ }
             }
 
-            /// The same for every occurrence, for people.
+            /// A description of the code, for people.
             pub fn title(self) -> &'static str {
                 match self { $(Self::$name => $title,)+ }
             }
@@ -51,49 +52,57 @@ codes! {
     MissingHeaderChecksum = "missing_header_checksum", BAD_REQUEST, "The CheckSum header is missing";
     /// The `CurTime` header is absent.
     MissingHeaderCurtime = "missing_header_curtime", BAD_REQUEST, "The CurTime header is missing";
+    /// Parameters of the signature are absent.
+    MissingSignature = "missing_signature", BAD_REQUEST, "The signature is missing";
     /// The body did not arrive whole.
-    IncompleteBody = "incomplete_body", BAD_REQUEST, "The body did not arrive whole";
+    IncompleteBody = "incomplete_body", BAD_REQUEST, "The body is incomplete";
     /// A query's body is not JSON.
     InvalidJson = "invalid_json", BAD_REQUEST, "The body is not JSON";
     /// A query without a key.
-    MissingKey = "missing_key", UNAUTHORIZED, "A key is needed";
+    MissingKey = "missing_key", UNAUTHORIZED, "A key is required";
     /// A query with a key that is not configured.
     UnknownKey = "unknown_key", FORBIDDEN, "The key is not known";
-    /// A query with a key that may not ask this.
+    /// A query with a key that lacks the scope.
     MissingScope = "missing_scope", FORBIDDEN, "The key lacks a scope";
     /// A query to a service without any key.
     NoKeys = "no_keys", FORBIDDEN, "Queries are closed";
-    /// `AppKey` is another app's.
-    AppKeyMismatch = "app_key_mismatch", FORBIDDEN, "The AppKey header is not this app's";
-    /// `MD5` is not the body's.
+    /// The app key is another app's.
+    AppKeyMismatch = "app_key_mismatch", FORBIDDEN, "The app key is not this app's";
+    /// `MD5` is not the digest of the body.
     Md5Mismatch = "md5_mismatch", FORBIDDEN, "The MD5 header is not the body's digest";
-    /// `CheckSum` was made with another secret.
+    /// `CheckSum` does not match any secret.
     ChecksumMismatch = "checksum_mismatch", FORBIDDEN, "The CheckSum header is wrong";
-    /// `CurTime` is outside the app's window.
-    NotFresh = "not_fresh", FORBIDDEN, "The CurTime header is too far off";
-    /// No route of this path.
+    /// The signature does not match any secret.
+    SignatureMismatch = "signature_mismatch", FORBIDDEN, "The signature is wrong";
+    /// The path does not contain the secret segment.
+    PathSecretMismatch = "path_secret_mismatch", FORBIDDEN, "The path's secret is wrong";
+    /// The time of signing is outside the app's freshness window.
+    NotFresh = "not_fresh", FORBIDDEN, "The time of signing is outside the window";
+    /// The app does not accept callbacks from this address.
+    AddressNotAllowed = "address_not_allowed", FORBIDDEN, "Callbacks may not come from this address";
+    /// No route has this path.
     NotFound = "not_found", NOT_FOUND, "There is nothing here";
-    /// No app of this name.
+    /// No app has this name.
     UnknownApp = "unknown_app", NOT_FOUND, "The app is not known";
-    /// No dead letter of this id.
-    UnknownDeadLetter = "unknown_dead_letter", NOT_FOUND, "The dead letter is not there";
-    /// A route of this path, for other methods.
+    /// No dead letter has this id.
+    UnknownDeadLetter = "unknown_dead_letter", NOT_FOUND, "The dead letter does not exist";
+    /// The route exists for other methods.
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "The method is not allowed here";
     /// The body takes too long.
-    SlowBody = "slow_body", REQUEST_TIMEOUT, "The body comes too slowly";
-    /// The body is over the limit.
+    SlowBody = "slow_body", REQUEST_TIMEOUT, "The body arrives too slowly";
+    /// The body exceeds the limit.
     BodyTooLarge = "body_too_large", PAYLOAD_TOO_LARGE, "The body is too large";
-    /// A field of a wrong type.
+    /// A field has a wrong type.
     InvalidField = "invalid_field", UNPROCESSABLE_ENTITY, "A field has a wrong type";
-    /// A field that is needed is absent.
+    /// A required field is absent.
     MissingField = "missing_field", UNPROCESSABLE_ENTITY, "A field is missing";
-    /// A field that the route does not have.
+    /// An unknown field.
     UnknownField = "unknown_field", UNPROCESSABLE_ENTITY, "A field is not known";
     /// A query that asks for nothing.
     NoList = "no_list", UNPROCESSABLE_ENTITY, "No list of ids was given";
     /// An id that is empty.
     EmptyId = "empty_id", UNPROCESSABLE_ENTITY, "An id is empty";
-    /// An id over the limit.
+    /// An id exceeds the limit.
     IdTooLong = "id_too_long", UNPROCESSABLE_ENTITY, "An id is too long";
     /// More ids than one query may have.
     TooManyIds = "too_many_ids", UNPROCESSABLE_ENTITY, "Too many ids were asked for";
@@ -101,31 +110,31 @@ codes! {
     StillUndecodable = "still_undecodable", UNPROCESSABLE_ENTITY, "The dead letter still cannot be decoded";
     /// A dead letter whose events MongoDB refuses.
     StillRefused = "still_refused", UNPROCESSABLE_ENTITY, "The dead letter is still refused";
-    /// As much is in flight as may be.
+    /// Too much is in flight.
     Overloaded = "overloaded", SERVICE_UNAVAILABLE, "Too much is in flight";
-    /// Nothing durable to put the event in, or no count that could be trusted.
+    /// The event cannot be stored durably, or the count cannot be trusted.
     Unavailable = "unavailable", SERVICE_UNAVAILABLE, "The service cannot do this now";
 }
 
-/// Seconds after which a refused callback or query is welcome again. An election takes some ten.
+/// Seconds after which a rejected callback or query may be retried. An election takes about ten.
 const RETRY_AFTER_SECONDS: u32 = 5;
 
-/// An answer that is no success.
+/// An error response.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {detail}", code.as_str())]
 pub struct Problem {
-    /// What is wrong, for programs.
+    /// Its kind, for programs.
     pub code: Code,
-    /// What is wrong here and the way out, for people. Never a secret, never a message's text.
+    /// The cause and the way out, for people. Never contains a secret or a message's text.
     pub detail: String,
-    /// Where in the query, such as `peers[1]`.
+    /// The place in the query, such as `peers[1]`.
     pub path: Option<String>,
-    /// The methods that the path has, where the method is what is wrong.
+    /// The methods that the path supports, if the method is the error.
     pub allow: Option<&'static str>,
 }
 
 impl Problem {
-    /// A problem without a place.
+    /// A problem without a path.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         Self {
             code,
@@ -135,7 +144,7 @@ impl Problem {
         }
     }
 
-    /// A problem with a place in the query.
+    /// A problem at a place in the query.
     pub fn at(code: Code, path: impl Into<String>, detail: impl Into<String>) -> Self {
         Self {
             path: Some(path.into()),
@@ -206,12 +215,17 @@ impl From<IngestError> for Problem {
 impl From<VerifyError> for Problem {
     fn from(error: VerifyError) -> Self {
         let code = match error {
-            VerifyError::MissingHeader(signature::MD5) => Code::MissingHeaderMd5,
-            VerifyError::MissingHeader(signature::CHECKSUM) => Code::MissingHeaderChecksum,
+            VerifyError::Method => return use_instead("POST"),
+            VerifyError::NoSuchRoute => Code::NotFound,
+            VerifyError::PathSecretDiffers => Code::PathSecretMismatch,
+            VerifyError::MissingHeader("MD5") => Code::MissingHeaderMd5,
+            VerifyError::MissingHeader("CheckSum") => Code::MissingHeaderChecksum,
             VerifyError::MissingHeader(_) => Code::MissingHeaderCurtime,
+            VerifyError::MissingSignature => Code::MissingSignature,
             VerifyError::AppKeyDiffers => Code::AppKeyMismatch,
             VerifyError::Md5Differs => Code::Md5Mismatch,
-            VerifyError::CheckSumDiffers => Code::ChecksumMismatch,
+            VerifyError::ChecksumDiffers => Code::ChecksumMismatch,
+            VerifyError::SignatureDiffers => Code::SignatureMismatch,
             VerifyError::NotFresh => Code::NotFresh,
         };
         Self::new(code, error.to_string())
@@ -233,8 +247,8 @@ impl From<StoreError> for Problem {
         if error == StoreError::Overloaded {
             return Self::new(Code::Overloaded, "too many queries wait; ask again");
         }
-        // Even a refused query is 503: its ids are checked, so what is refused is the service's own
-        // doing, such as an index that is not there yet.
+        // Ids are checked before, so a refused query is the service's own fault, such as a missing index, and the
+        // answer is 503.
         tracing::error!(%error, "a query failed");
         Self::new(
             Code::Unavailable,

@@ -6,8 +6,14 @@ use super::error::Code;
 use crate::throttle::Throttle;
 
 /// A rate limit for each code: a flood of one must not hide another, such as that a secret is wrong.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct RejectionLog([Throttle; Code::ALL.len()]);
+
+impl Default for RejectionLog {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Throttle::default()))
+    }
+}
 
 impl RejectionLog {
     /// Whether to log this rejection, and if so, how many of its code were not logged since the last.

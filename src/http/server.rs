@@ -166,6 +166,7 @@ mod tests {
                 body_timeout: timeout,
                 min_body_rate: 1,
                 bytes_reading: 1024,
+                trusted_proxies: Vec::new(),
                 shutdown_timeout: Duration::from_secs(1),
                 shutdown_delay: Duration::ZERO,
             };

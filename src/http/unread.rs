@@ -12,14 +12,15 @@ use super::body::body;
 use super::error::{Code, Problem};
 use super::unread_query::UnreadQuery;
 use crate::auth::Scope;
-use crate::callback::ids::{Account, AppName};
+use crate::callback::ids::Account;
 use crate::config::Http;
+use crate::ingest::App;
 use crate::live::ReloadableConfig;
-use crate::store::{Reservation, UnreadBy};
+use crate::store::{IdReservation, UnreadBy};
 
 /// The counts: the lists that were asked for, every id in them, spelled as asked.
 #[derive(Serialize)]
-struct Counts<'a> {
+struct UnreadAnswer<'a> {
     user: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     peers: Option<IndexMap<&'a str, u64>>,
@@ -71,7 +72,7 @@ async fn answer(
         let detail = "MongoDB is away, so the counts cannot be read now; ask again";
         return Err(Problem::new(Code::Unavailable, detail));
     }
-    let reader = Account::new(&asked.user);
+    let reader = app.provider.name().account(&asked.user);
     let ids = [&asked.peers, &asked.orders]
         .into_iter()
         .flatten()
@@ -102,7 +103,7 @@ async fn answer(
         (None, Some((total, orders))) => (total, None, Some(orders)),
         (None, None) => (0, None, None),
     };
-    Ok(HttpResponse::Ok().json(Counts {
+    Ok(HttpResponse::Ok().json(UnreadAnswer {
         user: &asked.user,
         peers,
         orders,
@@ -115,23 +116,25 @@ async fn answer(
 async fn count<'a>(
     service: &Service,
     by: UnreadBy,
-    app: &AppName,
+    app: &App,
     reader: &Account,
     ids: Option<&'a [String]>,
-    reserved: &Reservation,
+    reserved: &IdReservation,
 ) -> Result<Option<(u64, IndexMap<&'a str, u64>)>, Problem> {
     let Some(ids) = ids else { return Ok(None) };
     let mut stored_as: HashMap<String, Vec<&str>> = HashMap::new();
     for id in ids {
         let stored = match by {
-            UnreadBy::Peer => Account::new(id).as_str().to_owned(),
+            UnreadBy::Peer => app.provider.name().account(id).into_string(),
             UnreadBy::Order => id.clone(),
         };
         stored_as.entry(stored).or_default().push(id);
     }
     let distinct: Vec<&str> = stored_as.keys().map(String::as_str).collect();
     let store = &service.durable.store;
-    let found = store.unread(by, app, reader, &distinct, reserved).await?;
+    let found = store
+        .unread(by, &app.name, reader, &distinct, reserved)
+        .await?;
     let mut counts: IndexMap<&str, u64> = ids.iter().map(|id| (id.as_str(), 0)).collect();
     for (stored, n) in &found {
         for asked in stored_as.get(stored).into_iter().flatten() {
@@ -141,16 +144,16 @@ async fn count<'a>(
     Ok(Some((found.values().sum(), counts)))
 }
 
-fn app<'c>(current: &'c ReloadableConfig, asked: Option<&str>) -> Result<&'c AppName, Problem> {
+fn app<'c>(current: &'c ReloadableConfig, asked: Option<&str>) -> Result<&'c App, Problem> {
     match (asked, current.apps.as_slice()) {
-        (None, [only]) => Ok(&only.name),
+        (None, [only]) => Ok(only),
         (None, _) => Err(Problem::at(
             Code::MissingField,
             "app",
             "several apps are configured; name one",
         )),
         (Some(name), _) => match current.app(name) {
-            Some(known) => Ok(&known.name),
+            Some(known) => Ok(known),
             None => Err(Problem::at(
                 Code::UnknownApp,
                 "app",

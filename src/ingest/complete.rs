@@ -56,9 +56,9 @@ const NOT_COMPLETE_CACHED: Duration = Duration::from_millis(100);
 
 /// Knows whether all spools are empty, and holds the lease of this instance's own. Cheap to clone.
 #[derive(Clone)]
-pub struct Complete(Arc<Inner>);
+pub struct Complete(Arc<CompleteInner>);
 
-struct Inner {
+struct CompleteInner {
     store: Store,
     spool: Spool,
     /// Callbacks that may soon be acknowledged from the spool.
@@ -75,7 +75,7 @@ struct Others {
 }
 
 /// Keeps the lease from being extended.
-pub struct Spooling<'c>(&'c Inner);
+pub struct Spooling<'c>(&'c CompleteInner);
 
 impl Drop for Spooling<'_> {
     fn drop(&mut self) {
@@ -92,7 +92,7 @@ impl Spooling<'_> {
     }
 }
 
-impl Inner {
+impl CompleteInner {
     fn expires(&self) -> std::sync::MutexGuard<'_, Instant> {
         self.expires.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -107,7 +107,7 @@ impl Complete {
     /// Starts as if there were a lease: an earlier process may have held one.
     pub fn new(store: Store, spool: Spool) -> Self {
         let now = Instant::now();
-        Self(Arc::new(Inner {
+        Self(Arc::new(CompleteInner {
             store,
             spool,
             spooling: AtomicUsize::new(0),

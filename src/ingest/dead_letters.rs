@@ -1,69 +1,72 @@
-//! A dead letter is retried: decoded once more, by the decoder and the app's rules of today, and stored.
+//! Retries a dead letter: decodes it again, by the current decoder and the app's current rules, and stores its
+//! events.
 //!
 //! # Promise
-//! A letter is removed only when all that its body says is durable in the other collections. In every other
-//! case it stays, with the reason of today.
+//! A dead letter is removed only when everything in its body is durable in the other collections. Otherwise it is
+//! kept, with the new reason.
 //!
 //! # What can go wrong
-//! A crash, or the loss of MongoDB, after the events were stored and before the letter was removed leaves
-//! both. That is harmless: every write is idempotent, so the next retry changes nothing and removes it.
+//! After a crash, or the loss of MongoDB, between storing the events and removing the dead letter, both exist.
+//! That is harmless: every write is idempotent, so the next retry changes nothing and removes the dead letter.
+
+use std::sync::Arc;
 
 use super::{App, replay};
 use crate::store::dead_letters::DeadLetter;
-use crate::store::documents::{Origin, Received, STORE_REFUSED, Write};
+use crate::store::documents::{STORE_REFUSED, Write};
 use crate::store::{Durability, Store, StoreError};
 
-/// What became of a letter.
+/// The outcome of a retry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Retried {
-    /// All it says is stored, and the letter is gone.
+    /// Everything in it is stored, and the dead letter is removed.
     Stored,
-    /// A part of it, or all, still cannot be decoded. What could is stored; the letter stays.
+    /// All or a part of it still cannot be decoded. The rest is stored; the dead letter is kept.
     StillUndecodable {
-        /// Why, as in `docs/errors.md`.
+        /// The reason's code, as in `docs/errors.md`.
         code: String,
-        /// The same in words.
+        /// The reason as text.
         reason: String,
-        /// Where in the body, as a JSON path.
+        /// The place in the body, as a JSON path.
         path: String,
     },
-    /// It was decoded, and MongoDB refuses what came of it. The letter stays.
+    /// It was decoded, but MongoDB refuses its documents. The dead letter is kept.
     StillRefused,
-    /// The body says nothing, as the provider's address probe. The letter stays: it is the only trace of
-    /// the callback, and to drop it is a person's decision.
+    /// The body contains no event, as the provider's address probe. The dead letter is kept: it is the only trace
+    /// of the callback, so only a person may drop it.
     SaysNothing,
-    /// Its app is not configured, so there are no rules to decode it by. The letter stays.
+    /// Its app is not configured, so there are no rules for decoding it. The dead letter is kept.
     UnknownApp,
-    /// No letter has this id.
+    /// No dead letter has this id.
     NotThere,
 }
 
-/// Retries a letter. May be repeated, and at the same time as anything else.
+/// Retries a dead letter. May be repeated, also concurrently with anything else.
 ///
 /// # Errors
-/// When MongoDB cannot be asked or does not confirm. The letter is then still there, or all it says is
+/// If MongoDB does not answer or does not confirm. The dead letter then still exists, or everything in it is
 /// stored.
-pub async fn retry(apps: &[App], store: &Store, id: &str) -> Result<Retried, StoreError> {
-    let Some(letter) = store.dead_letter(id).await? else {
+pub async fn retry(apps: &[Arc<App>], store: &Store, id: &str) -> Result<Retried, StoreError> {
+    let Some(dead_letter) = store.dead_letter(id).await? else {
         return Ok(Retried::NotThere);
     };
     let app = apps
         .iter()
-        .find(|app| app.name.as_str() == letter.heading.app);
+        .find(|app| app.name.as_str() == dead_letter.heading.app);
     let Some(app) = app else {
         return Ok(Retried::UnknownApp);
     };
-    let retried = decode_and_store(app, store, &letter).await?;
+    let retried = decode_and_store(app, store, &dead_letter).await?;
     match &retried {
         Retried::Stored => {
             store.remove_dead_letter(id).await?;
         }
         Retried::StillUndecodable { code, reason, path } => {
-            relabel(store, &letter, code, reason, path).await?;
+            relabel(store, &dead_letter, code, reason, path).await?;
         }
-        Retried::StillRefused if letter.heading.code != STORE_REFUSED => {
+        Retried::StillRefused if dead_letter.heading.code != STORE_REFUSED => {
             let reason = "MongoDB refused the document";
-            relabel(store, &letter, STORE_REFUSED, reason, "$").await?;
+            relabel(store, &dead_letter, STORE_REFUSED, reason, "$").await?;
         }
         Retried::StillRefused | Retried::SaysNothing | Retried::UnknownApp | Retried::NotThere => {}
     }
@@ -74,15 +77,10 @@ pub async fn retry(apps: &[App], store: &Store, id: &str) -> Result<Retried, Sto
 async fn decode_and_store(
     app: &App,
     store: &Store,
-    letter: &DeadLetter,
+    dead_letter: &DeadLetter,
 ) -> Result<Retried, StoreError> {
-    let received = Received {
-        origin: Origin::new(&app.name, letter.heading.received_at),
-        product: letter.heading.product.as_deref().map(Box::from),
-        body: letter.body.clone(),
-    };
-    let mut submission = replay(app, received);
-    // The letter itself is not written again, or a retry could bring back one that is dropped meanwhile.
+    let mut submission = replay(app, dead_letter.received.clone());
+    // The dead letter itself is not written again, because it may have been dropped in the meantime.
     let (again, writes): (Vec<_>, Vec<_>) = std::mem::take(&mut submission.writes)
         .into_iter()
         .partition(|write| matches!(write, Write::DeadLetter(_)));
@@ -98,7 +96,7 @@ async fn decode_and_store(
             Durability::Stored => Retried::Stored,
             Durability::DeadLetter => Retried::StillRefused,
             Durability::Spooled => {
-                return Err(unavailable("the letter's events wait in the spool"));
+                return Err(unavailable("the dead letter's events wait in the spool"));
             }
         })),
         Some(Err(error)) => Err(unavailable(&error.to_string())),
@@ -107,10 +105,15 @@ async fn decode_and_store(
 }
 
 fn still_undecodable(write: &Write) -> Option<Retried> {
-    let Write::DeadLetter(letter) = write else {
+    let Write::DeadLetter(dead_letter) = write else {
         return None;
     };
-    let text = |name: &str| letter.get_str(name).map(str::to_owned).unwrap_or_default();
+    let text = |name: &str| {
+        dead_letter
+            .get_str(name)
+            .map(str::to_owned)
+            .unwrap_or_default()
+    };
     Some(Retried::StillUndecodable {
         code: text("code"),
         reason: text("reason"),
@@ -120,12 +123,12 @@ fn still_undecodable(write: &Write) -> Option<Retried> {
 
 async fn relabel(
     store: &Store,
-    letter: &DeadLetter,
+    dead_letter: &DeadLetter,
     code: &str,
     reason: &str,
     path: &str,
 ) -> Result<(), StoreError> {
-    let heading = &letter.heading;
+    let heading = &dead_letter.heading;
     if (&*heading.code, &*heading.reason, &*heading.path) == (code, reason, path) {
         return Ok(());
     }

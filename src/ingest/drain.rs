@@ -1,19 +1,20 @@
-//! The drain: takes what is in the spool into MongoDB, beside live traffic, as soon as MongoDB is back.
+//! The drain: moves the spool's callbacks to MongoDB, beside live traffic, as soon as MongoDB is available again.
 //!
 //! # Promise
-//! A segment leaves the spool when each of its callbacks is durable in MongoDB, or is set aside. No callback
-//! stands in the way of the others for good, whatever is wrong with it.
+//! A segment is deleted when each of its callbacks is durable in MongoDB, or is quarantined. No callback blocks the
+//! others permanently, whatever is wrong with it.
 //!
 //! # What can go wrong
-//! - MongoDB is away: asked whether it confirms any write, it does not. The drain waits until the outage is over, and
-//!   takes the segment anew.
-//! - MongoDB confirms other writes and not these, or we panic at them. Then the batch is halved until the
-//!   callback at fault stands alone. If that is still not stored it becomes a dead letter, and if MongoDB
-//!   does not take this either, or we panic, it is set aside.
-//! - Bytes of the segment are damaged, or the disk cannot read them: they are set aside.
+//! - MongoDB is unavailable: a probe shows that it confirms no write at all. The drain waits until the outage is
+//!   over, and starts the segment again.
+//! - MongoDB confirms other writes but not these, or storing them panics. Then the batch is halved until the callback
+//!   at fault is alone. If it still cannot be stored it becomes a dead letter, and if that fails, too, or panics, the
+//!   callback is quarantined.
+//! - Bytes of the segment are damaged, or the disk cannot read them: they are quarantined.
 
 use std::io::ErrorKind;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,40 +22,44 @@ use futures_util::{FutureExt, StreamExt, stream};
 use tokio::time::{Instant, sleep};
 
 use super::group::Limits;
-use super::{Outage, replay, without_app};
-use crate::live::Live;
+use super::{App, Outage, replay, without_app};
+use crate::callback::Received;
+use crate::callback::ids::AppName;
 use crate::spool::{self, Segment, Spool};
-use crate::store::{Received, Store, Submission};
+use crate::store::{Store, Submission};
 
-/// How long the drain waits when the disk does not let go of a segment, at first and at most.
+/// How long the drain waits if a segment cannot be deleted: at first, and at most.
 const PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// How often a callback that stands alone is tried before it is taken to be at fault.
+/// How often a callback is tried alone before it is considered to be at fault.
 const TRIES_ALONE: usize = 3;
 
-/// How long it may take to make a dead letter of it.
+/// The timeout for writing its dead letter.
 const DEAD_LETTER: Duration = Duration::from_secs(10);
 
-/// What the drain works with.
+/// Finds an app by its name.
+pub type AppLookup = Box<dyn Fn(&AppName) -> Option<Arc<App>> + Send + Sync>;
+
+/// The parts that the drain uses.
 pub struct Drain {
-    /// Where callbacks come from.
+    /// The source of callbacks.
     pub spool: Spool,
-    /// Where they go.
+    /// The destination.
     pub store: Store,
-    /// Whether that is away.
+    /// Whether MongoDB is unavailable.
     pub outage: Outage,
-    /// The apps whose rules they are decoded by.
-    pub live: Live,
-    /// How much goes at once.
+    /// Finds an app with its current configuration.
+    pub app: AppLookup,
+    /// The limits of a batch.
     pub limits: Limits,
 }
 
-/// Why a segment cannot be taken now.
+/// Why a segment cannot be drained now.
 enum Halt {
-    /// MongoDB is away.
+    /// MongoDB is unavailable.
     Outage,
-    /// The disk refuses.
+    /// The disk reports an error.
     Disk,
 }
 
@@ -62,21 +67,21 @@ enum Halt {
 enum Fault {
     /// MongoDB did not confirm it.
     Unconfirmed,
-    /// We panicked at it.
+    /// Storing it panicked.
     Panic,
 }
 
-/// A segment, read.
+/// The contents of a segment.
 struct Contents {
     callbacks: Vec<Received>,
-    /// What is no callback.
+    /// Bytes that are not a callback.
     damage: Vec<Bytes>,
-    /// Whether the disk gave all of it.
+    /// Whether the disk returned all of it.
     is_readable: bool,
 }
 
 impl Drain {
-    /// Drains without end. What is left when that is dropped is drained at the next start.
+    /// Drains forever. Callbacks that are left when this future is dropped are drained at the next start.
     pub async fn run(&self) {
         let mut pause = PAUSE;
         loop {
@@ -86,7 +91,7 @@ impl Drain {
                     Ok(()) => pause = PAUSE,
                     Err(Halt::Outage) => self.outage.begin(),
                     Err(Halt::Disk) => {
-                        // Not at once again: all of the segment is stored anew each time.
+                        // Waits, because each try stores the whole segment again.
                         sleep(pause).await;
                         pause = (pause * 2).min(LONGEST_PAUSE);
                     }
@@ -102,7 +107,7 @@ impl Drain {
         oldest.ok().flatten()
     }
 
-    /// Takes a segment into MongoDB, and then out of the spool.
+    /// Stores a segment in MongoDB, then deletes it.
     async fn take(&self, segment: &Segment) -> Result<(), Halt> {
         let name = segment.name();
         let reading = segment.clone();
@@ -110,7 +115,7 @@ impl Drain {
         let contents = match read.unwrap_or_else(|panic| Err(panic.into())) {
             Ok(contents) => contents,
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                tracing::error!(segment = name, "a segment of the spool was taken away");
+                tracing::error!(segment = name, "a segment of the spool has disappeared");
                 self.spool.forget(segment);
                 return Ok(());
             }
@@ -124,22 +129,22 @@ impl Drain {
         tracing::info!(
             segment = name,
             callbacks = callbacks - left.len(),
-            "a segment of the spool is in MongoDB"
+            "a segment of the spool was stored in MongoDB"
         );
-        let mut aside = contents.damage.concat();
+        let mut quarantined = contents.damage.concat();
         for received in &left {
-            spool::write(received, segment.salt(), &mut aside);
+            spool::write(received, segment.salt(), &mut quarantined);
         }
-        self.leave(segment, &aside, contents.is_readable)
+        self.leave(segment, &quarantined, contents.is_readable)
     }
 
-    /// Ends with a segment of which all is stored but what is to be set aside.
-    fn leave(&self, segment: &Segment, aside: &[u8], is_readable: bool) -> Result<(), Halt> {
+    /// Deletes a segment that is stored, and quarantines the rest of it.
+    fn leave(&self, segment: &Segment, quarantined: &[u8], is_readable: bool) -> Result<(), Halt> {
         let spool = &self.spool;
-        // A disk that hangs must not hold up commits.
-        let left = tokio::task::block_in_place(|| match (is_readable, aside) {
+        // A hanging disk must not block commits.
+        let left = tokio::task::block_in_place(|| match (is_readable, quarantined) {
             (true, []) => spool.remove(segment),
-            (true, aside) => spool.quarantine(segment, aside),
+            (true, quarantined) => spool.quarantine(segment, quarantined),
             (false, _) => spool.quarantine_whole(segment),
         });
         let name = segment.name();
@@ -147,33 +152,33 @@ impl Drain {
             tracing::error!(segment = name, %error, "the spool cannot be changed now");
             Halt::Disk
         })?;
-        if !aside.is_empty() {
-            let bytes = aside.len();
+        if !quarantined.is_empty() {
+            let bytes = quarantined.len();
             tracing::error!(segment = name, bytes, "a part of the spool is quarantined");
         }
         Ok(())
     }
 
-    /// Stores callbacks, and returns those that cannot be.
+    /// Stores callbacks, and returns those that cannot be stored.
     async fn store_all(&self, callbacks: Vec<Received>) -> Result<Vec<Received>, Halt> {
         let mut results = stream::iter(self.batches(callbacks))
             .map(|batch| async move { self.store_batch(&batch).await })
             .buffer_unordered(self.limits.commits_in_flight);
         let mut left = Vec::new();
         while let Some(result) = results.next().await {
-            // At an outage what is under way besides is given up, to be done again.
+            // In an outage the running batches are abandoned; they will be repeated.
             left.extend(result?);
         }
         Ok(left)
     }
 
-    /// Splits callbacks into batches as large as live ones.
+    /// Splits callbacks into batches of the same size as live ones.
     fn batches(&self, callbacks: Vec<Received>) -> Vec<Vec<Received>> {
         let mut batches = Vec::new();
         let mut batch = Vec::new();
         let mut bytes = 0;
         for received in callbacks {
-            bytes += received.body.len();
+            bytes += received.bytes();
             batch.push(received);
             if batch.len() >= self.limits.batch_callbacks || bytes >= self.limits.batch_bytes {
                 batches.push(std::mem::take(&mut batch));
@@ -186,7 +191,7 @@ impl Drain {
         batches
     }
 
-    /// Stores a batch, and returns what of it cannot be: it is told apart from its neighbours by halving.
+    /// Stores a batch, and returns the callbacks that cannot be stored. Halves the batch to find them.
     async fn store_batch(&self, batch: &[Received]) -> Result<Vec<Received>, Halt> {
         if let [alone] = batch {
             return self.store_alone(alone).await;
@@ -198,7 +203,7 @@ impl Drain {
         }
         tracing::warn!(
             callbacks = batch.len(),
-            "a batch of the spool is halved to find what is wrong with it"
+            "a batch of the spool is halved to find the callback at fault"
         );
         let (first, second) = batch.split_at(batch.len() / 2);
         let mut left = Box::pin(self.store_batch(first)).await?;
@@ -213,12 +218,12 @@ impl Drain {
                 Ok(()) => return Ok(Vec::new()),
                 Err(Fault::Unconfirmed) => self.ask_for_outage().await?,
                 Err(Fault::Panic) => {
-                    tracing::error!(%app, "a callback of the spool makes us panic");
+                    tracing::error!(%app, "storing a callback of the spool panicked");
                     return Ok(vec![received.clone()]);
                 }
             }
         }
-        let why = "it is not confirmed, while other writes are".to_owned();
+        let why = "MongoDB does not confirm it, but confirms other writes".to_owned();
         let refused = [(received, why)];
         let written = self
             .store
@@ -227,22 +232,21 @@ impl Drain {
             return Ok(Vec::new());
         }
         self.ask_for_outage().await?;
-        tracing::error!(%app, "MongoDB refuses a callback of the spool even as a dead letter");
+        tracing::error!(%app, "MongoDB refuses a callback of the spool, and also its dead letter");
         Ok(vec![received.clone()])
     }
 
-    /// Whether it is MongoDB that is at fault.
+    /// Checks whether MongoDB is at fault.
     async fn ask_for_outage(&self) -> Result<(), Halt> {
         self.store.probe().await.map_err(|_| Halt::Outage)
     }
 
     async fn try_store(&self, batch: &[Received]) -> Result<(), Fault> {
         let store = async {
-            let current = self.live.current();
             let submissions: Vec<Submission> = batch
                 .iter()
-                .map(|received| match current.app(received.origin.app.as_str()) {
-                    Some(app) => replay(app, received.clone()),
+                .map(|received| match (self.app)(&received.origin.app) {
+                    Some(app) => replay(&app, received.clone()),
                     None => without_app(received.clone()),
                 })
                 .collect();
@@ -257,7 +261,7 @@ impl Drain {
     }
 }
 
-/// Reads a segment, and reports its damage. Blocks on the disk.
+/// Reads a segment, and reports damage. Blocks on the disk.
 fn contents(segment: &Segment) -> std::io::Result<Contents> {
     let (mut reader, is_readable) = segment.read()?;
     let mut contents = Contents {

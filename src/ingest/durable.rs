@@ -14,8 +14,9 @@ use tokio_util::task::TaskTracker;
 use super::complete::{Complete, SLOW};
 use super::group::{GroupCommit, Limits, NoVerdict};
 use super::outage::Outage;
+use crate::callback::Received;
 use crate::spool::Spool;
-use crate::store::{Durability, NotStored, Received, Store, Submission, Verdict};
+use crate::store::{Durability, NotStored, Store, Submission, Verdict};
 use crate::throttle::Throttle;
 
 /// Why a callback is not acknowledged.
@@ -141,7 +142,7 @@ impl Durable {
             }
         }
         let spooling = spooling.unwrap_or_else(|| self.complete.spooling());
-        let bytes = received.body.len();
+        let bytes = received.bytes();
         match self.appends.commit(received, bytes).await {
             Ok(Ok(())) => {
                 spooling.lease_expired().await;

@@ -1,12 +1,12 @@
-//! A callback's way, from the bytes that came to the word that they are durable. Read this page first.
+//! The path of a callback from received bytes to the acknowledgement that it is durable. Read this file first.
 //!
 //! ```text
 //! RawCallback --verify--> VerifiedCallback --decode--> Decoded --write--> Vec<Write> --commit--> durable
 //! ```
 //!
-//! Everything before the commit is pure and runs on the HTTP worker that took the request; the commit
-//! is shared with whatever other callbacks are in flight ([`group`]), and goes to MongoDB, or to the
-//! spool while MongoDB cannot ([`durable`]), or cannot take all that comes.
+//! Everything before the commit is pure and runs on the HTTP worker that received the request. The commit is shared
+//! with other callbacks in flight ([`group`]). It goes to MongoDB, or to the spool while MongoDB is unavailable or
+//! too slow ([`durable`]).
 
 pub mod complete;
 pub mod dead_letters;
@@ -15,34 +15,50 @@ pub mod durable;
 pub mod group;
 pub mod outage;
 
-use bytes::Bytes;
-use mongodb::bson::DateTime;
+use std::net::IpAddr;
 
+use bytes::Bytes;
+use ipnet::IpNet;
+
+use crate::callback::event::{Reason, Undecodable};
 use crate::callback::ids::{AppName, Millis};
-use crate::callback::netease::{self, VerifyError};
-use crate::callback::{RawCallback, VerifiedCallback};
-use crate::store::documents::{self, Origin, Received, Write};
+use crate::callback::{
+    Decoded, Head, Origin, Provider, RawCallback, Received, VerifiedCallback, VerifyError,
+};
+use crate::store::documents::{self, Write};
 use crate::store::{Durability, Submission};
 
 pub use drain::Drain;
 pub use durable::{Durable, Rejection};
 pub use outage::Outage;
 
-/// What is needed to take callbacks of one app.
+/// An app's settings for callbacks.
 #[derive(Debug)]
 pub struct App {
-    /// Its name, in the callback's address and in every `_id`.
+    /// Its name, in the callback address and in every `_id`.
     pub name: AppName,
-    /// Proves that callbacks are the provider's.
-    pub verifier: netease::Verifier,
-    /// Its settings for decoding.
-    pub rules: netease::Rules,
+    /// Its provider, which verifies and decodes callbacks.
+    pub provider: Provider,
+    /// The networks that callbacks may come from; an empty list allows all.
+    pub allow: Vec<IpNet>,
+}
+
+impl App {
+    /// Whether callbacks may come from this address. If there is a list, an unknown address is not allowed.
+    pub fn allows(&self, from: Option<IpAddr>) -> bool {
+        let listed = |from: IpAddr| {
+            self.allow
+                .iter()
+                .any(|net| net.contains(&from.to_canonical()))
+        };
+        self.allow.is_empty() || from.is_some_and(listed)
+    }
 }
 
 /// Why a callback is not acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum IngestError {
-    /// It is not the provider's.
+    /// It failed verification.
     #[error(transparent)]
     NotVerified(#[from] VerifyError),
     /// It is not known to be durable.
@@ -50,25 +66,28 @@ pub enum IngestError {
     Rejected(#[from] Rejection),
 }
 
-/// Takes one callback. `Ok` means that all it says is durable, and only then may it be acknowledged;
-/// `None` that it says nothing, as the provider's address probe.
+/// Takes one callback. `Ok` means that it is durable, and may be acknowledged; with `None` it contains no event,
+/// as the provider's address probe.
 ///
 /// # Errors
-/// [`IngestError::NotVerified`]: nothing was stored. [`IngestError::Rejected`]: perhaps it was, and a
-/// redelivery is welcome.
+/// [`IngestError::NotVerified`]: nothing was stored. [`IngestError::Rejected`]: it may have been stored, and
+/// should be redelivered.
 pub async fn ingest<'h>(
     app: &App,
     durable: &Durable,
+    head: Head<'h>,
     body: &'h Bytes,
-    header: &'h dyn Fn(&str) -> Option<&'h str>,
-    now: DateTime,
+    now: Millis,
 ) -> Result<Option<Durability>, IngestError> {
     let submission = {
-        let raw = RawCallback { body, header };
-        let verified = app.verifier.verify(&raw, now.timestamp_millis())?;
+        let verified = app.provider.verify(&RawCallback { head, body }, now)?;
         let received = Received {
-            origin: Origin::new(&app.name, now),
-            product: verified.product().map(Box::from),
+            origin: Origin {
+                app: app.name.clone(),
+                provider: app.provider.name(),
+                received_at: now,
+            },
+            envelope: verified.envelope().clone(),
             body: body.clone(),
         };
         submission(app, &verified, received)
@@ -79,32 +98,42 @@ pub async fn ingest<'h>(
     Ok(Some(durable.commit(submission).await?))
 }
 
-/// Decodes a callback that was verified when it came and has been kept since, in the spool or as a dead
-/// letter, by the decoder and the app's rules of today.
+/// Decodes a callback from the spool or a dead letter, by the current decoder and the app's current rules. It was
+/// verified when it was received.
 pub fn replay(app: &App, received: Received) -> Submission {
     let kept = received.clone();
-    let verified = VerifiedCallback::kept(&kept.body, kept.product.as_deref());
-    submission(app, &verified, received)
+    if kept.origin.provider != app.provider.name() {
+        let other = Undecodable {
+            reason: Reason::OtherProvider,
+            path: "$".to_owned(),
+        };
+        return write_of(app, received, &other.into());
+    }
+    submission(app, &VerifiedCallback::kept(&kept), received)
 }
 
-/// A kept callback whose app is no longer configured: a dead letter, to be retried when it is again.
+/// The dead letter of a stored callback whose app is no longer configured. It can be retried once the app is
+/// configured again.
 pub fn without_app(received: Received) -> Submission {
     let reason = "no app of this name is configured";
-    let letter = documents::dead_letter(&received, "unknown_app", reason, "$");
+    let dead_letter = documents::dead_letter(&received, "unknown_app", reason, "$");
     Submission {
         received,
-        writes: vec![Write::DeadLetter(letter)],
+        writes: vec![Write::DeadLetter(dead_letter)],
     }
 }
 
 fn submission(app: &App, verified: &VerifiedCallback<'_>, received: Received) -> Submission {
-    // When it came, and not when it comes out of the spool or is retried.
-    let arrived = Millis::nearest(received.origin.received_at.timestamp_millis());
-    let decoded = netease::decode(verified, arrived, &app.rules);
+    // The time it was received, not the time of the replay.
+    let decoded = app.provider.decode(verified, received.origin.received_at);
+    write_of(app, received, &decoded)
+}
+
+fn write_of(app: &App, received: Received, decoded: &Decoded<'_>) -> Submission {
     if let Some(undecodable) = &decoded.undecodable {
         let (reason, path) = (undecodable.reason.code(), &undecodable.path);
         tracing::warn!(app = %app.name, reason, path, "a verified body becomes a dead letter");
     }
-    let writes = documents::writes(&received, &decoded);
+    let writes = documents::writes(&received, decoded);
     Submission { received, writes }
 }

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 
 use super::segment::{Reader, Salt};
 
-const SEGMENT_END: &str = ".v1.spool";
+const SEGMENT_END: &str = ".v2.spool";
+/// Of segments that version 1 wrote.
+const SEGMENT_END_1: &str = ".v1.spool";
 const DAMAGED_END: &str = ".damaged";
 
 /// The system's number for a disk that fails.
@@ -87,7 +89,9 @@ fn around_lost_blocks(
 
 /// The salt in the name of a segment's file; `None` where the name is no segment's.
 pub fn salt_of(name: &str) -> Option<Salt> {
-    let (_, salt) = name.strip_suffix(SEGMENT_END)?.split_once('-')?;
+    let ends = [SEGMENT_END, SEGMENT_END_1];
+    let stem = ends.iter().find_map(|end| name.strip_suffix(end))?;
+    let (_, salt) = stem.split_once('-')?;
     Salt::from_hex(salt)
 }
 

@@ -15,7 +15,7 @@
 //!   them by its own rules.
 //!
 //! # Format
-//! A folder of segments, `{number}-{salt}.v1.spool`, each of about [`SEGMENT_BYTES`]; `segment.rs` describes their
+//! A folder of segments, `{number}-{salt}.v2.spool` (`.v1.spool` from older versions), each of about [`SEGMENT_BYTES`]; `segment.rs` describes their
 //! bytes. A file `lock` is locked while a process uses the folder, and a file `id` holds the id by which the other
 //! instances know this spool. Files and folder are readable by their owner only: bodies hold what people wrote.
 //!
@@ -52,7 +52,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use crate::store::Received;
+use crate::callback::Received;
 
 use folder::{FolderContents, private, sync_folder};
 
@@ -121,9 +121,9 @@ pub struct Status {
 
 /// The spool of this process. Cheap to clone.
 #[derive(Clone)]
-pub struct Spool(Arc<Inner>);
+pub struct Spool(Arc<SpoolInner>);
 
-struct Inner {
+struct SpoolInner {
     settings: SpoolSettings,
     /// Stays the same when the folder is moved.
     id: String,
@@ -170,7 +170,7 @@ impl Spool {
         let found = FolderContents::read(folder).map_err(at(folder))?;
         let path = folder.join(folder::ID);
         let id = folder::own_id(&path).map_err(at(&path))?;
-        Ok(Self(Arc::new(Inner {
+        Ok(Self(Arc::new(SpoolInner {
             id,
             active: Mutex::new(Active {
                 next: found.next,
@@ -297,7 +297,7 @@ impl Spool {
     }
 }
 
-impl Inner {
+impl SpoolInner {
     // A panic under one of these locks leaves no state that is unsafe to go on with.
     fn active(&self) -> MutexGuard<'_, Active> {
         self.active.lock().unwrap_or_else(PoisonError::into_inner)

@@ -2,31 +2,35 @@
 //!
 //! ```text
 //! frame   = marker(4) length(4) digest(16) payload(length)
-//! payload = receivedAt(8) appLength(2) app productLength(4) product body
+//! payload = receivedAt(8) app provider route query headers(2) { name value } body
 //! ```
-//! Numbers are little-endian; `digest` is the first half of SHA-256 over salt, length and payload. The salt
-//! is random, one for each segment, and stands in the file's name, out of reach of damage to its bytes.
+//! Numbers are little-endian; a text before the body is its length(4) and its bytes; `digest` is the first half
+//! of SHA-256 over salt, length and payload. Each segment has a random salt, which is part of the file's name, so
+//! damage to the file's bytes cannot change it.
 //!
-//! A message's text is whatever a user wrote, perhaps the bytes of a frame. Without the salt nobody can
-//! make a digest that is right, so what reads as a frame is one.
+//! The marker says which version wrote a frame. Frames of version 1, which knew only one provider, are still read:
+//! their payload is `receivedAt(8) appLength(2) app productLength(4) product body`.
+//!
+//! A user may write any text, even the bytes of a frame. But nobody can compute a valid digest without the salt, so
+//! such bytes are never read as a frame.
 
 use std::ops::Range;
 
 use bytes::Bytes;
-use mongodb::bson::DateTime;
 use sha2::{Digest, Sha256};
 
-use crate::callback::ids::AppName;
-use crate::store::Received;
-use crate::store::documents::Origin;
+use crate::callback::ids::{AppName, Millis};
+use crate::callback::{Envelope, Origin, ProviderName, Received};
 
-/// Where a frame begins: no text in UTF-8 has such bytes, so looking for the next one is quick.
-const MARKER: [u8; 4] = [0xfe, b'I', b'M', 0xff];
+/// Begins a frame. UTF-8 text never contains its first byte, so the next frame is found quickly.
+const MARKER: [u8; 4] = [0xfe, b'I', b'2', 0xff];
+/// Begins a frame of version 1.
+const MARKER_1: [u8; 4] = [0xfe, b'I', b'M', 0xff];
 const HEAD: usize = 4 + 4 + 16;
 /// Longer than any payload can be: a body is at most 8 MiB.
 const MAX_PAYLOAD: usize = 16 * 1024 * 1024;
 
-/// What keeps a segment's frames apart from bytes that only look like them.
+/// Random bytes of a segment that go into each frame's digest: without them nobody can make a valid frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Salt([u8; 16]);
 
@@ -34,7 +38,7 @@ impl Salt {
     /// A fresh one.
     ///
     /// # Errors
-    /// When the system has no randomness to give.
+    /// If the system provides no random bytes.
     pub fn random() -> std::io::Result<Self> {
         let mut salt = [0; 16];
         getrandom::fill(&mut salt)?;
@@ -69,19 +73,26 @@ impl Salt {
 pub fn write(received: &Received, salt: Salt, bytes: &mut Vec<u8>) {
     let Received {
         origin,
-        product,
+        envelope,
         body,
     } = received;
-    let app = origin.app.as_str();
-    let product = product.as_deref().unwrap_or_default();
     let start = bytes.len();
     bytes.extend([0; HEAD]);
-    bytes.extend(origin.received_at.timestamp_millis().to_le_bytes());
-    // An app's name has at most 64 bytes, and a header cannot reach 4 GiB.
-    bytes.extend((app.len() as u16).to_le_bytes());
-    bytes.extend(app.as_bytes());
-    bytes.extend((product.len() as u32).to_le_bytes());
-    bytes.extend(product.as_bytes());
+    bytes.extend(origin.received_at.get().to_le_bytes());
+    let mut text = |text: &str| {
+        // A head is far below 4 GiB.
+        bytes.extend((text.len() as u32).to_le_bytes());
+        bytes.extend(text.as_bytes());
+    };
+    text(origin.app.as_str());
+    text(origin.provider.as_str());
+    text(&envelope.route);
+    text(&envelope.query);
+    bytes.extend((envelope.headers.len() as u16).to_le_bytes());
+    for part in envelope.headers.iter().flat_map(|(n, v)| [n, v]) {
+        bytes.extend((part.len() as u32).to_le_bytes());
+        bytes.extend(part.as_bytes());
+    }
     bytes.extend(&body[..]);
     let digest = salt.digest(&bytes[start + HEAD..]);
     let length = (bytes.len() - start - HEAD) as u32;
@@ -97,7 +108,7 @@ pub struct Reader {
     at: usize,
 }
 
-/// Bytes of a segment that are no frame. What stood there is either damaged or was never written whole.
+/// A range of a segment's bytes without a valid frame: it was damaged, or never completely written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Damage(pub Range<usize>);
 
@@ -107,7 +118,7 @@ impl Reader {
         Self { bytes, salt, at: 0 }
     }
 
-    /// The bytes that damage tells of.
+    /// The bytes in a damaged range.
     pub fn damaged(&self, damage: &Damage) -> Bytes {
         self.bytes.slice(damage.0.clone())
     }
@@ -115,39 +126,26 @@ impl Reader {
     /// The frame that begins at `at`, and where it ends.
     fn frame(&self, at: usize) -> Option<(Received, usize)> {
         let head = self.bytes.get(at..at + HEAD)?;
-        if head[..4] != MARKER {
-            return None;
-        }
+        let read = match head[..4].try_into().ok()? {
+            MARKER => payload,
+            MARKER_1 => payload_1,
+            _ => return None,
+        };
         let length = u32::from_le_bytes(head[4..8].try_into().ok()?) as usize;
         let from = at + HEAD;
-        let payload = self.bytes.get(from..from + length.min(MAX_PAYLOAD + 1))?;
-        if length > MAX_PAYLOAD || self.salt.digest(payload) != head[8..] {
+        let range = from..from + length.min(MAX_PAYLOAD + 1);
+        let bytes = self.bytes.get(range.clone())?;
+        if length > MAX_PAYLOAD || self.salt.digest(bytes) != head[8..] {
             return None;
         }
-        Some((self.payload(from..from + length)?, from + length))
-    }
-
-    /// A payload whose digest is right. `None` would mean that another version wrote it.
-    fn payload(&self, range: Range<usize>) -> Option<Received> {
-        let (received_at, rest) = self.bytes[range.clone()].split_first_chunk()?;
-        let (app_length, rest) = rest.split_first_chunk()?;
-        let (app, rest) = rest.split_at_checked(u16::from_le_bytes(*app_length).into())?;
-        let (product_length, rest) = rest.split_first_chunk()?;
-        let product_length = u32::from_le_bytes(*product_length) as usize;
-        let (product, body) = rest.split_at_checked(product_length)?;
-        let app = AppName::new(std::str::from_utf8(app).ok()?).ok()?;
-        let product = std::str::from_utf8(product).ok()?;
-        let received_at = DateTime::from_millis(i64::from_le_bytes(*received_at));
-        Some(Received {
-            origin: Origin::new(&app, received_at),
-            product: (!product.is_empty()).then(|| product.into()),
-            body: self.bytes.slice(range.end - body.len()..range.end),
-        })
+        Some((read(&self.bytes.slice(range))?, from + length))
     }
 
     fn next_marker(&self, from: usize) -> usize {
         let rest = self.bytes.get(from..).unwrap_or_default();
-        let found = rest.windows(MARKER.len()).position(|w| w == MARKER);
+        let found = rest
+            .windows(MARKER.len())
+            .position(|w| w == MARKER || w == MARKER_1);
         found.map_or(self.bytes.len(), |n| from + n)
     }
 }
@@ -164,7 +162,7 @@ impl Iterator for Reader {
             self.at = end;
             return Some(Ok(received));
         }
-        // Whatever is damaged, the next frame that is right is where reading goes on.
+        // Skips the damage: reading continues at the next valid frame.
         let mut next = self.next_marker(start + 1);
         while next < self.bytes.len() && self.frame(next).is_none() {
             next = self.next_marker(next + 1);
@@ -172,4 +170,75 @@ impl Iterator for Reader {
         self.at = next;
         Some(Err(Damage(start..next)))
     }
+}
+
+/// Reads a payload from its start.
+struct Parts<'p>(&'p [u8]);
+
+impl<'p> Parts<'p> {
+    fn fixed<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (part, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*part)
+    }
+
+    fn text(&mut self, length: usize) -> Option<&'p str> {
+        let (part, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        std::str::from_utf8(part).ok()
+    }
+
+    fn sized_text(&mut self) -> Option<&'p str> {
+        let length = u32::from_le_bytes(self.fixed()?);
+        self.text(length as usize)
+    }
+
+    fn time(&mut self) -> Option<Millis> {
+        Some(Millis::nearest(i64::from_le_bytes(self.fixed()?)))
+    }
+}
+
+/// Parses a payload with a valid digest. `None` would mean that another version wrote it.
+fn payload(payload: &Bytes) -> Option<Received> {
+    let mut parts = Parts(payload);
+    let received_at = parts.time()?;
+    let app = AppName::new(parts.sized_text()?).ok()?;
+    let provider = ProviderName::parse(parts.sized_text()?)?;
+    let mut envelope = Envelope {
+        route: parts.sized_text()?.into(),
+        query: parts.sized_text()?.into(),
+        headers: Vec::new(),
+    };
+    for _ in 0..u16::from_le_bytes(parts.fixed()?) {
+        let header = (parts.sized_text()?.into(), parts.sized_text()?.into());
+        envelope.headers.push(header);
+    }
+    Some(Received {
+        origin: Origin {
+            app,
+            provider,
+            received_at,
+        },
+        envelope,
+        body: payload.slice_ref(parts.0),
+    })
+}
+
+/// Parses a payload of version 1, which knew only one provider and one header.
+fn payload_1(payload: &Bytes) -> Option<Received> {
+    let mut parts = Parts(payload);
+    let received_at = parts.time()?;
+    let app_length = u16::from_le_bytes(parts.fixed()?);
+    let app = AppName::new(parts.text(app_length.into())?).ok()?;
+    let product = parts.sized_text()?;
+    let product = (!product.is_empty()).then_some(product);
+    Some(Received {
+        origin: Origin {
+            app,
+            provider: ProviderName::Netease,
+            received_at,
+        },
+        envelope: Envelope::default().with_header("type", product),
+        body: payload.slice_ref(parts.0),
+    })
 }

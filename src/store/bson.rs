@@ -1,19 +1,25 @@
-//! The provider's JSON as BSON, without loss and without failing.
+//! Converts the provider's JSON to BSON, without loss and without errors.
 //!
-//! What BSON cannot hold is kept as text: an integer beyond 64 bits, a number no float can hold, a
-//! value nested deeper than [`MAX_DEPTH`]. A NUL in a key, which BSON forbids, becomes `␀`.
+//! What BSON cannot represent is kept as text: an integer beyond 64 bits, a number beyond the range of a float, a
+//! value nested deeper than [`MAX_DEPTH`]. A NUL in a key, which BSON forbids, becomes `␀0`, and so a
+//! `␀` there becomes `␀␀`.
 
 use std::borrow::Cow;
 
 use mongodb::bson::raw::{BindRawBsonRef, CStr, CString};
-use mongodb::bson::{Bson, RawArrayBuf, RawBsonRef, RawDocumentBuf};
+use mongodb::bson::spec::BinarySubtype;
+use mongodb::bson::{
+    Bson, DateTime, Document, RawArrayBuf, RawBinaryRef, RawBsonRef, RawDocumentBuf,
+};
 
+use crate::callback::columns::{Columns, Value};
+use crate::callback::ids::Millis;
 use crate::callback::json::{Fields, Json, RawValue, view};
 
-/// How deep a value may be nested and still become documents. MongoDB takes 180 levels in all.
+/// The deepest nesting that is converted to documents. MongoDB's limit is 180 levels in total.
 pub const MAX_DEPTH: usize = 100;
 
-/// What stands for a NUL in a key.
+/// Replaces a NUL in a key.
 const NUL: char = '\u{2400}';
 
 /// An empty document with this capacity in bytes.
@@ -23,50 +29,83 @@ pub fn with_capacity(bytes: usize) -> RawDocumentBuf {
     RawDocumentBuf::from_bytes(empty).expect("the bytes of a document")
 }
 
-/// Appends a field with a name that comes from a provider.
+/// Appends a field under a name that the provider chose.
 pub fn append(document: &mut RawDocumentBuf, name: &str, value: impl BindRawBsonRef) {
     match <&CStr>::try_from(name) {
         Ok(it) if !name.contains(NUL) => document.append(it, value),
         _ => {
-            // Two names may differ in nothing else.
-            let mut name = key(name).into_owned();
-            while document.get(&*name).ok().flatten().is_some() {
-                name.push(NUL);
-            }
-            document.append(CString::try_from(name).expect("a key without NUL"), value);
+            let name = CString::try_from(key(name).as_ref()).expect("a key without NUL");
+            document.append(name, value);
         }
     }
 }
 
-/// Converts a value, and gives it to `take`, once.
+/// Converts a value and passes it to `take`, once.
 pub fn with(raw: &RawValue, take: &mut dyn FnMut(RawBsonRef<'_>)) {
     at_depth(raw, 0, take);
 }
 
-/// Converts a value.
-pub fn value(raw: &RawValue) -> Bson {
-    let mut value = Bson::Null;
-    with(raw, &mut |it| value = owned(it));
-    value
-}
-
-/// A value that stands for itself.
-pub fn owned(value: RawBsonRef<'_>) -> Bson {
-    Bson::try_from(value).expect("a value that was made here")
-}
-
-/// Converts an object's members.
-pub fn document(fields: &Fields<'_>) -> RawDocumentBuf {
-    members(fields, 0)
-}
-
-/// A key that BSON can hold.
-pub fn key(name: &str) -> Cow<'_, str> {
-    if name.contains('\0') {
-        Cow::Owned(name.replace('\0', NUL.encode_utf8(&mut [0; 4])))
-    } else {
-        Cow::Borrowed(name)
+/// Converts a typed value and passes it to `take`, once.
+pub fn with_value(value: &Value<'_>, take: &mut dyn FnMut(RawBsonRef<'_>)) {
+    match value {
+        Value::Text(text) => take(RawBsonRef::String(text)),
+        Value::Number(number) => take(RawBsonRef::Int32(*number)),
+        Value::Int(number) => take(RawBsonRef::Int64(*number)),
+        Value::Flag(flag) => take(RawBsonRef::Boolean(*flag)),
+        Value::Texts(texts) => {
+            let array: RawArrayBuf = texts.iter().map(String::as_str).collect();
+            take(RawBsonRef::Array(&array));
+        }
+        Value::Bytes(bytes) => take(RawBsonRef::Binary(RawBinaryRef {
+            subtype: BinarySubtype::Generic,
+            bytes,
+        })),
+        Value::Json(raw) => with(raw, take),
     }
+}
+
+/// Converts a typed value.
+pub fn of_value(value: &Value<'_>) -> Bson {
+    let mut converted = Bson::Null;
+    with_value(value, &mut |it| {
+        converted = Bson::try_from(it).expect("a value that was made here");
+    });
+    converted
+}
+
+/// Converts columns.
+pub fn columns(columns: &Columns<'_>) -> RawDocumentBuf {
+    let mut document = RawDocumentBuf::new();
+    for (name, value) in columns.iter() {
+        with_value(value, &mut |it| append(&mut document, name, it));
+    }
+    document
+}
+
+/// The bytes of a document.
+pub fn raw(document: &Document) -> RawDocumentBuf {
+    RawDocumentBuf::try_from(document).expect("a document whose keys went through `key`")
+}
+
+/// A time as BSON.
+pub fn date(at: Millis) -> DateTime {
+    DateTime::from_millis(at.get())
+}
+
+/// A key that BSON allows: different names make different keys.
+pub fn key(name: &str) -> Cow<'_, str> {
+    if !name.contains(['\0', NUL]) {
+        return Cow::Borrowed(name);
+    }
+    let mut key = String::with_capacity(name.len() + 8);
+    for c in name.chars() {
+        match c {
+            '\0' => key.extend([NUL, '0']),
+            NUL => key.extend([NUL, NUL]),
+            c => key.push(c),
+        }
+    }
+    Cow::Owned(key)
 }
 
 fn at_depth(raw: &RawValue, depth: usize, take: &mut dyn FnMut(RawBsonRef<'_>)) {
@@ -97,7 +136,7 @@ fn members(fields: &Fields<'_>, depth: usize) -> RawDocumentBuf {
     document
 }
 
-/// Integers are `Int64` whatever their size, so that a field's type does not depend on its value.
+/// Integers of any size become `Int64`, so that a field's type does not depend on its value.
 fn number(digits: &str) -> RawBsonRef<'_> {
     if let Ok(integer) = digits.parse::<i64>() {
         return RawBsonRef::Int64(integer);
@@ -116,7 +155,8 @@ mod tests {
     use super::*;
 
     fn convert(json: &str) -> Bson {
-        value(&RawValue::from_string(json.to_owned()).expect("test JSON"))
+        let raw = RawValue::from_string(json.to_owned()).expect("test JSON");
+        of_value(&Value::Json(Cow::Owned(raw)))
     }
 
     #[test]
@@ -139,15 +179,12 @@ mod tests {
     }
 
     #[test]
-    fn what_bson_cannot_hold_is_kept_all_the_same() {
-        assert_eq!(convert(r#"{"a\u0000b":1}"#), bson!({"a\u{2400}b": 1_i64}));
-        for both in [
-            r#"{"a\u0000":1,"a\u2400":2}"#,
-            r#"{"a\u2400":1,"a\u0000":2}"#,
-        ] {
-            let kept = bson!({"a\u{2400}": 1_i64, "a\u{2400}\u{2400}": 2_i64});
-            assert_eq!(convert(both), kept);
-        }
+    fn names_and_depths_that_bson_refuses_are_kept() {
+        assert_eq!(convert(r#"{"a\u0000b":1}"#), bson!({"a\u{2400}0b": 1_i64}));
+        assert_eq!(
+            convert(r#"{"a\u2400":1,"a\u0000":2,"\u0000\u0000":3}"#),
+            bson!({"a\u{2400}\u{2400}": 1_i64, "a\u{2400}0": 2_i64, "\u{2400}0\u{2400}0": 3_i64})
+        );
         let deep = format!("{}1{}", "[".repeat(5000), "]".repeat(5000));
         let mut at = convert(&deep);
         for _ in 0..MAX_DEPTH {

@@ -1,19 +1,20 @@
-//! Commits a batch: each callback becomes durable with a verdict of its own.
+//! Commits a batch; each callback has its own verdict.
 //!
 //! # Promise
 //! [`Durability::Stored`] means that every write of the callback is journaled on a majority of the replica set, so
-//! every later count includes it. After [`NotStored`] the callback may be stored in part or in whole; committing it
-//! again is always safe.
+//! every later count includes it. After [`NotStored`] the callback may be stored in part or in whole; committing
+//! it again is always safe.
 //!
 //! # Operation
-//! An attempt is one step, described in `write`. This module decides what happens when it fails.
+//! An attempt is one step, described in `write`. This module handles its failures.
 //!
 //! # What can go wrong
-//! - MongoDB's fault (unavailable, failing over, write not confirmed): the whole batch is retried until the deadline.
-//! - A document's fault (MongoDB refuses it, or it contradicts what is stored): the callback becomes a dead letter and
-//!   the rest of the batch is stored. If MongoDB refuses a whole command, the batch is halved until the callback at
-//!   fault is alone.
-//! - An error of one document with a code in no list: its callback is tried once more without the rest of the batch,
+//! - MongoDB is at fault (unavailable, failing over, write not confirmed): the whole batch is retried until the
+//!   deadline.
+//! - A document is at fault (MongoDB refuses it, or it contradicts what is stored): the callback becomes a dead
+//!   letter and the rest of the batch is stored. If MongoDB refuses a whole command, the batch is halved until the
+//!   callback at fault is alone.
+//! - One document fails with an unknown error code: its callback is tried once more without the rest of the batch,
 //!   and becomes a dead letter if it is refused again.
 
 use std::time::Duration;
@@ -21,38 +22,24 @@ use std::time::Duration;
 use backon::{ExponentialBuilder, Retryable};
 use tokio::time::Instant;
 
-use super::documents::{Received, STORE_REFUSED, Write, dead_letter};
+use super::documents::{STORE_REFUSED, Submission, dead_letter};
 use super::error::StoreError;
-use super::write::Refusal;
+use super::write::WriteRejection;
 use super::{Store, collection};
-
-/// One callback's part of a batch. Not `Debug`: it holds a message's text.
-pub struct Submission {
-    /// The callback itself, for the spool or a dead letter.
-    pub received: Received,
-    /// What to write.
-    pub writes: Vec<Write>,
-}
-
-impl Submission {
-    /// Its approximate size in memory, in bytes.
-    pub fn bytes(&self) -> usize {
-        self.received.body.len() + self.writes.iter().map(Write::bytes).sum::<usize>()
-    }
-}
+use crate::callback::Received;
 
 /// Where a callback is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
     /// In MongoDB: every write is journaled on a majority.
     Stored,
-    /// In MongoDB as a dead letter, because a document of it was refused. Just as durable.
+    /// In MongoDB as a dead letter, because one of its documents was refused. Just as durable.
     DeadLetter,
-    /// In the spool, fsynced, on its way into MongoDB.
+    /// In the spool, fsynced, waiting for MongoDB.
     Spooled,
 }
 
-/// What became of a callback in a commit.
+/// The result of a commit for one callback.
 pub type Verdict = Result<Durability, NotStored>;
 
 /// Why a callback is not known to be durable.
@@ -61,13 +48,13 @@ pub enum NotStored {
     /// MongoDB is unavailable, or did not confirm in time.
     #[error("the event could not be stored durably in time")]
     Unavailable,
-    /// MongoDB refused it and stored others, and a dead letter could not be written in time.
-    #[error("MongoDB refuses the event, and keeps no dead letter of it")]
+    /// MongoDB refused it and stored others, but its dead letter could not be written in time.
+    #[error("MongoDB refuses the event, and its dead letter was not stored")]
     Undecided,
 }
 
 impl Store {
-    /// Commits a batch and returns the verdicts in its order.
+    /// Commits a batch, and returns the verdicts in its order.
     pub async fn commit(&self, batch: &[Submission]) -> Vec<Verdict> {
         let _busy = self.busy();
         let deadline = Instant::now() + self.settings.commit_timeout;
@@ -82,7 +69,7 @@ impl Store {
 
     async fn commit_until(&self, batch: &[&Submission], deadline: Instant) -> Vec<Verdict> {
         match self.attempt_until(batch, deadline).await {
-            Ok(refusals) => self.decide(batch, &refusals, deadline).await,
+            Ok(rejections) => self.decide(batch, &rejections, deadline).await,
             Err(StoreError::Refused(reason)) => match batch {
                 [] => Vec::new(),
                 [alone] => {
@@ -104,18 +91,18 @@ impl Store {
         }
     }
 
-    /// The verdicts of an attempt in which some writes were refused.
+    /// The verdicts after an attempt in which some writes were refused.
     async fn decide(
         &self,
         batch: &[&Submission],
-        refusals: &[Refusal],
+        rejections: &[WriteRejection],
         deadline: Instant,
     ) -> Vec<Verdict> {
         let mut verdicts = vec![Ok(Durability::Stored); batch.len()];
         let mut refused = Vec::new();
         let mut unclear = Vec::new();
         for (callback, submission) in batch.iter().enumerate() {
-            let of_it = || refusals.iter().filter(|r| r.callback == callback);
+            let of_it = || rejections.iter().filter(|r| r.callback == callback);
             match of_it().find(|r| r.is_certain).or_else(|| of_it().next()) {
                 Some(refusal) if refusal.is_certain => refused.push((callback, refusal.code)),
                 Some(_) => unclear.push((callback, *submission)),
@@ -126,10 +113,10 @@ impl Store {
             let alone: Vec<&Submission> = unclear.iter().map(|(_, s)| *s).collect();
             match self.attempt_until(&alone, deadline).await {
                 Ok(again) => {
-                    let callback = |r: &Refusal| (unclear[r.callback].0, r.code);
+                    let callback = |r: &WriteRejection| (unclear[r.callback].0, r.code);
                     refused.extend(again.iter().map(callback));
                 }
-                // A whole command is refused, so it is unknown which callback is at fault.
+                // MongoDB refused a whole command, so the callback at fault is unknown.
                 Err(error) => {
                     tracing::error!(callbacks = alone.len(), %error, "refused callbacks stay undecided");
                     for (callback, _) in unclear {
@@ -151,12 +138,12 @@ impl Store {
         verdicts
     }
 
-    /// Attempts a batch, with retries until the deadline while MongoDB is at fault.
+    /// Attempts a batch, with retries until the deadline as long as MongoDB is at fault.
     async fn attempt_until(
         &self,
         batch: &[&Submission],
         deadline: Instant,
-    ) -> Result<Vec<Refusal>, StoreError> {
+    ) -> Result<Vec<WriteRejection>, StoreError> {
         let attempt = async || {
             let attempt = tokio::time::timeout_at(deadline, self.attempt(batch));
             attempt.await.unwrap_or(Err(StoreError::TimedOut))
@@ -172,13 +159,13 @@ impl Store {
             // No attempt starts at or after the deadline.
             .adjust(|_, pause| pause.filter(|pause| Instant::now() + *pause < deadline))
             .notify(|error, _| {
-                tracing::warn!(callbacks = batch.len(), %error, "commit is tried again");
+                tracing::warn!(callbacks = batch.len(), %error, "a commit is retried");
             })
             .await
     }
 
-    /// Writes refused callbacks as dead letters, each with MongoDB's reason. That this works shows that the documents
-    /// were at fault.
+    /// Writes refused callbacks as dead letters, each with MongoDB's reason. If that succeeds, the documents were
+    /// at fault and not MongoDB.
     pub async fn write_dead_letters(
         &self,
         refused: &[(&Received, String)],
@@ -195,7 +182,7 @@ impl Store {
         let all: Vec<_> = dead_letters.iter().map(|one| (0, &**one)).collect();
         let written = self.insert(collection::DEAD_LETTERS, &all);
         match tokio::time::timeout_at(deadline, written).await {
-            Ok(Ok(refusals)) if refusals.is_empty() => Ok(Durability::DeadLetter),
+            Ok(Ok(rejections)) if rejections.is_empty() => Ok(Durability::DeadLetter),
             Ok(_) | Err(_) => Err(NotStored::Undecided),
         }
     }

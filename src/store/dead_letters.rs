@@ -1,4 +1,4 @@
-//! Dead letters, for whoever looks after them: listed without their bodies, read, relabelled, removed.
+//! Operations on dead letters: list them without their bodies, read, relabel and remove them.
 //!
 //! They are written by `commit`, and retried by `ingest::dead_letters`.
 
@@ -9,44 +9,48 @@ use mongodb::options::{Acknowledgment, WriteConcern};
 
 use super::error::StoreError;
 use super::{Store, collection};
+use crate::callback::ids::{AppName, Millis};
+use crate::callback::{Envelope, Origin, ProviderName, Received};
 
-/// What is said of a letter, without what it says.
+/// A dead letter without its body.
 #[derive(Debug, Clone)]
 pub struct Heading {
-    /// `{app}/{sha256 of the body}`
+    /// `{app}/{sha256}`: the digest of the body, or, if there is a route, of the route, a newline and the body.
     pub id: String,
-    /// The app it was sent to, which need not be configured any more.
+    /// Its app, which may no longer be configured.
     pub app: String,
-    /// Why it is dead, for programs; one of today's codes or of another version's.
+    /// Its provider's name.
+    pub provider: String,
+    /// The reason's code, perhaps one of another version.
     pub code: String,
-    /// The same in words.
+    /// The reason as text.
     pub reason: String,
-    /// Where in the body, as a JSON path.
+    /// The place in the body, as a JSON path.
     pub path: String,
-    /// The header by which products that share an address tell themselves apart, where it was sent.
-    pub product: Option<String>,
-    /// When its callback came.
+    /// What decoding needs besides the body.
+    pub envelope: Envelope,
+    /// When its callback was received.
     pub received_at: DateTime,
 }
 
-/// A letter, whole. Not `Debug`: it holds a message's text.
+/// A complete dead letter. Not `Debug`: it contains a message's text.
 pub struct DeadLetter {
-    /// What is said of it.
+    /// All but the body.
     pub heading: Heading,
-    /// The body, byte for byte as it was signed.
-    pub body: Bytes,
+    /// The callback.
+    pub received: Received,
 }
 
-/// Which letters.
+/// A filter for dead letters.
 #[derive(Debug, Clone, Default)]
 pub struct Which {
-    /// Those of this app.
+    /// Only of this app.
     pub app: Option<String>,
-    /// Those of this code.
+    /// Only with this code.
     pub code: Option<String>,
 }
 
-/// A place in the order of letters, newest first. It stays right when its letter goes.
+/// A position in the list of dead letters, newest first. It stays valid if that dead letter is removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     received_at: DateTime,
@@ -54,15 +58,15 @@ pub struct Place {
 }
 
 impl Place {
-    /// The place of a letter.
-    pub fn of(letter: &Heading) -> Self {
+    /// The position of a dead letter.
+    pub fn of(dead_letter: &Heading) -> Self {
         Self {
-            received_at: letter.received_at,
-            id: letter.id.clone(),
+            received_at: dead_letter.received_at,
+            id: dead_letter.id.clone(),
         }
     }
 
-    /// Reads a place as its `Display` writes it.
+    /// Parses a position from its `Display` form.
     pub fn parse(text: &str) -> Option<Self> {
         let (millis, id) = text.split_once('.')?;
         Some(Self {
@@ -79,18 +83,18 @@ impl std::fmt::Display for Place {
 }
 
 impl Store {
-    /// Lists letters, newest first: at most `limit` of those that come after a place.
+    /// Lists at most `limit` dead letters, newest first, after a position.
     ///
     /// # Errors
-    /// When MongoDB does not answer in time.
+    /// If MongoDB does not answer in time.
     pub async fn dead_letters(
         &self,
         which: &Which,
         after: Option<&Place>,
         limit: u32,
     ) -> Result<Vec<Heading>, StoreError> {
-        let letters = self.collection(collection::DEAD_LETTERS)?;
-        let find = letters
+        let dead_letters = self.collection(collection::DEAD_LETTERS)?;
+        let find = dead_letters
             .find(filter(which, after))
             .sort(doc! { "receivedAt": -1, "_id": -1 })
             .projection(doc! { "body": 0 })
@@ -102,13 +106,13 @@ impl Store {
         found.iter().map(heading).collect()
     }
 
-    /// Reads a letter; `None` where there is none of this id.
+    /// Reads a dead letter; `None` if none has this id.
     ///
     /// # Errors
-    /// When MongoDB does not answer in time.
+    /// If MongoDB does not answer in time.
     pub async fn dead_letter(&self, id: &str) -> Result<Option<DeadLetter>, StoreError> {
-        let letters = self.collection(collection::DEAD_LETTERS)?;
-        let find = letters.find_one(doc! { "_id": id });
+        let dead_letters = self.collection(collection::DEAD_LETTERS)?;
+        let find = dead_letters.find_one(doc! { "_id": id });
         let found = self.within_query_timeout(async move { find.await }).await?;
         let Some(found) = found else { return Ok(None) };
         let body = match found.get("body") {
@@ -117,13 +121,26 @@ impl Store {
             _ => return Err(unreadable()),
         };
         let heading = heading(&found)?;
-        Ok(Some(DeadLetter { heading, body }))
+        let provider = found.get_str("provider").ok().and_then(ProviderName::parse);
+        let (Ok(app), Some(provider)) = (AppName::new(&*heading.app), provider) else {
+            return Err(unreadable());
+        };
+        let received = Received {
+            origin: Origin {
+                app,
+                provider,
+                received_at: Millis::nearest(heading.received_at.timestamp_millis()),
+            },
+            envelope: heading.envelope.clone(),
+            body,
+        };
+        Ok(Some(DeadLetter { heading, received }))
     }
 
-    /// Says anew why a letter is dead. Does nothing where it has gone meanwhile.
+    /// Replaces the reason of a dead letter. Has no effect if it was removed in the meantime.
     ///
     /// # Errors
-    /// When MongoDB does not confirm it in time.
+    /// If MongoDB does not confirm in time.
     pub async fn relabel_dead_letter(
         &self,
         id: &str,
@@ -132,8 +149,8 @@ impl Store {
         path: &str,
     ) -> Result<(), StoreError> {
         let label = doc! { "$set": { "code": code, "reason": reason, "path": path } };
-        let letters = self.collection(collection::DEAD_LETTERS)?;
-        let update = letters
+        let dead_letters = self.collection(collection::DEAD_LETTERS)?;
+        let update = dead_letters
             .update_one(doc! { "_id": id }, label)
             .write_concern(confirmed());
         self.within_query_timeout(async move { update.await })
@@ -141,13 +158,13 @@ impl Store {
         Ok(())
     }
 
-    /// Removes a letter for good; whether there was one.
+    /// Removes a dead letter permanently. Returns whether it existed.
     ///
     /// # Errors
-    /// When MongoDB does not confirm it in time. It may have gone all the same.
+    /// If MongoDB does not confirm in time. It may have been removed nevertheless.
     pub async fn remove_dead_letter(&self, id: &str) -> Result<bool, StoreError> {
-        let letters = self.collection(collection::DEAD_LETTERS)?;
-        let delete = letters
+        let dead_letters = self.collection(collection::DEAD_LETTERS)?;
+        let delete = dead_letters
             .delete_one(doc! { "_id": id })
             .write_concern(confirmed());
         let deleted = self
@@ -173,7 +190,7 @@ fn filter(which: &Which, after: Option<&Place>) -> Document {
         filter.insert("code", code);
     }
     if let Some(Place { received_at, id }) = after {
-        // The first condition says nothing that the second does not; it is a bound of the index.
+        // Implied by the second condition, but it bounds the scan of the index.
         filter.insert("receivedAt", doc! { "$lte": received_at });
         filter.insert(
             "$or",
@@ -187,22 +204,41 @@ fn filter(which: &Which, after: Option<&Place>) -> Document {
     filter
 }
 
-fn heading(letter: &Document) -> Result<Heading, StoreError> {
-    let text = |name: &str| letter.get_str(name).map(str::to_owned);
-    let (Ok(id), Ok(app), Ok(received_at)) =
-        (text("_id"), text("app"), letter.get_datetime("receivedAt"))
-    else {
+fn heading(dead_letter: &Document) -> Result<Heading, StoreError> {
+    let text = |name: &str| dead_letter.get_str(name).map(str::to_owned);
+    let (Ok(id), Ok(app), Ok(received_at)) = (
+        text("_id"),
+        text("app"),
+        dead_letter.get_datetime("receivedAt"),
+    ) else {
         return Err(unreadable());
     };
     Ok(Heading {
         id,
         app,
+        provider: text("provider").unwrap_or_default(),
         code: text("code").unwrap_or_default(),
         reason: text("reason").unwrap_or_default(),
         path: text("path").unwrap_or_default(),
-        product: text("product").ok(),
+        envelope: envelope(dead_letter),
         received_at: *received_at,
     })
+}
+
+fn envelope(dead_letter: &Document) -> Envelope {
+    let text = |name: &str| dead_letter.get_str(name).unwrap_or_default().into();
+    // Older versions stored only this one header.
+    let product = dead_letter.get_str("product").ok();
+    let headers = dead_letter.get_document("headers").into_iter().flatten();
+    let headers = headers.filter_map(|(name, value)| Some((&**name, value.as_str()?)));
+    Envelope {
+        route: text("route"),
+        query: text("query"),
+        headers: headers
+            .chain(product.map(|product| ("type", product)))
+            .map(|(name, value)| (name.into(), value.into()))
+            .collect(),
+    }
 }
 
 fn unreadable() -> StoreError {

@@ -21,6 +21,8 @@ use crate::callback::ids::AppName;
 pub const UNREAD_BY_PEER: &str = "unread_by_peer";
 /// Unread messages by reader, order and sender.
 pub const UNREAD_BY_ORDER: &str = "unread_by_order";
+/// Messages by conversation and time, for whoever reads one.
+pub const CONVERSATION: &str = "conversation";
 /// Read marks by reader and peer.
 pub const MARKS: &str = "marks";
 /// The TTL index, where retention is configured.
@@ -38,14 +40,18 @@ pub struct Retention {
     pub events: Option<Duration>,
     /// Of `dead_letters`.
     pub dead_letters: Option<Duration>,
+    /// Of `presence`, after the device's last event.
+    pub presence: Option<Duration>,
 }
 
 impl Retention {
-    fn by_collection(self) -> [(&'static str, Option<Duration>); 3] {
+    /// The collections, with the field that a document's age is counted from.
+    fn by_collection(self) -> [(&'static str, &'static str, Option<Duration>); 4] {
         [
-            (collection::MESSAGES, self.messages),
-            (collection::EVENTS, self.events),
-            (collection::DEAD_LETTERS, self.dead_letters),
+            (collection::MESSAGES, "receivedAt", self.messages),
+            (collection::EVENTS, "receivedAt", self.events),
+            (collection::DEAD_LETTERS, "receivedAt", self.dead_letters),
+            (collection::PRESENCE, "lastEventAt", self.presence),
         ]
     }
 }
@@ -126,6 +132,10 @@ impl Store {
             self.ensure_index(name, index, keys, filter).await?;
         }
         self.complete_marks().await?;
+        let keys = doc! { "app": 1, "conversation": 1, "msgTimestamp": 1, "_id": 1 };
+        let has_one = doc! { "conversation": { "$exists": true } };
+        self.ensure_index(collection::MESSAGES, CONVERSATION, keys, Some(has_one))
+            .await?;
         let newest = IndexOptions::builder().name(NEWEST.to_owned()).build();
         self.collection(collection::DEAD_LETTERS)?
             .create_index(
@@ -135,8 +145,8 @@ impl Store {
                     .build(),
             )
             .await?;
-        for (name, keep) in retention.by_collection() {
-            self.ensure_retention(name, keep).await?;
+        for (name, from, keep) in retention.by_collection() {
+            self.ensure_retention(name, from, keep).await?;
         }
         Ok(())
     }
@@ -215,7 +225,12 @@ impl Store {
         Ok(true)
     }
 
-    async fn ensure_retention(&self, name: &str, keep: Option<Duration>) -> Result<(), StoreError> {
+    async fn ensure_retention(
+        &self,
+        name: &str,
+        from: &str,
+        keep: Option<Duration>,
+    ) -> Result<(), StoreError> {
         let documents = self.collection(name)?;
         let there = indexes_of(&documents)
             .await?
@@ -229,7 +244,7 @@ impl Store {
                     .name(RETENTION.to_owned())
                     .expire_after(keep)
                     .build();
-                let keys = doc! { "receivedAt": 1 };
+                let keys = doc! { from: 1 };
                 let model = IndexModel::builder().keys(keys).options(options).build();
                 documents.create_index(model).await?;
             }

@@ -7,9 +7,9 @@ use mongodb::bson::{Document, RawBsonRef, RawDocument, doc};
 use mongodb::options::Hint;
 use mongodb::raw_batch_cursor::RawBatch;
 
-use super::documents::Pair;
 use super::error::StoreError;
 use super::indexes::MARKS;
+use super::place::Pair;
 use super::{Store, collection};
 use crate::callback::ids::AppName;
 

@@ -5,9 +5,11 @@
 //! - `commit` makes a batch of them durable, exactly once; `write` is its one step.
 //! - `unread` counts messages from their index and compares them with the read marks (`marks`) from theirs.
 //! - [`projection`] updates `state` from the read marks in the background; [`reconcile`] checks all that is stored.
+//! - [`backfill`] derives anew what follows from stored messages when an app's rules change.
 //! - [`spools`] shares between instances whether their spools are empty.
 //! - [`indexes`] creates the indexes; [`error`] says whether MongoDB or a document is at fault.
 
+pub mod backfill;
 pub mod bson;
 mod commit;
 pub mod dead_letters;
@@ -15,6 +17,7 @@ pub mod documents;
 pub mod error;
 pub mod indexes;
 pub mod marks;
+mod place;
 pub mod projection;
 pub mod reconcile;
 pub mod spools;
@@ -35,12 +38,12 @@ use mongodb::{Client, Collection, Database};
 use tokio::runtime::Handle;
 use tokio::sync::{OnceCell, Semaphore};
 
-pub use commit::{Durability, NotStored, Submission, Verdict};
-pub use documents::Received;
+pub use commit::{Durability, NotStored, Verdict};
+pub use documents::Submission;
 pub use error::StoreError;
 use projection::Behind;
 use unread::Questions;
-pub use unread::{MOST_KEYS, Reservation, UnreadBy};
+pub use unread::{IdReservation, MOST_KEYS, UnreadBy};
 
 /// The collections' names: part of the analysts' interface.
 pub mod collection {

@@ -27,11 +27,12 @@ use mongodb::bson::{DateTime, RawDocument, RawDocumentBuf};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::documents::{Pair, Write};
+use super::documents::Write;
 use super::error::StoreError;
+use super::place::Pair;
 use super::reconcile::Report;
 use super::statements::apply_mark;
-use super::write::Command;
+use super::write::WriteCommand;
 use super::{Store, collection};
 
 /// Pairs in one command: more are not cheaper, and block other commands for longer.
@@ -302,7 +303,7 @@ impl Store {
         updates: &[RawDocumentBuf],
     ) -> Result<u64, StoreError> {
         let all: Vec<&RawDocument> = updates.iter().map(|update| &**update).collect();
-        let write = self.write(Command::Update, collection::MESSAGES, &all);
+        let write = self.write(WriteCommand::Update, collection::MESSAGES, &all);
         let written = tokio::time::timeout(super::reconcile::TIMEOUT, write)
             .await
             .map_err(|_| StoreError::TimedOut)?

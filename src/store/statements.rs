@@ -1,51 +1,51 @@
-//! The update statements: facts that come apart from their message, marks, presence.
+//! Update statements for recalls, edits, marks and presence.
 //!
-//! Facts about a message that come apart from it (a recall, an edit) are merged onto the message's own
-//! `_id` by update pipelines that give the same document in any order: what was sent is kept as a fact
-//! (`recall`, `edits`, `originalBody`), and what follows from the facts (`state`, `body`) is derived anew
-//! each time by one stage, [`derive()`]. Whatever a provider sent stands in a `$literal`, so that a text
-//! such as `$body` stays a text.
+//! A recall or an edit may arrive before or after its message. It is merged into the document with the message's
+//! `_id` by an update pipeline that gives the same document in any order: what was sent is stored as a fact
+//! (`recall`, `edits`, `originalBody`), and one stage, [`derive()`], computes `state` and `body` from the facts
+//! each time. Everything that a provider sent is put into `$literal`, so that a text such as `$body` stays a text.
 
 use mongodb::bson::{
-    Bson, DateTime, Document, RawBsonRef, RawDocument, RawDocumentBuf, cstr, doc, rawdoc,
+    DateTime, Document, RawBsonRef, RawDocument, RawDocumentBuf, cstr, doc, rawdoc,
 };
 
-use super::bson;
-use super::documents::{MessageKey, MessageWrite, Origin, Pair, date, raw, typed};
+use super::bson::{self, date, raw};
 use super::indexes::UNREAD_BY_PEER;
-use crate::callback::event::{Class, Edit, MessageRef, Presence, Recall};
+use super::place::{MessageKey, Pair};
+use crate::callback::Origin;
+use crate::callback::columns::Columns;
+use crate::callback::event::{Edit, MessageRef, Presence, Recall};
 use crate::callback::ids::{Millis, natural_key};
-use crate::callback::json::{Fields, scalar};
 
 /// Merges a recall.
-pub fn recall(origin: &Origin, recall: &Recall, payload: &Fields<'_>) -> RawDocumentBuf {
+pub fn recall(origin: &Origin, recall: &Recall<'_>) -> RawDocumentBuf {
     let mut fact = Document::new();
-    // The time comes first because of two recalls of one message the lesser document is kept.
-    if let Some(at) = recall.at {
-        fact.insert("deleteTime", at.get());
+    // The time comes first: of two recalls of a message the lesser document is kept, which is the earlier one.
+    if let Some((name, at)) = recall.at {
+        fact.insert(name, at.get());
         fact.insert("at", date(at));
     }
     if let Some(by) = &recall.by {
         fact.insert("by", by.as_str());
     }
-    add_rest(&mut fact, payload, &["eventType", "msgId", "to"]);
+    add_rest(&mut fact, &recall.rest);
     let mut facts = stub(origin, &recall.message);
     facts.insert("recall", doc! { "$min": ["$recall", { "$literal": fact }] });
     merge(origin, &recall.message, facts)
 }
 
 /// Merges an edit.
-pub fn edit(origin: &Origin, edit: &Edit, payload: &Fields<'_>) -> RawDocumentBuf {
-    // The time comes first because of several edits the greatest document is the latest.
-    let mut fact = doc! { "modifyTime": edit.at.get(), "at": date(edit.at) };
+pub fn edit(origin: &Origin, edit: &Edit<'_>) -> RawDocumentBuf {
+    // The time comes first: of several edits the greatest document wins, which is the latest one.
+    let (name, at) = edit.at;
+    let mut fact = doc! { name: at.get(), "at": date(at) };
     if let Some(by) = &edit.by {
         fact.insert("by", by.as_str());
     }
     if let Some(text) = &edit.text {
         fact.insert("text", text);
     }
-    let taken = ["eventType", "msgId", "to", "modifyAccountId"];
-    add_rest(&mut fact, payload, &taken);
+    add_rest(&mut fact, &edit.rest);
     let mut facts = stub(origin, &edit.message);
     facts.insert(
         "edits",
@@ -54,7 +54,7 @@ pub fn edit(origin: &Origin, edit: &Edit, payload: &Fields<'_>) -> RawDocumentBu
             "sortBy": 1,
         } },
     );
-    // The first edit to meet the message keeps the text it replaces.
+    // The first edit that meets the message keeps the text it replaces.
     facts.insert(
         "originalBody",
         doc! { "$cond": [
@@ -71,46 +71,33 @@ fn merge(origin: &Origin, message: &MessageRef, facts: Document) -> RawDocumentB
     raw(&doc! { "q": filter, "u": [{ "$set": facts }, derive()], "upsert": true })
 }
 
-/// What a message's document says before the message itself has come. `_id`, `app` and `to` come from
-/// the filter.
+/// The fields of a message's document before the message itself is stored. The filter adds `_id`, `app` and `to`.
 fn stub(origin: &Origin, message: &MessageRef) -> Document {
-    let conv_type = match message.class {
-        Class::P2p => "PERSON",
-        Class::Team => "TEAM",
-        Class::SuperTeam => "SUPER_TEAM",
-        Class::CustomPerson => "CUSTOM_PERSON",
-        Class::CustomTeam => "CUSTOM_TEAM",
-    };
     let if_absent = |field: &str, value: &str| {
         doc! { "$ifNull": [format!("${field}"), { "$literal": value }] }
     };
     doc! {
-        "provider": if_absent("provider", origin.provider),
-        "convType": if_absent("convType", conv_type),
+        "provider": if_absent("provider", origin.provider.as_str()),
+        "convType": if_absent("convType", message.class.conv_type()),
         "msgidServer": if_absent("msgidServer", &message.id),
     }
 }
 
-fn add_rest(fact: &mut Document, payload: &Fields<'_>, taken: &[&str]) {
-    for (name, value) in payload.iter() {
-        if !taken.contains(&name) && !fact.contains_key(name) {
-            let value = match name {
-                "from" => {
-                    scalar(value).map_or(Bson::Null, |from| Bson::String(from.to_lowercase()))
-                }
-                name => typed(name, value),
-            };
-            fact.insert(bson::key(name).into_owned(), value);
+fn add_rest(fact: &mut Document, rest: &Columns<'_>) {
+    for (name, value) in rest.iter() {
+        let name = bson::key(name);
+        if !fact.contains_key(&*name) {
+            fact.insert(name.into_owned(), bson::of_value(value));
         }
     }
 }
 
-/// Fills a message into the document that a recall or an edit made before it came. Touches no document
-/// that already holds a message.
-pub fn fill_in(message: &MessageWrite) -> RawDocumentBuf {
-    let mut filter = message.key.filter();
+/// Fills a message into the document that an earlier recall or edit left. Has no effect if the document already
+/// contains a message.
+pub fn fill_in(key: &MessageKey, message: &RawDocument) -> RawDocumentBuf {
+    let mut filter = key.filter();
     filter.insert("receivedAt", doc! { "$exists": false });
-    let document = as_document(&message.document);
+    let document = as_document(message);
     let keep = doc! { "$cond": [is_there("$edits"), "$body", "$originalBody"] };
     raw(&doc! {
         "q": filter,
@@ -126,9 +113,8 @@ fn as_document(raw: &RawDocument) -> Document {
     Document::try_from(raw).expect("bytes that were made of a document")
 }
 
-/// What follows from the facts on a message: a recalled message is not unread and was not read, and the
-/// body of an edited one is its latest edit's text. What was sent as `text` and is none, such as `null`,
-/// changes no text.
+/// Derives fields from the facts of a message: a recalled message is neither unread nor was it read, and the body
+/// of an edited message is the text of its latest edit. A `text` that is no text, such as `null`, changes nothing.
 pub fn derive() -> Document {
     let with_text = doc! { "$filter": {
         "input": { "$ifNull": ["$edits", []] },
@@ -152,12 +138,12 @@ pub fn derive() -> Document {
     } }
 }
 
-/// Whether a field is there, as an expression; the name is written `$field`.
+/// An expression: whether a field exists. The name is written as `$field`.
 pub fn is_there(field: &str) -> Document {
     doc! { "$ne": [{ "$type": field }, "missing"] }
 }
 
-/// Raises a read mark. The names beside the `_id` are keys of the index that counts read marks by.
+/// Raises a read mark. The fields besides `_id` are keys of the index by which counts read marks.
 pub fn raise_mark(id: RawDocumentBuf, up_to: Millis, now: DateTime) -> RawDocumentBuf {
     rawdoc! {
         "q": { "_id": id.clone() },
@@ -166,8 +152,8 @@ pub fn raise_mark(id: RawDocumentBuf, up_to: Millis, now: DateTime) -> RawDocume
     }
 }
 
-/// Replaces a device's document if this event is newer. At the same time a logout wins: who logs in and
-/// out within one millisecond is gone.
+/// Replaces a device's document if this event is newer. At equal times a logout wins: a device that logs in and
+/// out within a millisecond is offline.
 pub fn presence(origin: &Origin, presence: &Presence) -> RawDocumentBuf {
     let device: &str = if presence.device_id.is_empty() {
         &presence.client_type
@@ -180,7 +166,7 @@ pub fn presence(origin: &Origin, presence: &Presence) -> RawDocumentBuf {
     let mut document = rawdoc! {
         "_id": &*id,
         "app": app,
-        "provider": origin.provider,
+        "provider": origin.provider.as_str(),
         "account": presence.account.as_str(),
         "device": device,
         "clientType": &*presence.client_type,
@@ -190,7 +176,7 @@ pub fn presence(origin: &Origin, presence: &Presence) -> RawDocumentBuf {
         "lastEventAt": date(presence.at),
     };
     if presence.device_id.is_empty() {
-        // Whether a device or only a kind of client is meant must be seen without guessing.
+        // An explicit null, so that a reader sees that the document is for a kind of client and not for a device.
         document.append(cstr!("deviceId"), RawBsonRef::Null);
     } else {
         document.append(cstr!("deviceId"), &*presence.device_id);
@@ -209,7 +195,7 @@ pub fn presence(origin: &Origin, presence: &Presence) -> RawDocumentBuf {
     }
 }
 
-/// Says of a pair's messages up to its mark that they are read.
+/// Marks a pair's messages up to its mark as read.
 pub fn apply_mark(pair: &Pair, read_up_to: i64) -> RawDocumentBuf {
     rawdoc! {
         "q": {
@@ -225,7 +211,7 @@ pub fn apply_mark(pair: &Pair, read_up_to: i64) -> RawDocumentBuf {
     }
 }
 
-/// An update that finds nothing and changes nothing.
+/// An update that matches and changes nothing.
 pub fn without_effect() -> RawDocumentBuf {
     rawdoc! { "q": { "_id": "probe" }, "u": { "$set": { "readUpTo": 0_i64 } } }
 }

@@ -1,12 +1,12 @@
-//! One attempt to store a batch, in one step: all its writes go side by side, and each waits until it is on a
-//! majority of the replica set, journaled.
+//! One attempt to store a batch, in one step: all writes run in parallel, and each waits until it is journaled on
+//! a majority of the replica set.
 //!
-//! Every write is a set union, a maximum or a tombstone, and none reads what another wrote. So there is no
-//! order to keep between them, over any batches and instances, and an attempt that ends half-way leaves nothing
-//! to repair: what it wrote is true, and the rest comes with the next attempt.
+//! Every write is a set union, a maximum or a tombstone, and none reads what another wrote. So writes need no
+//! order, within a batch or between batches and instances, and an interrupted attempt leaves nothing to repair:
+//! what it wrote is valid, and the next attempt writes the rest.
 //!
-//! The one thing that is looked up is a message whose `_id` is taken. It is stored already, or a recall or an edit
-//! left that document before the message came; then the message is filled in.
+//! Only a message whose `_id` exists needs a lookup. Either it is a redelivery, or an earlier recall or edit left
+//! the document, and the message is filled in.
 
 use std::collections::HashMap;
 
@@ -14,54 +14,53 @@ use futures_util::TryStreamExt;
 use futures_util::future::try_join_all;
 use mongodb::bson::{Document, RawArrayBuf, RawDocument, RawDocumentBuf, cstr, doc, rawdoc};
 
-use super::commit::Submission;
-use super::documents::{MessageWrite, Write};
+use super::documents::{MessageWrite, Submission, Write};
 use super::error::{Blame, DUPLICATE_KEY, StoreError, blame};
 use super::statements::{fill_in, without_effect};
 use super::{Store, collection};
 
-/// A write that MongoDB refuses, by the position of its callback in the batch.
-pub struct Refusal {
-    /// The callback's position.
+/// A write that MongoDB refuses.
+pub struct WriteRejection {
+    /// The position of its callback in the batch.
     pub callback: usize,
     /// MongoDB's error code.
     pub code: i32,
-    /// Whether the code blames the document. Otherwise nobody knows, and it may be taken the next time.
+    /// Whether the code blames the document. Otherwise the cause is unknown, and a second try may succeed.
     pub is_certain: bool,
 }
 
-/// The write commands.
+/// A write command.
 #[derive(Clone, Copy)]
-pub enum Command {
+pub enum WriteCommand {
     /// Its statements are documents.
     Insert,
-    /// Its statements say what to update, and how.
+    /// Its statements are filters with updates.
     Update,
 }
 
-/// What came of write commands.
+/// The result of write commands.
 #[derive(Default)]
 pub struct Written {
     /// The statements that failed.
     pub errors: Vec<WriteError>,
-    /// How many documents updates have changed.
+    /// How many documents were changed by updates.
     pub modified: u64,
 }
 
-/// A statement of a write command that failed.
+/// A failed statement of a write command.
 pub struct WriteError {
     index: usize,
     /// MongoDB's error code.
     pub code: i32,
-    /// Whether what is taken is the `_id`, and not a key of an index that somebody else made.
+    /// Whether the duplicate key is the `_id`, and not a key of an index that somebody else created.
     is_id_taken: bool,
 }
 
 /// A write and the position of its callback in the batch.
 type Of<'b, T> = (usize, &'b T);
 
-/// The most bytes of statements in one command. MongoDB takes 16 MiB and a little in one document, which a
-/// command is.
+/// The largest command, in bytes of its statements. A command is one document, for which MongoDB's limit is a
+/// little above 16 MiB.
 const MAX_COMMAND: usize = 12 * 1024 * 1024;
 
 #[derive(Default)]
@@ -85,7 +84,7 @@ impl<'b> ByCollection<'b> {
                     Write::Mark(mark) => by.marks.push((i, &mark.statement)),
                     Write::Presence(presence) => by.presence.push((i, presence)),
                     Write::Event(event) => by.events.push((i, event)),
-                    Write::DeadLetter(letter) => by.dead_letters.push((i, letter)),
+                    Write::DeadLetter(dead_letter) => by.dead_letters.push((i, dead_letter)),
                 }
             }
         }
@@ -94,11 +93,14 @@ impl<'b> ByCollection<'b> {
 }
 
 impl Store {
-    /// Stores a batch; the result are the writes that MongoDB refuses.
-    pub(super) async fn attempt(&self, batch: &[&Submission]) -> Result<Vec<Refusal>, StoreError> {
+    /// Stores a batch, and returns the writes that MongoDB refuses.
+    pub(super) async fn attempt(
+        &self,
+        batch: &[&Submission],
+    ) -> Result<Vec<WriteRejection>, StoreError> {
         self.ensure_collections().await?;
         let writes = ByCollection::of(batch);
-        let (messages, changes, marks, presence, events, letters) = tokio::try_join!(
+        let (messages, changes, marks, presence, events, dead_letters) = tokio::try_join!(
             self.insert_messages(&writes.messages),
             self.update(collection::MESSAGES, &writes.changes),
             self.update(collection::READ_MARKS, &writes.marks),
@@ -106,33 +108,33 @@ impl Store {
             self.insert(collection::EVENTS, &writes.events),
             self.insert(collection::DEAD_LETTERS, &writes.dead_letters),
         )?;
-        let refusals = [messages, changes, marks, presence, events, letters];
-        Ok(refusals.into_iter().flatten().collect())
+        let rejections = [messages, changes, marks, presence, events, dead_letters];
+        Ok(rejections.into_iter().flatten().collect())
     }
 
     async fn insert_messages(
         &self,
         messages: &[Of<'_, MessageWrite>],
-    ) -> Result<Vec<Refusal>, StoreError> {
+    ) -> Result<Vec<WriteRejection>, StoreError> {
         let documents: Vec<&RawDocument> = messages.iter().map(|(_, m)| &*m.document).collect();
         let errors = self
-            .write(Command::Insert, collection::MESSAGES, &documents)
+            .write(WriteCommand::Insert, collection::MESSAGES, &documents)
             .await?
             .errors;
         let (taken, refused): (Vec<_>, Vec<_>) = errors.into_iter().partition(|e| e.is_id_taken);
-        let mut refusals = refusals(messages, &refused);
+        let mut rejections = rejections(messages, &refused);
         let taken: Vec<_> = taken.iter().map(|e| messages[e.index]).collect();
-        refusals.extend(self.resolve_duplicates(&taken).await?);
-        Ok(refusals)
+        rejections.extend(self.resolve_duplicates(&taken).await?);
+        Ok(rejections)
     }
 
-    /// Looks at what is there under the `_id`s of messages that could not be inserted. A message: this is a
-    /// redelivery. A recall or an edit: the message is filled in. Either of them for another `to`: the message
-    /// contradicts what is stored, and is refused.
+    /// Resolves duplicate `_id`s of messages. If a message is stored, this is a redelivery. If only a recall or an
+    /// edit is stored, the message is filled in. If the document has another `to`, the message contradicts what is
+    /// stored, and is refused.
     async fn resolve_duplicates(
         &self,
         messages: &[Of<'_, MessageWrite>],
-    ) -> Result<Vec<Refusal>, StoreError> {
+    ) -> Result<Vec<WriteRejection>, StoreError> {
         if messages.is_empty() {
             return Ok(Vec::new());
         }
@@ -149,13 +151,13 @@ impl Store {
             .filter_map(|d| Some(((d.get_str("_id").ok()?, d.get_str("to").ok()?), d)))
             .map(|(key, d)| (key, d.contains_key("receivedAt")))
             .collect();
-        let mut refusals = Vec::new();
+        let mut rejections = Vec::new();
         let mut to_fill = Vec::new();
         for (callback, message) in messages {
             match there.get(&(message.key.id.as_str(), message.key.to.as_str())) {
                 Some(true) => {}
-                Some(false) => to_fill.push((*callback, fill_in(message))),
-                None => refusals.push(Refusal {
+                Some(false) => to_fill.push((*callback, fill_in(&message.key, &message.document))),
+                None => rejections.push(WriteRejection {
                     callback: *callback,
                     code: DUPLICATE_KEY,
                     is_certain: true,
@@ -163,56 +165,63 @@ impl Store {
             }
         }
         let to_fill: Vec<_> = to_fill.iter().map(|(i, s)| (*i, &**s)).collect();
-        refusals.extend(self.update(collection::MESSAGES, &to_fill).await?);
-        Ok(refusals)
+        rejections.extend(self.update(collection::MESSAGES, &to_fill).await?);
+        Ok(rejections)
     }
 
-    /// Inserts documents; one whose `_id` is there already is a redelivery and no error.
+    /// Inserts documents. An existing `_id` is a redelivery and no error.
     pub(super) async fn insert(
         &self,
         collection: &'static str,
         documents: &[Of<'_, RawDocument>],
-    ) -> Result<Vec<Refusal>, StoreError> {
+    ) -> Result<Vec<WriteRejection>, StoreError> {
         let all: Vec<_> = documents.iter().map(|(_, d)| *d).collect();
-        let mut errors = self.write(Command::Insert, collection, &all).await?.errors;
+        let mut errors = self
+            .write(WriteCommand::Insert, collection, &all)
+            .await?
+            .errors;
         errors.retain(|e| !e.is_id_taken);
-        Ok(refusals(documents, &errors))
+        Ok(rejections(documents, &errors))
     }
 
-    /// Runs update statements, mostly upserts. Two upserts that race to insert one `_id` leave a duplicate
-    /// key behind; nothing deletes, so a second run finds the document. An `_id` that is taken even then
-    /// belongs to a document that does not match: the event contradicts it.
+    /// Runs update statements, mostly upserts. Two upserts may race to insert the same `_id`, and one fails with a
+    /// duplicate key; since nothing is deleted, a second run finds the document. If the `_id` is still a
+    /// duplicate, the stored document does not match the filter, and the event contradicts it.
     async fn update(
         &self,
         collection: &'static str,
         statements: &[Of<'_, RawDocument>],
-    ) -> Result<Vec<Refusal>, StoreError> {
+    ) -> Result<Vec<WriteRejection>, StoreError> {
         let all: Vec<_> = statements.iter().map(|(_, s)| *s).collect();
-        let errors = self.write(Command::Update, collection, &all).await?.errors;
+        let errors = self
+            .write(WriteCommand::Update, collection, &all)
+            .await?
+            .errors;
         let (raced, refused): (Vec<_>, Vec<_>) = errors.into_iter().partition(|e| e.is_id_taken);
-        let mut all = refusals(statements, &refused);
+        let mut all = rejections(statements, &refused);
         if !raced.is_empty() {
             let raced: Vec<_> = raced.iter().map(|e| statements[e.index]).collect();
             let again: Vec<_> = raced.iter().map(|(_, s)| *s).collect();
             let errors = self
-                .write(Command::Update, collection, &again)
+                .write(WriteCommand::Update, collection, &again)
                 .await?
                 .errors;
-            all.extend(refusals(&raced, &errors));
+            all.extend(rejections(&raced, &errors));
         }
         Ok(all)
     }
 
-    /// Whether writes are confirmed now, by the same rule as a commit's: one without effect in each collection that
-    /// callbacks are written to, since a lock may be on one alone. MongoDB confirms such a write when all that it
-    /// has written before is durable.
+    /// Checks whether writes are confirmed now, by the same rule as commits: one write without effect to each
+    /// collection that callbacks are written to, since a lock may affect only one. MongoDB confirms it when all
+    /// its earlier writes are durable.
     ///
     /// # Errors
-    /// When one is not, within the commit timeout.
+    /// If one is not confirmed within the commit timeout.
     pub async fn probe(&self) -> Result<(), StoreError> {
         let nothing = without_effect();
         let statements: [&RawDocument; 1] = [&nothing];
-        let probes = collection::WRITTEN.map(|name| self.write(Command::Update, name, &statements));
+        let probes =
+            collection::WRITTEN.map(|name| self.write(WriteCommand::Update, name, &statements));
         let probed = tokio::time::timeout(self.settings.commit_timeout, try_join_all(probes)).await;
         match probed.map_err(|_| StoreError::TimedOut)? {
             Ok(_) => Ok(()),
@@ -220,12 +229,12 @@ impl Store {
         }
     }
 
-    /// Runs unordered write commands and reports the statements that failed. Not through the driver's
-    /// bulk helpers: MongoDB before 8.0 has no bulk write for updates, and one path serves both. What the
-    /// helpers add, retrying, the idempotence of every statement makes simple here.
+    /// Runs unordered write commands, and returns the statements that failed. The driver's bulk helpers are not
+    /// used, because MongoDB before 8.0 has no bulk write for updates, and one path should serve both. The helpers
+    /// would add retries, which are simple here because every statement is idempotent.
     pub(super) async fn write(
         &self,
-        command: Command,
+        command: WriteCommand,
         collection: &'static str,
         statements: &[&RawDocument],
     ) -> Result<Written, StoreError> {
@@ -253,7 +262,7 @@ impl Store {
 
     fn command(
         &self,
-        command: Command,
+        command: WriteCommand,
         collection: &'static str,
         statements: &[&RawDocument],
     ) -> RawDocumentBuf {
@@ -263,11 +272,11 @@ impl Store {
         }
         let mut bytes = RawDocumentBuf::new();
         match command {
-            Command::Insert => {
+            WriteCommand::Insert => {
                 bytes.append(cstr!("insert"), collection);
                 bytes.append(cstr!("documents"), all);
             }
-            Command::Update => {
+            WriteCommand::Update => {
                 bytes.append(cstr!("update"), collection);
                 bytes.append(cstr!("updates"), all);
             }
@@ -281,7 +290,7 @@ impl Store {
     }
 }
 
-/// Reads the reply of a write command.
+/// Parses the reply of a write command.
 fn write_errors(reply: &Document) -> Result<Vec<WriteError>, StoreError> {
     if let Ok(concern) = reply.get_document("writeConcernError") {
         let code = concern.get_i32("code").unwrap_or_default();
@@ -310,8 +319,8 @@ fn write_errors(reply: &Document) -> Result<Vec<WriteError>, StoreError> {
     Ok(errors)
 }
 
-fn refusals<T: ?Sized>(writes: &[Of<'_, T>], errors: &[WriteError]) -> Vec<Refusal> {
-    let refusal = |e: &WriteError| Refusal {
+fn rejections<T: ?Sized>(writes: &[Of<'_, T>], errors: &[WriteError]) -> Vec<WriteRejection> {
+    let refusal = |e: &WriteError| WriteRejection {
         callback: writes[e.index].0,
         code: e.code,
         is_certain: blame(e.code) == Blame::Document,

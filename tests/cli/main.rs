@@ -64,7 +64,7 @@ fn a_good_configuration_is_summed_up_without_secrets() {
     bench.config("127.0.0.1:0");
     let told = succeeded(&bench.run(&["check-config", "--config", "im.toml"]));
     assert!(
-        told.contains("app otc: callbacks at /callbacks/otc, 1 live secret"),
+        told.contains("app otc (netease): callbacks at /callbacks/otc, 1 live secret"),
         "{told}"
     );
     assert!(told.contains("key pages: scopes read"), "{told}");
@@ -128,4 +128,45 @@ fn wrong_calls_say_the_way_out() {
     let nobody = bench.run(&["send", "--config", config.to_str().unwrap(), "m.json"]);
     assert_eq!(nobody.status.code(), Some(1));
     assert!(text(&nobody.stdout).contains("refused"), "{nobody:?}");
+}
+
+/// An app whose provider has an address for each kind of event needs to know which.
+#[test]
+fn a_route_is_asked_for_where_there_are_several() {
+    let bench = Bench::new();
+    let config = |apps: &str| {
+        bench.write(
+            "im.toml",
+            &format!("mongodb.uri = \"mongodb://127.0.0.1\"\n{apps}"),
+        );
+    };
+    let app = |provider: &str| {
+        format!(
+            "[[apps]]\nname = \"a\"\nprovider = \"{provider}\"\napp_secrets = [\"0123456789abcdef\"]\n"
+        )
+    };
+    bench.write("body.json", "{}");
+    let sign = |more: &[&str]| {
+        bench.run(
+            &[
+                &["sign", "--config", "im.toml", "--curl", "body.json"],
+                more,
+            ]
+            .concat(),
+        )
+    };
+    config(&app("wildfire"));
+    let told = succeeded(&bench.run(&["check-config", "--config", "im.toml"]));
+    assert!(told.contains("/callbacks/a/{secret}/{event}"), "{told}");
+    let output = sign(&[]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--route"));
+    let told = succeeded(&sign(&["--route", "user/online"]));
+    assert!(
+        told.contains("/callbacks/a/0123456789abcdef/user/online'"),
+        "{told}"
+    );
+    config(&(app("netease") + "app_key = \"k\"\n"));
+    assert_eq!(sign(&["--route", "message"]).status.code(), Some(2));
+    assert!(succeeded(&sign(&[])).contains("CheckSum"));
 }

@@ -182,7 +182,7 @@ fn dead_letters_are_listed_shown_retried_and_dropped() {
 
 /// A receipt that could not be decoded before is stored without a service, and its message is read.
 #[test]
-fn what_is_retried_by_hand_leaves_no_state_behind() {
+fn a_retry_by_the_command_updates_state() {
     let bench = Bench::new();
     bench.config("127.0.0.1:0");
     succeeded(&bench.run(&["indexes", "--config", "im.toml"]));
@@ -193,11 +193,11 @@ fn what_is_retried_by_hand_leaves_no_state_behind() {
     bench.insert("messages", [message]);
     let body =
         r#"{"eventType":30,"fromAccount":"bob","toAccount":"ann","timestamp":1700000000000}"#;
-    let letter = doc! {
+    let dead_letter = doc! {
         "_id": "otc/00", "app": "otc", "provider": "netease", "code": "bad_value", "reason": "",
         "path": "$", "body": body, "receivedAt": DateTime::now(),
     };
-    bench.insert("dead_letters", [letter]);
+    bench.insert("dead_letters", [dead_letter]);
     let run =
         |arguments: &[&str]| succeeded(&bench.run(&[arguments, &["--config", "im.toml"]].concat()));
     let retried = run(&["dead-letters", "retry", "otc/00"]);

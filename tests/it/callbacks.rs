@@ -5,7 +5,11 @@ use std::net::TcpStream;
 
 use mongodb::bson::doc;
 
-use crate::support::{APP_KEY, Answer, PREVIOUS_SECRET, SECRET, TestApp, signed};
+use im_callback::callback::ids::Millis;
+
+use crate::support::{
+    APP_KEY, Answer, PREVIOUS_SECRET, SECRET, TestApp, netease, signed, with_verified,
+};
 
 pub const MESSAGE: &str = r#"{"eventType":"1","convType":"PERSON","to":"bob","fromAccount":"ann","msgType":"TEXT","body":"hi","msgTimestamp":"1700000000000","msgidServer":"1"}"#;
 
@@ -53,7 +57,7 @@ async fn both_addresses_both_secrets_and_any_header_case_are_taken() {
 
 /// Each forged or broken request, its status and its code; none may leave anything in the database.
 #[tokio::test]
-async fn what_is_not_the_providers_is_refused_and_leaves_nothing() {
+async fn forged_requests_are_rejected_and_leave_nothing() {
     let app = TestApp::start().await;
     let good = signed(MESSAGE.as_bytes(), SECRET);
     let without = |name: &str| {
@@ -287,30 +291,12 @@ async fn broken_http_is_refused_and_the_next_request_is_served() {
 /// `Debug` output never contains what may be a message's text.
 #[test]
 fn debug_shows_no_text() {
-    use im_callback::callback::RawCallback;
-    use im_callback::callback::ids::Millis;
-    use im_callback::callback::netease::{Rules, Verifier, decode};
+    let provider = netease();
     let edit = r#"{"eventType":89,"msgId":1,"to":"bob","modifyTime":1,"text":"secret text"}"#;
     for body in [MESSAGE.replace("hi", "secret text"), edit.to_owned()] {
-        let headers = signed(body.as_bytes(), SECRET);
-        let header = |name: &str| {
-            headers
-                .iter()
-                .find(|(n, _)| *n == name)
-                .map(|(_, v)| v.as_str())
-        };
-        let raw = RawCallback {
-            body: body.as_bytes(),
-            header: &header,
-        };
-        let verifier = Verifier {
-            app_key: APP_KEY.to_owned(),
-            secrets: vec![SECRET.into()],
-            freshness: None,
-        };
-        let verified = verifier.verify(&raw, 0).unwrap();
-        let arrived = Millis::new(0).unwrap();
-        let shown = format!("{:?}", decode(&verified, arrived, &Rules::default()));
+        let shown = with_verified(&provider, body.as_bytes(), |verified| {
+            format!("{:?}", provider.decode(verified, Millis::nearest(0)))
+        });
         assert!(
             shown.contains("bob") && !shown.contains("secret text"),
             "{shown}"

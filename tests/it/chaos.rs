@@ -16,6 +16,7 @@ use tokio::task::{JoinSet, block_in_place};
 use tokio::time::sleep;
 
 use crate::oracle::{check_counts, found};
+use crate::support::dialect::Dialect;
 use crate::support::mongod::Mongod;
 use crate::support::process::{Process, try_deliver};
 use crate::support::proxy::{Line, Proxy};
@@ -143,7 +144,15 @@ impl Senders {
         for (case, trace) in &episodes {
             let expected = outcome(case, trace);
             for reader in 0..ACCOUNTS {
-                check_counts(&self.http, &self.url, case, reader, &expected).await;
+                check_counts(
+                    Dialect::Netease,
+                    &self.http,
+                    &self.url,
+                    case,
+                    reader,
+                    &expected,
+                )
+                .await;
             }
         }
         process.until_followed(&self.http).await;
@@ -151,10 +160,10 @@ impl Senders {
         for (case, trace) in &episodes {
             let expected = outcome(case, trace);
             // The walk at its start, which may still be running, finds the notes lost in the kill.
-            let mut is_found = found(database, case, trace).await;
+            let mut is_found = found(Dialect::Netease, database, case, trace).await;
             while is_found != expected && since.elapsed() < Duration::from_secs(60) {
                 sleep(Duration::from_millis(100)).await;
-                is_found = found(database, case, trace).await;
+                is_found = found(Dialect::Netease, database, case, trace).await;
             }
             assert_eq!(is_found, expected, "case {case}");
         }

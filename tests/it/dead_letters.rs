@@ -25,13 +25,13 @@ async fn plant(app: &TestApp, owner: &str, body: impl Into<Bson>, more: Document
         other => panic!("{other}"),
     };
     let id = format!("{owner}/{}", hex::encode(Sha256::digest(bytes)));
-    let mut letter = doc! {
+    let mut dead_letter = doc! {
         "_id": &id, "app": owner, "provider": "netease", "code": "bad_value", "reason": "an older one",
         "path": "$.x", "body": body, "receivedAt": DateTime::from_millis(RECEIVED),
     };
-    letter.extend(more);
-    let letters = app.database.collection::<Document>("dead_letters");
-    letters.insert_one(letter).await.unwrap();
+    dead_letter.extend(more);
+    let dead_letters = app.database.collection::<Document>("dead_letters");
+    dead_letters.insert_one(dead_letter).await.unwrap();
     id
 }
 
@@ -55,12 +55,12 @@ async fn retry(app: &TestApp, id: &str) -> (u16, Value) {
     (answer.status, answer.json())
 }
 
-async fn letters(app: &TestApp) -> Vec<Document> {
+async fn dead_letters(app: &TestApp) -> Vec<Document> {
     app.documents("dead_letters", doc! {}).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_can_be_decoded_now_is_stored_as_when_it_came() {
+async fn a_retry_stores_what_the_callback_would_have_stored() {
     let app = TestApp::start().await;
     let as_text = plant(&app, "otc", message(1), doc! {}).await;
     let as_bytes = plant(&app, "otc", binary(message(2).as_bytes()), doc! {}).await;
@@ -72,7 +72,7 @@ async fn what_can_be_decoded_now_is_stored_as_when_it_came() {
         let stored = json!({ "id": id, "outcome": "stored" });
         assert_eq!(retry(&app, id).await, (200, stored));
     }
-    assert!(letters(&app).await.is_empty());
+    assert!(dead_letters(&app).await.is_empty());
     for n in [1, 2] {
         let message = app.document("messages", &format!("otc/p2p/{n}")).await;
         let received = message.get_datetime("receivedAt").unwrap();
@@ -105,7 +105,7 @@ async fn what_can_be_decoded_now_is_stored_as_when_it_came() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_still_cannot_be_stored_is_kept_with_the_reason_of_today() {
+async fn a_retry_that_fails_keeps_the_dead_letter_with_the_new_reason() {
     let app = TestApp::start().await;
     let broken = plant(&app, "otc", "{\"eventType\": 1", doc! {}).await;
     let silent = plant(&app, "otc", "{}", doc! {}).await;
@@ -127,12 +127,12 @@ async fn what_still_cannot_be_stored_is_kept_with_the_reason_of_today() {
                 (status, &json!(code)),
                 "{problem}"
             );
-            let letter = app.document("dead_letters", id).await;
-            assert_eq!(letter.get_str("code").unwrap(), now);
-            assert!(letter.contains_key("body"));
+            let dead_letter = app.document("dead_letters", id).await;
+            assert_eq!(dead_letter.get_str("code").unwrap(), now);
+            assert!(dead_letter.contains_key("body"));
         }
     }
-    assert_eq!(letters(&app).await.len(), 4);
+    assert_eq!(dead_letters(&app).await.len(), 4);
     app.end().await;
 }
 
@@ -153,9 +153,9 @@ async fn a_receipt_is_ahead_of_the_time_its_callback_came_at() {
         let right = plant(&app, "otc", receipt(day_after), doc! {}).await;
         let ahead = plant(&app, "otc", receipt(day_after + 1), doc! {}).await;
         assert_eq!(retry(&app, &ahead).await.0, 422);
-        let letter = app.document("dead_letters", &ahead).await;
-        assert_eq!(letter.get_str("code").unwrap(), "time_ahead");
-        assert_eq!(letter.get_str("path").unwrap(), format!("$.{name}"));
+        let dead_letter = app.document("dead_letters", &ahead).await;
+        assert_eq!(dead_letter.get_str("code").unwrap(), "time_ahead");
+        assert_eq!(dead_letter.get_str("path").unwrap(), format!("$.{name}"));
         assert!(app.documents("read_marks", doc! {}).await.is_empty());
         assert_eq!(retry(&app, &right).await.0, 200);
         let mark = &app.documents("read_marks", doc! {}).await[0];
@@ -166,7 +166,7 @@ async fn a_receipt_is_ahead_of_the_time_its_callback_came_at() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn letters_are_listed_without_bodies_shown_with_them_and_dropped() {
+async fn dead_letters_are_listed_without_bodies_shown_with_them_and_dropped() {
     let app = TestApp::start().await;
     let mut ids = Vec::new();
     for n in 0..5_i64 {
@@ -191,33 +191,33 @@ async fn letters_are_listed_without_bodies_shown_with_them_and_dropped() {
     };
     let all = list("").await;
     assert_eq!(
-        (all["letters"].as_array().unwrap().len(), &all["next"]),
+        (all["deadLetters"].as_array().unwrap().len(), &all["next"]),
         (6, &Value::Null)
     );
     let mut paged = Vec::new();
     let mut page = list("?limit=2").await;
     loop {
-        paged.extend(page["letters"].as_array().unwrap().clone());
+        paged.extend(page["deadLetters"].as_array().unwrap().clone());
         let Some(next) = page["next"].as_str() else {
             break;
         };
         page = list(&format!("?limit=2&before={next}")).await;
     }
-    assert_eq!(json!(paged), all["letters"]);
+    assert_eq!(json!(paged), all["deadLetters"]);
     let times: Vec<_> = paged
         .iter()
         .map(|l| l["receivedAt"].as_str().unwrap())
         .collect();
     assert!(times.is_sorted_by(|a, b| a >= b), "{times:?}");
     assert_eq!(
-        list("?app=other").await["letters"][0]["id"],
+        list("?app=other").await["deadLetters"][0]["id"],
         json!(not_text)
     );
     assert_eq!(
-        list("?app=otc&code=not_json").await["letters"][0]["id"],
+        list("?app=otc&code=not_json").await["deadLetters"][0]["id"],
         json!(ids[4])
     );
-    assert_eq!(list("?app=none").await["letters"], json!([]));
+    assert_eq!(list("?app=none").await["deadLetters"], json!([]));
 
     let show = async |id: &str| {
         call(&app, "GET", &format!("/v1/dead-letters/{id}"), ADMIN_KEY)
@@ -238,12 +238,12 @@ async fn letters_are_listed_without_bodies_shown_with_them_and_dropped() {
         json!({ "id": ids[3], "outcome": "dropped" })
     );
     assert_eq!(drop(&ids[3]).await.code(), "unknown_dead_letter");
-    assert_eq!(letters(&app).await.len(), 5);
+    assert_eq!(dead_letters(&app).await.len(), 5);
     app.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bad_requests_for_letters_are_refused() {
+async fn bad_requests_for_dead_letters_are_refused() {
     let app = TestApp::start().await;
     let id = plant(&app, "otc", message(1), doc! {}).await;
     let one = format!("/v1/dead-letters/{id}");
@@ -321,6 +321,6 @@ async fn bad_requests_for_letters_are_refused() {
             "{method} {path} {answer:?}"
         );
     }
-    assert_eq!(letters(&app).await.len(), 1);
+    assert_eq!(dead_letters(&app).await.len(), 1);
     app.end().await;
 }

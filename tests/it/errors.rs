@@ -21,14 +21,16 @@ fn every_code_is_documented_and_nothing_else() {
         Reason::MissingField,
         Reason::BadValue(""),
         Reason::TimeAhead,
+        Reason::UnknownRoute,
+        Reason::OtherProvider,
         Reason::SynchronousCallback,
     ];
-    let letters = reasons
+    let dead_letters = reasons
         .iter()
         .map(|reason| reason.code())
         .chain(["store_refused", "unknown_app"]);
-    let letters = letters.map(|code| format!("{code}` (dead letter)"));
-    let mut expected: Vec<_> = http.chain(letters).collect();
+    let dead_letters = dead_letters.map(|code| format!("{code}` (dead letter)"));
+    let mut expected: Vec<_> = http.chain(dead_letters).collect();
     expected.sort();
     let mut documented: Vec<_> = documented.into_iter().map(str::to_owned).collect();
     documented.sort();

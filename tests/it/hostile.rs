@@ -244,7 +244,6 @@ async fn who_reads_no_answers_is_gone() {
     app.end().await;
 }
 
-/// Pipelined requests are served slowly, and many of them end the connection.
 #[tokio::test(flavor = "multi_thread")]
 async fn pipelined_requests_are_answered_promptly() {
     // Far longer than the answers may take.
@@ -410,7 +409,7 @@ async fn large_bodies_that_stall_do_not_keep_callbacks_out() {
     let (refused, mut to) = open(&app).await;
     // The connection may end before it has all.
     let _ = to.write_all(large.as_bytes()).await;
-    let answer = until_end(refused, "without room").await;
+    let answer = until_end(refused, "without memory").await;
     assert!(answer.starts_with("HTTP/1.1 503"), "{answer:?}");
     assert!(answer.contains(r#""code":"overloaded""#), "{answer}");
     assert!(
@@ -474,7 +473,7 @@ async fn large_bodies_are_taken_from_none_but_the_provider() {
 
 /// The memory of a body is freed, however the body ends.
 #[tokio::test(flavor = "multi_thread")]
-async fn room_comes_back() {
+async fn reserved_memory_is_returned() {
     let more = format!("{IMPATIENT}http.bytes_reading = \"1MiB\"\n");
     let app = TestApp::with(&more).await;
     let body = "x".repeat(1024 * 1024);

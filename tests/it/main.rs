@@ -7,6 +7,7 @@
     reason = "a test that panics has failed, which is what it is for"
 )]
 
+mod backfill;
 mod callbacks;
 mod catch_up;
 mod chaos;
@@ -24,6 +25,7 @@ mod outage;
 mod overflow;
 mod protocol;
 mod reconcile;
+mod retention;
 mod samples;
 mod signals;
 mod spool;

@@ -13,30 +13,41 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
 use serde_json::{Value, json};
 
+use crate::support::dialect::Dialect;
 use crate::support::trace::{
-    ACCOUNTS, Happening, ORDERS, Outcome, account, bodies, delivery, message_id, outcome, trace,
+    ACCOUNTS, Happening, ORDERS, Outcome, delivery, message_id, outcome, trace,
 };
-use crate::support::{Instance, READ_KEY, TestApp, config, deliver, documents, mongodb_uri};
+use crate::support::{Instance, READ_KEY, TestApp, config, documents, mongodb_uri};
 
 /// Each in a database of its own, so that the three run side by side.
 #[test]
 fn counts_are_right_at_once_while_state_stands_still() {
-    any_order_repetition_and_splitting("1h");
+    any_order_repetition_and_splitting(Dialect::Netease, "1h");
 }
 
 #[test]
 fn counts_are_right_at_once_while_state_follows_slowly() {
-    any_order_repetition_and_splitting("300ms");
+    any_order_repetition_and_splitting(Dialect::Netease, "300ms");
 }
 
 #[test]
 fn counts_are_right_at_once_while_state_follows_at_once() {
-    any_order_repetition_and_splitting("1ms");
+    any_order_repetition_and_splitting(Dialect::Netease, "1ms");
 }
 
-fn any_order_repetition_and_splitting(delay: &str) {
+#[test]
+fn counts_of_rongcloud_are_right_at_once() {
+    any_order_repetition_and_splitting(Dialect::Rongcloud, "300ms");
+}
+
+#[test]
+fn counts_of_wildfire_are_right_at_once() {
+    any_order_repetition_and_splitting(Dialect::Wildfire, "300ms");
+}
+
+fn any_order_repetition_and_splitting(dialect: Dialect, delay: &str) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let delay = format!("reconcile.delay = \"{delay}\"");
+    let delay = format!("reconcile.delay = \"{delay}\"\n{}", Dialect::other_apps());
     let (app, second) = runtime.block_on(async {
         let app = TestApp::with(&delay).await;
         let second = config(&mongodb_uri(), app.database.name(), &delay);
@@ -56,8 +67,9 @@ fn any_order_repetition_and_splitting(delay: &str) {
     });
     let played = std::sync::Mutex::new(Vec::new());
     let result = runner.run(&cases, |(trace, deliveries)| {
+        let trace = dialect.heard(&trace);
         let case = format!("c{}", case.fetch_add(1, Ordering::Relaxed));
-        runtime.block_on(play(&app, &second, &case, &trace, &deliveries));
+        runtime.block_on(play(dialect, &app, &second, &case, &trace, &deliveries));
         played.lock().unwrap().push((case, trace));
         Ok(())
     });
@@ -83,7 +95,7 @@ fn any_order_repetition_and_splitting(delay: &str) {
             }
         }
         for (case, trace) in played.into_inner().unwrap() {
-            let found = found(&app.database, &case, &trace).await;
+            let found = found(dialect, &app.database, &case, &trace).await;
             assert_eq!(found, outcome(&case, &trace), "case {case}");
         }
         tokio::task::spawn_blocking(move || drop(second))
@@ -95,23 +107,21 @@ fn any_order_repetition_and_splitting(delay: &str) {
 
 /// Delivers a trace, and asks all counts of both instances after each group of callbacks.
 async fn play(
+    dialect: Dialect,
     app: &TestApp,
     second: &Instance,
     case: &str,
     trace: &[Happening],
     deliveries: &[(usize, Vec<usize>)],
 ) {
-    let bodies = bodies(case, trace);
+    let callbacks = dialect.callbacks(case, trace);
     // What has not been told yet has not happened; positions are part of a message's name.
     let mut told = vec![Happening::Receipts(Vec::new()); trace.len()];
     for (instance, group) in deliveries {
         let instance = [&app.instance, second][*instance];
-        let sent = group.iter().map(|n| async {
-            let body = bodies[*n].to_string();
-            deliver(&app.http, instance, body.as_bytes())
-                .await
-                .expect_ok();
-        });
+        let url = instance.url("");
+        let sent = group.iter().flat_map(|n| &callbacks[*n]);
+        let sent = sent.map(|callback| dialect.deliver(&app.http, &url, callback));
         join_all(sent).await;
         for n in group {
             told[*n] = trace[*n].clone();
@@ -120,18 +130,26 @@ async fn play(
         let urls = [app.instance.url(""), second.url("")];
         let asked = urls.iter().flat_map(|url| {
             let (http, expected) = (&app.http, &expected);
-            (0..ACCOUNTS).map(move |reader| check_counts(http, url, case, reader, expected))
+            (0..ACCOUNTS)
+                .map(move |reader| check_counts(dialect, http, url, case, reader, expected))
         });
         join_all(asked).await;
     }
 }
 
 /// What the database says of a case.
-pub async fn found(database: &Database, case: &str, trace: &[Happening]) -> Outcome {
+pub async fn found(
+    dialect: Dialect,
+    database: &Database,
+    case: &str,
+    trace: &[Happening],
+) -> Outcome {
+    let app = dialect.app();
     let mut found = Outcome::default();
     for n in 0..trace.len() {
         let id = message_id(case, n);
-        let filter = doc! { "msgidServer": &id, "receivedAt": { "$exists": true } };
+        let stored = dialect.message_id(case, n);
+        let filter = doc! { "app": app, "msgidServer": stored, "receivedAt": { "$exists": true } };
         for message in documents(database, "messages", filter).await {
             let state = message.get_i32("state").ok();
             let text = message.get_str("body").unwrap().to_owned();
@@ -148,7 +166,7 @@ pub async fn found(database: &Database, case: &str, trace: &[Happening]) -> Outc
             .parse::<usize>()
             .unwrap()
     };
-    let mine = doc! { "account": { "$regex": format!("^{case}-") } };
+    let mine = doc! { "app": app, "account": { "$regex": format!("^{case}-") } };
     for presence in documents(database, "presence", mine).await {
         let device = (
             number(presence.get_str("account").unwrap()),
@@ -158,7 +176,7 @@ pub async fn found(database: &Database, case: &str, trace: &[Happening]) -> Outc
             .online
             .insert(device, presence.get_str("state").unwrap() == "online");
     }
-    let unread = doc! { "state": 0, "to": { "$regex": format!("^{case}-") } };
+    let unread = doc! { "app": app, "state": 0, "to": { "$regex": format!("^{case}-") } };
     for message in documents(database, "messages", unread).await {
         let (to, from) = (
             number(message.get_str("to").unwrap()),
@@ -174,16 +192,17 @@ pub async fn found(database: &Database, case: &str, trace: &[Happening]) -> Outc
 
 /// What an instance answers about a reader.
 pub async fn check_counts(
+    dialect: Dialect,
     http: &reqwest::Client,
     url: &str,
     case: &str,
     reader: usize,
     expected: &Outcome,
 ) {
-    let peers: Vec<_> = (0..ACCOUNTS).map(|n| account(case, n, n)).collect();
+    let peers: Vec<_> = (0..ACCOUNTS).map(|n| dialect.account(case, n, n)).collect();
     let orders: Vec<_> = (0..ORDERS).map(|n| format!("{case}-order{n}")).collect();
-    let user = account(case, reader, 1);
-    let question = json!({ "user": user, "peers": peers, "orders": orders });
+    let user = dialect.account(case, reader, 1);
+    let question = json!({ "app": dialect.app(), "user": user, "peers": peers, "orders": orders });
     let answer = http
         .post(format!("{url}/v1/unread"))
         .bearer_auth(READ_KEY)

@@ -208,11 +208,11 @@ async fn a_message_that_mongodb_takes_in_no_batch_is_told_apart_at_once() {
             (&counted["total"], counted.get("complete")),
             (&json!(19), None)
         );
-        let letters = app.documents("dead_letters", doc! {}).await;
-        let [letter] = &letters[..] else {
-            panic!("{letters:?}")
+        let dead_letters = app.documents("dead_letters", doc! {}).await;
+        let [dead_letter] = &dead_letters[..] else {
+            panic!("{dead_letters:?}")
         };
-        assert_eq!(letter.get_str("code").ok(), Some("store_refused"));
+        assert_eq!(dead_letter.get_str("code").ok(), Some("store_refused"));
         app.end().await;
     }
 }

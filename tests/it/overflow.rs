@@ -111,7 +111,7 @@ async fn a_damaged_spool_gives_what_is_whole_and_says_what_is_not() {
         let entries = std::fs::read_dir(&spool)
             .unwrap()
             .map(|e| e.unwrap().path());
-        let is_segment = |path: &PathBuf| path.to_string_lossy().contains(".v1.spool");
+        let is_segment = |path: &PathBuf| path.to_string_lossy().contains(".v2.spool");
         entries.filter(is_segment).collect()
     };
     let mut bytes = std::fs::read(&files()[0]).unwrap();
@@ -129,7 +129,7 @@ async fn a_damaged_spool_gives_what_is_whole_and_says_what_is_not() {
         panic!("{:?}", files())
     };
     assert!(
-        file.to_str().unwrap().ends_with(".v1.spool.damaged"),
+        file.to_str().unwrap().ends_with(".v2.spool.damaged"),
         "{file:?}"
     );
     // The damaged record, and no other.
@@ -223,7 +223,7 @@ async fn an_outage_ends_whatever_the_spools_disk_does() {
     let segment = std::fs::read_dir(&path).unwrap().find_map(|entry| {
         let path = entry.unwrap().path();
         path.to_string_lossy()
-            .ends_with(".v1.spool")
+            .ends_with(".v2.spool")
             .then_some(path)
     });
     let segment = segment.unwrap();

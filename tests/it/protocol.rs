@@ -12,16 +12,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use im_callback::callback::RawCallback;
+use im_callback::callback::Decoded;
 use im_callback::callback::event::{Conversation, Effect, Event};
 use im_callback::callback::ids::Millis;
-use im_callback::callback::netease::{Rules, Verifier, decode};
 use proptest::prelude::*;
 use proptest::test_runner::{TestCaseResult, TestRunner};
 use serde_json::Value;
 
-use crate::support::signed;
 use crate::support::trace::{Happening, bodies, outcome, trace};
+use crate::support::{netease, with_verified};
 
 /// A reader and a peer.
 type Pair = (String, String);
@@ -120,33 +119,24 @@ fn number(id: &str) -> String {
 /// The facts of one delivery, through the real verification and decoding.
 fn steps(body: &Value) -> Vec<Step> {
     let body = body.to_string();
-    let headers = signed(body.as_bytes(), "secret");
-    let header = |name: &str| {
-        headers
-            .iter()
-            .find(|(n, _)| *n == name)
-            .map(|(_, v)| v.as_str())
-    };
-    let verifier = Verifier {
-        app_key: crate::support::APP_KEY.to_owned(),
-        secrets: vec!["secret".into()],
-        freshness: None,
-    };
-    let raw = RawCallback {
-        body: body.as_bytes(),
-        header: &header,
-    };
-    let verified = verifier.verify(&raw, 0).unwrap();
-    let arrived = Millis::new(1_700_000_000_000).unwrap();
-    let decoded = decode(&verified, arrived, &Rules::default());
-    assert_eq!(decoded.undecodable, None, "{body}");
+    let provider = netease();
+    with_verified(&provider, body.as_bytes(), |verified| {
+        steps_of(provider.decode(verified, Millis::nearest(1_700_000_000_000)))
+    })
+}
+
+fn steps_of(decoded: Decoded<'_>) -> Vec<Step> {
+    assert_eq!(decoded.undecodable, None);
     let step = |event| match event {
         Event::Message(message) => {
             let to = message.message.to.clone();
             let pair = |peer: &dyn ToString| (to, peer.to_string());
             Some(Step::Insert {
                 id: format!("{}/{}", message.message.class.as_str(), message.message.id),
-                counts: message.counts.map(|c| (pair(&c.peer), c.sent_at.get())),
+                counts: message
+                    .derived
+                    .counts
+                    .map(|c| (pair(&c.peer), c.sent_at.get())),
             })
         }
         Event::Record(record) => match record.effect {

@@ -22,7 +22,7 @@ fn samples() -> Vec<(String, Vec<u8>)> {
 }
 
 #[tokio::test]
-async fn each_sample_is_stored_as_its_snapshot_and_a_redelivery_changes_nothing() {
+async fn samples_match_their_snapshots_and_redelivery_changes_nothing() {
     let app = TestApp::start().await;
     let samples = samples();
     assert!(samples.len() >= 48, "{} samples", samples.len());
@@ -44,7 +44,7 @@ async fn each_sample_is_stored_as_its_snapshot_and_a_redelivery_changes_nothing(
 
 /// The provider sends the same value as text or number, and nested parts as text or value.
 #[tokio::test]
-async fn text_or_number_and_text_or_value_are_stored_alike() {
+async fn json_types_do_not_change_what_is_stored() {
     let app = TestApp::start().await;
     for (name, body) in samples() {
         let Ok(mut sample) = serde_json::from_slice::<Value>(&body) else {
@@ -98,7 +98,7 @@ fn loosen(sample: &mut Value) {
 
 /// The samples that the project was given, where they are at hand: more than are kept here may be.
 #[tokio::test]
-async fn other_samples_beside_the_project_are_taken_too() {
+async fn samples_outside_the_repository_are_accepted_too() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/samples/netease");
     let Ok(entries) = std::fs::read_dir(&folder) else {
         eprintln!("skipped: there is no {}", folder.display());
@@ -109,9 +109,9 @@ async fn other_samples_beside_the_project_are_taken_too() {
         let path = entry.unwrap().path();
         app.deliver(std::fs::read(&path).unwrap()).await.expect_ok();
         let name = path.file_name().unwrap().to_str().unwrap();
-        let letters = app.documents("dead_letters", mongodb::bson::doc! {}).await;
+        let dead_letters = app.documents("dead_letters", mongodb::bson::doc! {}).await;
         let is_copy = !name.starts_with("not_a_copy") && !name.starts_with("api_");
-        assert_eq!(letters.is_empty(), is_copy, "{name}: {letters:?}");
+        assert_eq!(dead_letters.is_empty(), is_copy, "{name}: {dead_letters:?}");
         app.empty().await;
     }
     app.end().await;

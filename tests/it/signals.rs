@@ -214,7 +214,7 @@ async fn secrets_rotate_by_sighup_without_a_lost_callback() {
 
 /// What was spooled for an app that is gone when it comes out is a dead letter, and not lost.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_spooled_for_an_app_that_is_gone_is_a_dead_letter() {
+async fn spooled_callbacks_of_a_removed_app_become_dead_letters() {
     let proxy = Proxy::to(&mongodb_uri()).await;
     proxy.set(Line::Cut);
     let name = database_name();
@@ -232,9 +232,9 @@ async fn what_was_spooled_for_an_app_that_is_gone_is_a_dead_letter() {
     process.until_drained(&http).await;
     let client = Client::with_uri_str(mongodb_uri()).await.unwrap();
     let database = client.database(&name);
-    let letters = documents(&database, "dead_letters", doc! {}).await;
-    assert_eq!(letters.len(), 1);
-    let text = |field: &str| letters[0].get_str(field).unwrap().to_owned();
+    let dead_letters = documents(&database, "dead_letters", doc! {}).await;
+    assert_eq!(dead_letters.len(), 1);
+    let text = |field: &str| dead_letters[0].get_str(field).unwrap().to_owned();
     assert_eq!(
         (text("code"), text("body")),
         ("unknown_app".to_owned(), message(1))

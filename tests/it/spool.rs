@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 #[path = "../properties/segment.rs"]
 mod segment;
 
+use im_callback::callback::{ProviderName, Received};
 use im_callback::spool::{
     AppendError, Damage, OpenError, SEGMENT_BYTES, Salt, Spool, SpoolSettings,
 };
-use im_callback::store::Received;
 
 use crate::support::disk::SmallDisk;
 use segment::{check, received, same, segment_of};
@@ -275,4 +275,46 @@ fn its_files_are_their_owners_alone() {
     spool.append(callbacks(1).iter()).unwrap();
     let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(&path), mode(&segments(&path)[0])), (0o700, 0o600));
+}
+
+/// A segment that version 1 wrote; its bytes were made by a program of their own, after the format's description.
+#[test]
+fn what_version_1_wrote_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("spool");
+    drop(spool(&path));
+    let name = "00000000000000000007-000102030405060708090a0b0c0d0e0f.v1.spool";
+    let made = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/spool")
+        .join(name);
+    fs::copy(made, path.join(name)).unwrap();
+    let spool = spool(&path);
+    spool.append(callbacks(1).iter()).unwrap();
+    assert!(
+        segments(&path)[1]
+            .to_string_lossy()
+            .contains("/00000000000000000008-")
+    );
+    let (found, damage) = emptied(&spool);
+    assert!(damage.is_empty(), "{damage:?}");
+    let seen: Vec<_> = found
+        .iter()
+        .map(|r| {
+            let origin = &r.origin;
+            let is_rtc = r.envelope.header("type") == Some("RTC");
+            (origin.provider, origin.received_at.get(), is_rtc)
+        })
+        .collect();
+    let netease = ProviderName::Netease;
+    assert_eq!(
+        seen[..3],
+        [
+            (netease, 1_700_000_000_500, false),
+            (netease, 1_700_000_000_600, true),
+            (netease, 1_700_000_000_700, false),
+        ]
+    );
+    assert_eq!(found.len(), 4);
+    assert!(found[0].body.starts_with(b"{\"eventType\": 1"));
+    assert!(found[2].body.ends_with(b"}"));
 }

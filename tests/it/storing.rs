@@ -150,9 +150,12 @@ async fn what_contradicts_what_is_stored_becomes_a_dead_letter() {
         app.deliver(last.to_string()).await.expect_ok();
         let stored = app.document("messages", "otc/p2p/1").await;
         assert_eq!(stored.contains_key("recall"), first == &contradicting);
-        let letter = &app.documents("dead_letters", doc! {}).await[0];
-        assert_eq!(letter.get_str("code").ok(), Some("store_refused"));
-        assert_eq!(letter.get_str("body").ok(), Some(last.to_string().as_str()));
+        let dead_letter = &app.documents("dead_letters", doc! {}).await[0];
+        assert_eq!(dead_letter.get_str("code").ok(), Some("store_refused"));
+        assert_eq!(
+            dead_letter.get_str("body").ok(),
+            Some(last.to_string().as_str())
+        );
         app.empty().await;
     }
     app.end().await;
@@ -303,8 +306,8 @@ async fn a_receipt_whose_mark_is_refused_marks_nothing_as_read() {
         "eventType": 30, "fromAccount": "bob", "toAccount": "ann", "timestamp": 1_700_000_000_000_i64,
     });
     app.deliver(receipt.to_string()).await.expect_ok();
-    let letters = app.documents("dead_letters", doc! {}).await;
-    assert_eq!(letters[0].get_str("code").ok(), Some("store_refused"));
+    let dead_letters = app.documents("dead_letters", doc! {}).await;
+    assert_eq!(dead_letters[0].get_str("code").ok(), Some("store_refused"));
     app.until_followed().await;
     let stored = app.document("messages", "otc/p2p/1").await;
     assert_eq!(stored.get_i32("state").ok(), Some(0));

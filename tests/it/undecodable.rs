@@ -93,22 +93,29 @@ async fn what_cannot_be_decoded_is_kept_as_a_dead_letter() {
         for _redelivery in 0..2 {
             app.deliver(body).await.expect_ok();
         }
-        let letters = app.documents("dead_letters", doc! {}).await;
-        assert_eq!(letters.len(), 1, "{body}");
-        let letter = &letters[0];
+        let dead_letters = app.documents("dead_letters", doc! {}).await;
+        assert_eq!(dead_letters.len(), 1, "{body}");
+        let dead_letter = &dead_letters[0];
         assert_eq!(
-            (letter.get_str("code").ok(), letter.get_str("path").ok()),
+            (
+                dead_letter.get_str("code").ok(),
+                dead_letter.get_str("path").ok()
+            ),
             (Some(*code), Some(*path)),
             "{body}"
         );
-        assert_eq!(letter.get_str("body").ok(), Some(*body));
-        assert!(!letter.get_str("reason").unwrap().is_empty());
-        assert_eq!(app.dump().await.len(), 1, "{body} left more than a letter");
+        assert_eq!(dead_letter.get_str("body").ok(), Some(*body));
+        assert!(!dead_letter.get_str("reason").unwrap().is_empty());
+        assert_eq!(
+            app.dump().await.len(),
+            1,
+            "{body} left more than a dead letter"
+        );
         app.empty().await;
     }
     app.deliver(b"\xff\xfe".as_slice()).await.expect_ok();
-    let letter = &app.documents("dead_letters", doc! {}).await[0];
-    assert!(matches!(letter.get("body"), Some(Bson::Binary(b)) if b.bytes == b"\xff\xfe"));
+    let dead_letter = &app.documents("dead_letters", doc! {}).await[0];
+    assert!(matches!(dead_letter.get("body"), Some(Bson::Binary(b)) if b.bytes == b"\xff\xfe"));
     app.end().await;
 }
 
@@ -129,14 +136,17 @@ async fn a_bad_receipt_does_not_hold_up_the_good_ones_beside_it() {
             .ok(),
         Some(1)
     );
-    let letter = &app.documents("dead_letters", doc! {}).await[0];
-    assert_eq!(letter.get_str("path").ok(), Some("$.objects[0].toAccount"));
+    let dead_letter = &app.documents("dead_letters", doc! {}).await[0];
+    assert_eq!(
+        dead_letter.get_str("path").ok(),
+        Some("$.objects[0].toAccount")
+    );
     app.end().await;
 }
 
 /// Marks only rise, so a time far in the future would hide all later messages of a conversation.
 #[tokio::test]
-async fn a_receipt_of_a_time_to_come_raises_no_mark() {
+async fn a_receipt_in_the_future_raises_no_mark() {
     let app = TestApp::start().await;
     let now = DateTime::now().timestamp_millis();
     let (soon, ahead) = (now + 23 * 3_600_000, now + 25 * 3_600_000);
@@ -169,9 +179,9 @@ async fn a_receipt_of_a_time_to_come_raises_no_mark() {
     ];
     for (body, path, marks) in cases {
         app.deliver(body.to_string()).await.expect_ok();
-        let letters = app.documents("dead_letters", doc! {}).await;
-        assert_eq!(letters.len(), 1, "{body}");
-        let said = |name: &str| letters[0].get_str(name).ok();
+        let dead_letters = app.documents("dead_letters", doc! {}).await;
+        assert_eq!(dead_letters.len(), 1, "{body}");
+        let said = |name: &str| dead_letters[0].get_str(name).ok();
         assert_eq!(
             (said("code"), said("path")),
             (Some("time_ahead"), Some(path))

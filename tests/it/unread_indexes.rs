@@ -61,6 +61,34 @@ async fn the_plans_read_indexes_alone() {
     app.end().await;
 }
 
+/// A conversation is read in both directions of time from its index, without a sort and without other documents.
+#[tokio::test]
+async fn a_conversation_is_read_by_its_index() {
+    let app = TestApp::start().await;
+    with_messages(&app).await;
+    let all = app.documents("messages", doc! {}).await;
+    let of_bob = doc! { "app": "otc", "conversation": "p2p/ann/bob" };
+    let theirs = app.documents("messages", of_bob.clone()).await;
+    assert!(theirs.len() < all.len() && theirs.len() > 1);
+    let mut filter = of_bob;
+    filter.insert("msgTimestamp", doc! { "$lt": i64::MAX });
+    for order in [1, -1] {
+        let command = doc! {
+            "find": "messages", "filter": &filter, "sort": { "msgTimestamp": order, "_id": order },
+        };
+        let explain = doc! { "explain": command, "verbosity": "executionStats" };
+        let plan = app.database.run_command(explain).await.unwrap();
+        let stages = stages(&plan);
+        for wrong in ["COLLSCAN", "SORT"] {
+            assert!(!stages.contains(&wrong.to_owned()), "{stages:?} in {plan}");
+        }
+        let stats = find(&plan, "executionStats").unwrap();
+        let examined = stats.as_document().unwrap().get_i32("totalDocsExamined");
+        assert_eq!(examined.unwrap() as usize, theirs.len(), "{plan}");
+    }
+    app.end().await;
+}
+
 fn stages(plan: &Document) -> Vec<String> {
     let mut found = Vec::new();
     for (name, value) in plan {

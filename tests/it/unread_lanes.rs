@@ -128,7 +128,7 @@ async fn an_answer_has_all_that_was_acknowledged_before_the_question() {
 #[tokio::test]
 async fn more_unread_messages_than_a_query_reads_are_counted_all_the_same() {
     const AT: i64 = 1_700_000_000_000;
-    let app = TestApp::with("reconcile.delay = \"1h\"").await;
+    let app = TestApp::with("reconcile.delay = \"1h\"\nmongodb.query_timeout = \"10s\"").await;
     let peer = |n: usize| format!("peer{n:02}");
     let most = MOST_KEYS;
     // Reader, messages, peers, orders, and up to which message a mark says read.

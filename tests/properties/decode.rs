@@ -1,13 +1,13 @@
 //! Whatever stands in a verified body, something valid is kept of it, always the same, and none of it is
 //! run by MongoDB.
 
-use im_callback::callback::VerifiedCallback;
 use im_callback::callback::ids::{AppName, Millis};
-use im_callback::callback::netease::{OrderIdAt, Rules, decode};
-use im_callback::store::Received;
-use im_callback::store::documents::Origin;
+use im_callback::callback::netease::{NeteaseRules, decode};
+use im_callback::callback::{
+    Envelope, OrderIdAt, Origin, ProviderName, Received, VerifiedCallback,
+};
 use im_callback::store::documents::{Write, writes};
-use mongodb::bson::{Bson, DateTime, Document, RawDocumentBuf};
+use mongodb::bson::{Bson, Document, RawDocumentBuf};
 
 use crate::choices::Choices;
 use crate::json::{INJECTED, nearly_a_sample};
@@ -35,7 +35,7 @@ pub fn holds(data: &[u8], samples: &[&[u8]]) {
     let mut choices = Choices::new(data);
     let is_made = choices.once_in(2);
     let product = choices.of(PRODUCTS);
-    let rules = Rules {
+    let rules = NeteaseRules {
         count_tips: choices.once_in(2),
         order_id: (!choices.once_in(3)).then(|| OrderIdAt {
             field: choices.of(&["ext", "attach", "body"]),
@@ -50,19 +50,23 @@ pub fn holds(data: &[u8], samples: &[&[u8]]) {
     check(body, product, &rules);
 }
 
-fn check(body: Vec<u8>, product: Option<&str>, rules: &Rules) {
+fn check(body: Vec<u8>, product: Option<&str>, rules: &NeteaseRules) {
     let app = AppName::new("app").unwrap();
     let arrived = Millis::new(1_700_000_000_000).unwrap();
     let received = Received {
-        origin: Origin::new(&app, DateTime::from_millis(arrived.get())),
-        product: product.map(Box::from),
+        origin: Origin {
+            app: app.clone(),
+            provider: ProviderName::Netease,
+            received_at: arrived,
+        },
+        envelope: Envelope::default().with_header("type", product),
         body: body.into(),
     };
-    let made_with = |product| {
-        let verified = VerifiedCallback::kept(&received.body, product);
-        writes(&received, &decode(&verified, arrived, rules))
+    let made_of = |received: &Received| {
+        let verified = VerifiedCallback::kept(received);
+        writes(received, &decode(&verified, arrived, rules))
     };
-    let made = || made_with(product);
+    let made = || made_of(&received);
     let first = made();
     if first.is_empty() {
         assert!(says_nothing(&received.body), "a body vanished");
@@ -75,7 +79,10 @@ fn check(body: Vec<u8>, product: Option<&str>, rules: &Rules) {
     for (a, b) in first.iter().zip(&again) {
         assert!(parts(a) == parts(b), "the same bytes made another write");
     }
-    let without_header = made_with(None);
+    let without_header = made_of(&Received {
+        envelope: Envelope::default(),
+        ..received.clone()
+    });
     assert_eq!(first.len(), without_header.len());
     for (a, b) in first.iter().zip(&without_header) {
         assert!(
@@ -93,18 +100,21 @@ fn but_for_its_label(write: &Write) -> (u8, Document, String) {
         document.remove("product");
         document.remove("kind");
     }
+    if let Write::DeadLetter(_) = write {
+        document.remove("headers");
+    }
     (variant, document, told)
 }
 
 /// Whether a body is one of the provider's probes.
-fn says_nothing(body: &[u8]) -> bool {
+pub fn says_nothing(body: &[u8]) -> bool {
     let within = body.trim_ascii().strip_prefix(b"{");
     let inner = within.and_then(|rest| rest.strip_suffix(b"}"));
     body.trim_ascii().is_empty() || inner.is_some_and(|inner| inner.trim_ascii().is_empty())
 }
 
 /// What is told to MongoDB and to the commit.
-fn parts(write: &Write) -> (u8, &RawDocumentBuf, String) {
+pub fn parts(write: &Write) -> (u8, &RawDocumentBuf, String) {
     match write {
         Write::Message(message) => {
             let told = format!("{:?} {:?}", message.key, message.counts);
@@ -118,7 +128,7 @@ fn parts(write: &Write) -> (u8, &RawDocumentBuf, String) {
     }
 }
 
-fn is_valid(write: &Write, app: &AppName) {
+pub fn is_valid(write: &Write, app: &AppName) {
     let (_, raw, _) = parts(write);
     assert_eq!(write.bytes(), raw.as_bytes().len());
     let document = Document::try_from(raw).expect("valid BSON");

@@ -3,17 +3,25 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use im_callback::callback::ids::AppName;
+use im_callback::callback::ids::{AppName, Millis};
+use im_callback::callback::{Envelope, Origin, ProviderName, Received};
 use im_callback::spool::{Damage, Reader, Salt, write};
-use im_callback::store::Received;
-use im_callback::store::documents::Origin;
-use mongodb::bson::DateTime;
 
 pub fn received(n: usize, body: &[u8]) -> Received {
-    let app = AppName::new(format!("app{}", n % 3)).unwrap();
+    let envelope = Envelope {
+        route: ["", "user/online", "消息"][n % 3].into(),
+        query: ["", "a=b&c"][n / 3 % 2].into(),
+        headers: Vec::new(),
+    };
     Received {
-        origin: Origin::new(&app, DateTime::from_millis(1_700_000_000_000 + n as i64)),
-        product: (n % 2 == 1).then(|| "RTC".into()),
+        origin: Origin {
+            app: AppName::new(format!("app{}", n % 3)).unwrap(),
+            provider: ProviderName::ALL[n % 4],
+            received_at: Millis::nearest(1_700_000_000_000 + n as i64),
+        },
+        envelope: envelope
+            .with_header("type", (n % 2 == 1).then_some("RTC"))
+            .with_header("empty", (n % 5 == 1).then_some("")),
         body: Bytes::copy_from_slice(body),
     }
 }
@@ -31,14 +39,7 @@ pub fn segment_of(callbacks: &[Received], salt: Salt) -> (Vec<u8>, Vec<Range<usi
 }
 
 pub fn same(a: &Received, b: &Received) -> bool {
-    let place = |r: &Received| {
-        (
-            r.origin.app.clone(),
-            r.origin.received_at,
-            r.product.clone(),
-        )
-    };
-    place(a) == place(b) && a.body == b.body
+    a.origin == b.origin && a.envelope == b.envelope && a.body == b.body
 }
 
 /// Reads any bytes: what comes back is what stands there, and every other byte is reported, once, in order.

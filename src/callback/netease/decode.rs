@@ -1,82 +1,50 @@
-//! A verified body becomes events.
+//! Decodes a verified body into events.
 //!
-//! Decoding is lenient where the provider is loose (strings or numbers, JSON text or values, absent
-//! and new fields) and strict where a guess would make a badge wrong: an event that acts on messages,
-//! marks or presence needs the fields it acts by, else the body is kept as a dead letter. Kinds that
-//! act on nothing are stored whatever their fields are.
+//! Decoding is lenient where the provider is inconsistent (strings or numbers, JSON text or values, missing and
+//! new fields), and strict where a guess would make a count wrong: an event that acts on messages, marks or
+//! presence needs the fields for its effect, otherwise the body becomes a dead letter. An event without effect is
+//! stored whatever its fields are.
 
-use std::borrow::Cow;
-
-use super::fields::{
-    Result, digest, elements, message_ref, millis, optional, optional_millis, own, read_up_to,
-    required, undecodable,
-};
+use super::NeteaseRules;
+use super::effects::{conversation_read, edit, presence, recall, receipt};
+use super::parts::{lower, message_ref, record};
 use super::wire::{self, Kind};
 use crate::callback::VerifiedCallback;
+use crate::callback::columns::{Columns, Value};
 use crate::callback::event::{
-    Class, Conversation, Counts, Decoded, Edit, Effect, Event, EventType, Message, MessageRef,
-    Presence, Product, ReadMark, Reason, Recall, Record, Undecodable,
+    Class, Decoded, Effect, Event, EventType, Message, Product, Reason, Record, Undecodable,
 };
-use crate::callback::ids::{Account, Millis, natural_key};
-use crate::callback::json::{Fields, Json, NotAnObject, nested, scalar, scalar_at, view};
+use crate::callback::fields::{
+    Result, digest, elements, millis, optional, optional_millis, own, parse_body, required,
+    undecodable,
+};
+use crate::callback::ids::{Millis, natural_key};
+use crate::callback::json::{Fields, Json, nested, view};
 
-/// What an app's settings say about decoding.
-#[derive(Debug, Clone, Default)]
-pub struct Rules {
-    /// Whether messages of type TIPS count as unread.
-    pub count_tips: bool,
-    /// Where a message carries the id of its order.
-    pub order_id: Option<OrderIdAt>,
-}
-
-/// A place in a message.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OrderIdAt {
-    /// The field: `ext`, `attach` or `body`.
-    pub field: &'static str,
-    /// A JSON pointer (RFC 6901) into it.
-    pub pointer: String,
-}
-
-/// The longest order id that is believed, in bytes. Whatever a pointer finds beyond it is no id.
-const MAX_ORDER_ID: usize = 256;
-
-/// Decodes a body that came at `arrived`. Never fails: what cannot be decoded is part of the result.
-pub fn decode<'r>(callback: &VerifiedCallback<'r>, arrived: Millis, rules: &Rules) -> Decoded<'r> {
+/// Decodes a body that was received at `arrived`. Never fails: what cannot be decoded is part of the result.
+pub fn decode<'r>(
+    callback: &'r VerifiedCallback<'_>,
+    arrived: Millis,
+    rules: &NeteaseRules,
+) -> Decoded<'r> {
     let body = callback.body();
-    if body.trim_ascii().is_empty() {
-        return Decoded::default(); // the console's address probe
-    }
-    let fields = match Fields::parse(body) {
-        Ok(fields) if fields.is_empty() => return Decoded::default(), // the manual probe
-        Ok(fields) => fields,
-        Err(NotAnObject::Syntax { line, column }) => {
-            return failed("$", Reason::NotJson { line, column });
-        }
-        Err(NotAnObject::OtherType) => return failed("$", Reason::NotAnObject),
+    let fields = match parse_body(body) {
+        Ok(Some(fields)) => fields,
+        Ok(None) => return Decoded::default(), // the console's address probe
+        Err(undecodable) => return undecodable.into(),
     };
-    let decoder = Decoder {
+    let decoder = NeteaseDecoder {
         body,
         arrived,
         rules,
-        product: callback.product(),
+        product: callback.envelope().header("type"),
         has_room_data: has_room_data(&fields),
     };
     decoder.chat(fields)
 }
 
-fn failed<'a>(path: &str, reason: Reason) -> Decoded<'a> {
-    Decoded {
-        events: Vec::new(),
-        undecodable: Some(Undecodable {
-            reason,
-            path: path.to_owned(),
-        }),
-    }
-}
-
-/// RTC 2.0 sends `{"eventType":N,"data":{…}}`. A chat event may have `data` too one day, so this tells whose a
-/// body is only where chat can make nothing of it.
+/// RTC 2.0 sends `{"eventType":N,"data":{…}}`. Chat events may get a `data` field, too, so a body is taken as
+/// RTC's only if it is no chat message, no list, and no event with an effect.
 fn has_room_data(fields: &Fields<'_>) -> bool {
     !fields.contains("convType")
         && fields
@@ -84,27 +52,25 @@ fn has_room_data(fields: &Fields<'_>) -> bool {
             .is_some_and(|data| matches!(view(&nested(data)), Json::Object(_)))
 }
 
-struct Decoder<'r, 'd> {
+struct NeteaseDecoder<'r, 'd> {
     body: &'r [u8],
     arrived: Millis,
-    rules: &'d Rules,
+    rules: &'d NeteaseRules,
     product: Option<&'r str>,
     has_room_data: bool,
 }
 
-impl<'r> Decoder<'r, '_> {
-    /// An event of an audio or video room.
+impl<'r> NeteaseDecoder<'r, '_> {
+    /// An event of an audio or video room (RTC 2.0).
     fn room(&self, fields: Fields<'r>) -> Decoded<'r> {
         match event_type(&fields) {
             Ok(event_type) => {
                 let key = natural_key(["rtc", &event_type.to_string(), &digest(self.body)]);
                 let record = record(&wire::RTC, event_type, key, fields, Effect::None);
-                one(Event::Record(Record {
-                    product: Product::Rtc,
-                    ..record
-                }))
+                let product = Product::Rtc;
+                Event::Record(Record { product, ..record }).into()
             }
-            Err(Undecodable { reason, path }) => failed(&path, reason),
+            Err(undecodable) => undecodable.into(),
         }
     }
 
@@ -113,16 +79,14 @@ impl<'r> Decoder<'r, '_> {
         let spare = self.has_room_data.then(|| fields.clone());
         match self.events(fields) {
             Ok(decoded) => decoded,
-            // Chat can read all of it but the time, so it is neither a room's nor a question.
-            Err(Undecodable {
-                reason: Reason::TimeAhead,
-                path,
-            }) => failed(&path, Reason::TimeAhead),
+            // Everything else was decoded as chat, so the body is neither RTC's nor a synchronous callback.
+            Err(ahead) if ahead.reason == Reason::TimeAhead => ahead.into(),
             Err(_) if let Some(fields) = spare => self.room(fields),
             Err(Undecodable { path, .. }) if is_question => {
-                failed(&path, Reason::SynchronousCallback)
+                let reason = Reason::SynchronousCallback;
+                Undecodable { reason, path }.into()
             }
-            Err(Undecodable { reason, path }) => failed(&path, reason),
+            Err(undecodable) => undecodable.into(),
         }
     }
 
@@ -134,34 +98,35 @@ impl<'r> Decoder<'r, '_> {
         let kind = wire::kind_of(number);
         match number {
             1 => self.conversation(event_type, fields),
-            2 | 3 => presence(kind, event_type, fields).map(one),
-            7 => recall(kind, event_type, Class::P2p, fields).map(one),
-            8 => recall(kind, event_type, Class::Team, fields).map(one),
-            25 => recall(kind, event_type, Class::SuperTeam, fields).map(one),
+            2 | 3 => presence(kind, event_type, fields).map(Decoded::from),
+            7 => recall(kind, event_type, Class::P2p, fields).map(Decoded::from),
+            8 => recall(kind, event_type, Class::Team, fields).map(Decoded::from),
+            25 => recall(kind, event_type, Class::SuperTeam, fields).map(Decoded::from),
             11 | 12 | 20 => Ok(self.list(kind, event_type, fields)),
             30 => self.receipts(kind, event_type, fields),
-            85 => conversation_read(kind, event_type, fields, self.arrived).map(one),
-            89 => edit(kind, event_type, Class::P2p, fields).map(one),
-            90 => edit(kind, event_type, Class::Team, fields).map(one),
-            91 => edit(kind, event_type, Class::SuperTeam, fields).map(one),
+            85 => conversation_read(kind, event_type, fields, self.arrived).map(Decoded::from),
+            89 => edit(kind, event_type, Class::P2p, fields).map(Decoded::from),
+            90 => edit(kind, event_type, Class::Team, fields).map(Decoded::from),
+            91 => edit(kind, event_type, Class::SuperTeam, fields).map(Decoded::from),
             _ => Ok(self.as_it_came(kind, event_type, fields)),
         }
     }
 
-    /// An event that acts on nothing. Its key is the digest of its bytes, the one thing that every
-    /// redelivery repeats whatever the kind's fields are.
+    /// An event without effect. Its key is the digest of the body: for an unknown kind, nothing else is certain to
+    /// be the same in a redelivery.
     fn as_it_came(&self, kind: &Kind, event_type: EventType, fields: Fields<'r>) -> Decoded<'r> {
         if self.has_room_data {
             return self.room(fields);
         }
         let key = natural_key([event_type.to_string().as_str(), &digest(self.body)]);
         let mut record = record(kind, event_type, key, fields, Effect::None);
-        // The header is not signed: it may label what chat can make nothing of, and is part of no key.
+        // The header is not signed. So it only labels an event that chat does not know, and is not part of its
+        // key.
         if self.says_rtc() {
             record.product = Product::Rtc;
             record.kind = wire::RTC.name;
         }
-        one(Event::Record(record))
+        Event::Record(record).into()
     }
 
     fn says_rtc(&self) -> bool {
@@ -180,49 +145,29 @@ impl<'r> Decoder<'r, '_> {
             _ => return Ok(self.as_it_came(&wire::UNKNOWN_CONVERSATION, event_type, fields)),
         };
         let message = message_ref(&fields, class, "msgidServer")?;
-        let from = optional(&fields, "fromAccount").map(|from| Account::new(&from));
+        if class == Class::P2p {
+            // A count depends on both, and must not be guessed.
+            required(&fields, "fromAccount")?;
+            millis(&fields, "msgTimestamp")?;
+        }
         let sent_at = optional_millis(&fields, "msgTimestamp");
-        // Only a badge needs the two, and it must not be guessed.
-        let counts = match class {
-            Class::P2p => {
-                let peer = Account::new(&required(&fields, "fromAccount")?);
-                let sent_at = millis(&fields, "msgTimestamp")?;
-                let counts = self.counts(&message, &peer, &fields);
-                counts.then_some(Counts { peer, sent_at })
-            }
-            Class::Team | Class::SuperTeam | Class::CustomPerson | Class::CustomTeam => None,
-        };
-        Ok(one(Event::Message(Message {
-            order_id: self.order_id(&fields),
+        let columns = Columns::of(fields, |name, raw| match name {
+            "eventType" => Value::Number(1),
+            "to" if class.is_to_account() => lower(Value::text(raw)),
+            "fromAccount" => lower(Value::text(raw)),
+            name => wire::typed(name, raw),
+        });
+        Ok(Event::Message(Message {
+            derived: self.rules.derive(class, &columns),
             message,
-            from,
             sent_at: sent_at.unwrap_or_default(),
-            counts,
-            fields,
-        })))
+            columns,
+            extra: Columns::default(),
+        })
+        .into())
     }
 
-    /// Whether a person's message counts as unread until read or recalled: one that the provider delivers
-    /// to another person and that an app shows as a message.
-    fn counts(&self, message: &MessageRef, from: &Account, fields: &Fields<'_>) -> bool {
-        let flag = |name| {
-            optional(fields, name).is_some_and(|v| v == "1" || v.eq_ignore_ascii_case("true"))
-        };
-        let msg_type = optional(fields, "msgType").unwrap_or_default();
-        message.to != from.as_str()
-            && !msg_type.eq_ignore_ascii_case("NOTIFICATION")
-            && (self.rules.count_tips || !msg_type.eq_ignore_ascii_case("TIPS"))
-            && !flag("blacklist")
-            && !flag("antispam")
-    }
-
-    fn order_id(&self, fields: &Fields<'_>) -> Option<String> {
-        let at = self.rules.order_id.as_ref()?;
-        scalar_at(fields.get(at.field)?, &at.pointer)
-            .filter(|id| (1..=MAX_ORDER_ID).contains(&id.len()))
-    }
-
-    /// One event for each element of `objects`; the whole body as one where it is no list of objects.
+    /// One event for each element of `objects`; one event of the whole body if that is not a list of objects.
     fn list(&self, kind: &Kind, event_type: EventType, fields: Fields<'r>) -> Decoded<'r> {
         let Some(elements) = fields.get("objects").and_then(elements) else {
             return self.as_it_came(kind, event_type, fields);
@@ -234,7 +179,7 @@ impl<'r> Decoder<'r, '_> {
         if parsed.is_empty() || parsed.iter().any(|(_, element)| element.is_none()) {
             return self.as_it_came(kind, event_type, fields);
         }
-        let mut envelope = Envelope::of(fields);
+        let mut envelope = ListEnvelope::of(fields);
         let event = |(digest, element): (String, Option<Fields<'r>>)| {
             let key = natural_key([event_type.to_string().as_str(), &digest]);
             let payload = envelope.around(element?);
@@ -247,9 +192,9 @@ impl<'r> Decoder<'r, '_> {
         }
     }
 
-    /// Read receipts of 30: mostly a list in `objects`, by the provider's table perhaps fields of the
-    /// body itself. A bad element does not hold up its neighbours: they take effect, and the body is
-    /// kept as a dead letter beside them.
+    /// Read receipts (30): usually a list in `objects`; by the provider's table they may also be fields of the
+    /// body itself. A bad receipt does not block the others: they take effect, and the body also becomes a dead
+    /// letter.
     fn receipts(
         &self,
         kind: &Kind,
@@ -257,14 +202,14 @@ impl<'r> Decoder<'r, '_> {
         fields: Fields<'r>,
     ) -> Result<Decoded<'r>> {
         let Some(objects) = fields.get("objects") else {
-            return receipt(kind, event_type, fields, self.arrived).map(one);
+            return receipt(kind, event_type, fields, self.arrived).map(Decoded::from);
         };
         let elements = elements(objects)
             .ok_or_else(|| undecodable("objects", Reason::BadValue("a list of receipts")))?;
         if elements.is_empty() {
             return Ok(self.as_it_came(kind, event_type, fields));
         }
-        let mut envelope = Envelope::of(fields);
+        let mut envelope = ListEnvelope::of(fields);
         let mut decoded = Decoded::default();
         for (i, element) in elements.iter().enumerate() {
             let event = own(element)
@@ -286,14 +231,14 @@ impl<'r> Decoder<'r, '_> {
     }
 }
 
-/// What stands beside a list in a body. `eventType` goes with every element; whatever else there may be
-/// goes with the first one alone, so that a body does not grow by being taken apart.
-struct Envelope<'a> {
+/// The fields beside a list in a body. `eventType` is added to every element; the others only to the first, so
+/// that splitting a body does not multiply its size.
+struct ListEnvelope<'a> {
     event_type: Fields<'a>,
     rest: Fields<'a>,
 }
 
-impl<'a> Envelope<'a> {
+impl<'a> ListEnvelope<'a> {
     fn of(mut fields: Fields<'a>) -> Self {
         fields.remove("objects");
         let event_type = fields.take("eventType");
@@ -310,16 +255,9 @@ impl<'a> Envelope<'a> {
     }
 }
 
-fn one(event: Event<'_>) -> Decoded<'_> {
-    Decoded {
-        events: vec![event],
-        undecodable: None,
-    }
-}
-
 fn event_type(fields: &Fields<'_>) -> Result<EventType> {
     let Some(sent) = optional(fields, "eventType") else {
-        // Phone calls (10) are sent with `"type":"CALL"` and no number by some versions.
+        // Some versions send phone calls (10) with `"type":"CALL"` and without a number.
         return match optional(fields, "type") {
             Some(word) if word.eq_ignore_ascii_case("CALL") => Ok(EventType::Number(10)),
             _ => Err(undecodable("eventType", Reason::MissingField)),
@@ -331,9 +269,9 @@ fn event_type(fields: &Fields<'_>) -> Result<EventType> {
     })
 }
 
-/// Whether a body that cannot be decoded may be a question of the provider's synchronous callback: those
-/// name the client's address otherwise than copies do, and their messages have neither `convType` nor a
-/// server id, the message not being sent yet.
+/// Whether an undecodable body looks like the provider's synchronous callback. It names the client's address
+/// differently from copies, and its messages have neither `convType` nor a server id, because they are not sent
+/// yet.
 fn looks_synchronous(fields: &Fields<'_>) -> bool {
     fields.contains("fromClientIp")
         || fields.contains("fromClientPort")
@@ -341,160 +279,4 @@ fn looks_synchronous(fields: &Fields<'_>) -> bool {
             && fields.contains("msgTimestamp")
             && !fields.contains("convType")
             && !fields.contains("msgidServer"))
-}
-
-fn record<'a>(
-    kind: &Kind,
-    event_type: EventType,
-    key: String,
-    payload: Fields<'a>,
-    effect: Effect,
-) -> Record<'a> {
-    let accounts = kind
-        .accounts
-        .iter()
-        .filter_map(|name| optional(&payload, name).map(|account| (*name, Account::new(&account))));
-    Record {
-        key,
-        product: Product::Im,
-        event_type,
-        kind: kind.name,
-        accounts: accounts.collect(),
-        at: kind
-            .time
-            .and_then(|name| Some((name, millis(&payload, name).ok()?))),
-        payload,
-        effect,
-    }
-}
-
-fn presence<'a>(kind: &Kind, event_type: EventType, fields: Fields<'a>) -> Result<Event<'a>> {
-    let account = Account::new(&required(&fields, "accid")?);
-    let at = millis(&fields, "timestamp")?;
-    let device_id = optional(&fields, "deviceId")
-        .unwrap_or_default()
-        .into_owned();
-    let client_type = wire::client_type(&optional(&fields, "clientType").unwrap_or_default());
-    let key = natural_key([
-        event_type.to_string().as_str(),
-        account.as_str(),
-        &device_id,
-        &client_type,
-        &at.get().to_string(),
-    ]);
-    let online = event_type == EventType::Number(2);
-    // A login that the provider refused brought nobody online.
-    let refused = online && optional(&fields, "code").is_some_and(|code| code != "200");
-    let effect = if refused {
-        Effect::None
-    } else {
-        Effect::Presence(Presence {
-            account,
-            device_id,
-            client_type,
-            online,
-            at,
-        })
-    };
-    Ok(Event::Record(record(kind, event_type, key, fields, effect)))
-}
-
-fn recall<'a>(
-    kind: &Kind,
-    event_type: EventType,
-    class: Class,
-    fields: Fields<'a>,
-) -> Result<Event<'a>> {
-    let message = message_ref(&fields, class, "msgId")?;
-    let key = natural_key([event_type.to_string().as_str(), &message.id]);
-    let from = optional(&fields, "from").map(|from| Account::new(&from));
-    let effect = Effect::Recall(Recall {
-        message,
-        at: optional_millis(&fields, "deleteTime")?,
-        by: from.filter(|_| class == Class::P2p),
-    });
-    Ok(Event::Record(record(kind, event_type, key, fields, effect)))
-}
-
-fn edit<'a>(
-    kind: &Kind,
-    event_type: EventType,
-    class: Class,
-    fields: Fields<'a>,
-) -> Result<Event<'a>> {
-    let message = message_ref(&fields, class, "msgId")?;
-    let at = millis(&fields, "modifyTime")?;
-    let key = natural_key([
-        event_type.to_string().as_str(),
-        &message.id,
-        &at.get().to_string(),
-    ]);
-    let effect = Effect::Edit(Edit {
-        message,
-        at,
-        by: optional(&fields, "modifyAccountId").map(|by| Account::new(&by)),
-        text: fields.get("text").and_then(scalar).map(Cow::into_owned),
-    });
-    Ok(Event::Record(record(kind, event_type, key, fields, effect)))
-}
-
-/// `fromAccount` is the reader and `toAccount` the peer whose messages were read; the provider's SDK
-/// headers define the time as "everything before it is read".
-fn receipt<'a>(
-    kind: &Kind,
-    event_type: EventType,
-    fields: Fields<'a>,
-    arrived: Millis,
-) -> Result<Event<'a>> {
-    let reader = Account::new(&required(&fields, "fromAccount")?);
-    let peer = Account::new(&required(&fields, "toAccount")?);
-    let up_to = read_up_to(&fields, "timestamp", arrived)?;
-    let key = natural_key([
-        event_type.to_string().as_str(),
-        reader.as_str(),
-        peer.as_str(),
-        &up_to.get().to_string(),
-        &optional(&fields, "msgidClient").unwrap_or_default(),
-        &optional(&fields, "clientType").unwrap_or_default(),
-    ]);
-    let effect = Effect::Read(ReadMark {
-        reader,
-        of: Conversation::Peer(peer),
-        up_to,
-    });
-    Ok(Event::Record(record(kind, event_type, key, fields, effect)))
-}
-
-fn conversation_read<'a>(
-    kind: &Kind,
-    event_type: EventType,
-    fields: Fields<'a>,
-    arrived: Millis,
-) -> Result<Event<'a>> {
-    let reader = Account::new(&required(&fields, "accid")?);
-    let up_to = read_up_to(&fields, "ackMsgTime", arrived)?;
-    let team = optional(&fields, "ackTeamId").map(Cow::into_owned);
-    let is_team = match optional(&fields, "msgType").as_deref() {
-        Some("0") => false,
-        Some("1") => true,
-        _ => team.is_some(),
-    };
-    let of = match team {
-        Some(team) if is_team => Conversation::Team(team),
-        None if is_team => return Err(undecodable("ackTeamId", Reason::MissingField)),
-        _ => Conversation::Peer(Account::new(&required(&fields, "ackAccid")?)),
-    };
-    let (side, other) = match &of {
-        Conversation::Peer(peer) => ("peer", peer.as_str()),
-        Conversation::Team(team) => ("team", team.as_str()),
-    };
-    let key = natural_key([
-        event_type.to_string().as_str(),
-        reader.as_str(),
-        side,
-        other,
-        &up_to.get().to_string(),
-    ]);
-    let effect = Effect::Read(ReadMark { reader, of, up_to });
-    Ok(Event::Record(record(kind, event_type, key, fields, effect)))
 }

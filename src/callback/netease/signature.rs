@@ -1,20 +1,19 @@
 //! The signature of a callback.
 //!
-//! The provider sends `MD5`, the digest of the body; `CurTime`, milliseconds since 1970 in decimal;
-//! `CheckSum`, `sha1(AppSecret + MD5 + CurTime)` over the three texts; and mostly `AppKey`. Both
-//! digests are checked: `CheckSum` alone leaves the body open to exchange, `MD5` alone proves nothing.
-//! All hashing is over the raw bytes and all comparing in constant time.
-
-use std::time::Duration;
+//! The provider sends `MD5`, the digest of the body; `CurTime`, milliseconds since 1970 in decimal; `CheckSum`,
+//! `sha1(AppSecret + MD5 + CurTime)` of the three texts; and usually `AppKey`. Both digests are checked:
+//! `CheckSum` alone does not cover the body, and `MD5` alone proves nothing. Hashes are taken of the raw bytes,
+//! and compared in constant time.
 
 use hex::FromHex;
 use md5::Md5;
-use secrecy::{ExposeSecret, SecretString};
 use sha1::{Digest, Sha1};
 use subtle::{Choice, ConstantTimeEq};
 
+use super::Netease;
+use crate::callback::credentials::is_fresh;
 use crate::callback::ids::Millis;
-use crate::callback::{RawCallback, VerifiedCallback};
+use crate::callback::{Envelope, Head, RawCallback, Signed, VerifyError};
 
 /// The header with the body's digest.
 pub const MD5: &str = "MD5";
@@ -24,167 +23,124 @@ pub const CHECKSUM: &str = "CheckSum";
 pub const CUR_TIME: &str = "CurTime";
 /// The header with the application's key; not every copy has it.
 pub const APP_KEY: &str = "AppKey";
-/// The header by which other products on the same address name themselves; not signed.
+/// The header by which other products on the same address identify themselves; not signed.
 pub const PRODUCT: &str = "type";
 
-/// The signature headers of one callback.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Signature {
-    /// Lower-case hex.
-    pub md5: String,
-    /// Lower-case hex.
-    pub checksum: String,
-    /// Milliseconds since 1970, in decimal.
-    pub cur_time: String,
-}
-
-/// Signs a body as the provider does.
-pub fn sign(body: &[u8], secret: &SecretString, cur_time: Millis) -> Signature {
+/// Signs a body as the provider does: `MD5` and `CheckSum`, both in lower-case hex.
+pub fn sign(body: &[u8], secret: &str, cur_time: &str) -> (String, String) {
     let md5 = hex::encode(Md5::digest(body));
-    let cur_time = cur_time.get().to_string();
-    let checksum = hex::encode(checksum(secret, &md5, &cur_time));
-    Signature {
-        md5,
-        checksum,
-        cur_time,
-    }
+    let checksum = hex::encode(checksum(secret, &md5, cur_time));
+    (md5, checksum)
 }
 
-fn checksum(secret: &SecretString, md5: &str, cur_time: &str) -> [u8; 20] {
+fn checksum(secret: &str, md5: &str, cur_time: &str) -> [u8; 20] {
     Sha1::new()
-        .chain_update(secret.expose_secret())
+        .chain_update(secret)
         .chain_update(md5)
         .chain_update(cur_time)
         .finalize()
         .into()
 }
 
-/// Checks callbacks of one app.
-#[derive(Debug)]
-pub struct Verifier {
-    /// The application's key at the provider.
-    pub app_key: String,
-    /// The live secrets: any of them may have signed, so that a secret can be replaced without a
-    /// moment in which callbacks are refused.
-    pub secrets: Vec<SecretString>,
-    /// How far `CurTime` may be from now, either way. `None` takes any time, since a late redelivery
-    /// is legitimate and a replay changes nothing.
-    pub freshness: Option<Duration>,
-}
-
-/// Why a callback is not the provider's. No variant carries a value of the request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum VerifyError {
-    /// A signature header is absent; the field is its name.
-    #[error("the header `{0}` is missing")]
-    MissingHeader(&'static str),
-    /// `AppKey` is present and is not this app's.
-    #[error("the header `AppKey` is not this app's key")]
-    AppKeyDiffers,
-    /// `MD5` is not the digest of the body that came.
-    #[error("the header `MD5` is not the body's digest")]
-    Md5Differs,
-    /// No live secret makes this `CheckSum`.
-    #[error("the header `CheckSum` was made with none of the app's secrets")]
-    CheckSumDiffers,
-    /// The signature is right and older, or further in the future, than the app's window allows.
-    #[error("the header `CurTime` is outside the app's freshness window")]
-    NotFresh,
-}
-
-/// The signature headers as they came.
-struct Sent<'r> {
+/// The signature headers, unchanged.
+struct NeteaseHeaders<'r> {
     md5: &'r str,
     checksum: &'r str,
     cur_time: &'r str,
 }
 
-impl Verifier {
-    /// Checks what can be checked before the body is there: `CheckSum` covers `MD5`, not the body itself.
-    /// Who has no secret fails here, so that large bodies need not be taken from strangers.
+impl Netease {
+    /// Checks everything that does not need the body: `CheckSum` covers `MD5`, not the body itself.
     ///
     /// # Errors
-    /// [`VerifyError`], and never [`VerifyError::Md5Differs`].
-    pub fn verify_head<'r>(
-        &self,
-        header: &dyn Fn(&str) -> Option<&'r str>,
-        now: i64,
-    ) -> Result<(), VerifyError> {
-        self.check_signed(&self.sent(header)?, now)
+    /// [`VerifyError`], but never [`VerifyError::Md5Differs`].
+    pub fn verify_head(&self, head: &Head<'_>, now: Millis) -> Result<(), VerifyError> {
+        self.check_signed(&self.sent(head)?, now)
     }
 
-    /// Checks headers and body; `now`, in milliseconds since 1970, matters to a freshness window.
+    /// Checks headers and body. `now` is for the freshness window.
     ///
     /// # Errors
-    /// [`VerifyError`]; the body must then not be looked at.
-    pub fn verify<'r>(
-        &self,
-        raw: &RawCallback<'r>,
-        now: i64,
-    ) -> Result<VerifiedCallback<'r>, VerifyError> {
-        let sent = self.sent(raw.header)?;
+    /// [`VerifyError`]; the body must then not be used.
+    pub fn verify(&self, raw: &RawCallback<'_>, now: Millis) -> Result<Envelope, VerifyError> {
+        let sent = self.sent(&raw.head)?;
         let md5: [u8; 16] = Md5::digest(raw.body).into();
         let sent_digest = <[u8; 16]>::from_hex(sent.md5).map_err(|_| VerifyError::Md5Differs)?;
         if !bool::from(md5.ct_eq(&sent_digest)) {
             return Err(VerifyError::Md5Differs);
         }
         self.check_signed(&sent, now)?;
-        Ok(VerifiedCallback {
-            body: raw.body,
-            product: (raw.header)(PRODUCT),
-        })
+        let envelope = Envelope {
+            query: raw.head.query.into(),
+            ..Envelope::default()
+        };
+        Ok(envelope.with_header(PRODUCT, (raw.head.header)(PRODUCT)))
     }
 
-    fn sent<'r>(&self, header: &dyn Fn(&str) -> Option<&'r str>) -> Result<Sent<'r>, VerifyError> {
-        let needed = |name| header(name).ok_or(VerifyError::MissingHeader(name));
-        let sent = Sent {
+    fn sent<'r>(&self, head: &Head<'r>) -> Result<NeteaseHeaders<'r>, VerifyError> {
+        let needed = |name| (head.header)(name).ok_or(VerifyError::MissingHeader(name));
+        let sent = NeteaseHeaders {
             md5: needed(MD5)?,
             checksum: needed(CHECKSUM)?,
             cur_time: needed(CUR_TIME)?,
         };
-        if let Some(app_key) = header(APP_KEY)
-            && !bool::from(app_key.as_bytes().ct_eq(self.app_key.as_bytes()))
-        {
+        let app_key = (head.header)(APP_KEY);
+        if app_key.is_some_and(|key| !self.credentials.has_app_key(key)) {
             return Err(VerifyError::AppKeyDiffers);
         }
         Ok(sent)
     }
 
-    /// Whether one of the secrets made the `CheckSum`, and recently enough.
-    fn check_signed(&self, sent: &Sent<'_>, now: i64) -> Result<(), VerifyError> {
+    /// Checks that one of the secrets yields the `CheckSum`, and that the signature is fresh.
+    fn check_signed(&self, sent: &NeteaseHeaders<'_>, now: Millis) -> Result<(), VerifyError> {
         let sent_checksum =
-            <[u8; 20]>::from_hex(sent.checksum).map_err(|_| VerifyError::CheckSumDiffers)?;
-        // Where a sender or a proxy changed the case of `MD5`, the signature may cover either
-        // spelling; both name the same digest.
+            <[u8; 20]>::from_hex(sent.checksum).map_err(|_| VerifyError::ChecksumDiffers)?;
+        // If a sender or a proxy changed the case of `MD5`, the signature may cover either spelling; both are the
+        // same digest.
         let lower = sent.md5.to_ascii_lowercase();
         let spellings = if lower == sent.md5 {
             &[lower.as_str()][..]
         } else {
             &[lower.as_str(), sent.md5][..]
         };
-        let mut signed = Choice::from(0);
-        for secret in &self.secrets {
-            for md5 in spellings {
-                signed |= checksum(secret, md5, sent.cur_time).ct_eq(&sent_checksum);
-            }
+        let is_signed = self.credentials.any(|secret| {
+            let made = |md5| checksum(secret, md5, sent.cur_time).ct_eq(&sent_checksum);
+            spellings
+                .iter()
+                .fold(Choice::from(0), |any, md5| any | made(*md5))
+        });
+        if !is_signed {
+            return Err(VerifyError::ChecksumDiffers);
         }
-        if !bool::from(signed) {
-            return Err(VerifyError::CheckSumDiffers);
-        }
-
-        if let Some(window) = self.freshness {
-            let sent: i64 = sent.cur_time.parse().map_err(|_| VerifyError::NotFresh)?;
-            if u128::from(sent.abs_diff(now)) > window.as_millis() {
-                return Err(VerifyError::NotFresh);
-            }
+        if !is_fresh(self.freshness, sent.cur_time.parse().ok(), now) {
+            return Err(VerifyError::NotFresh);
         }
         Ok(())
+    }
+
+    /// Signs a body: the headers for it.
+    pub fn sign(&self, body: &[u8], now: Millis) -> Signed {
+        let cur_time = now.get().to_string();
+        let (md5, checksum) = sign(body, self.credentials.newest(), &cur_time);
+        let mut headers = vec![("Content-Type", "application/json".to_owned())];
+        if !self.credentials.app_key.is_empty() {
+            headers.push((APP_KEY, self.credentials.app_key.clone()));
+        }
+        headers.extend([(CUR_TIME, cur_time), (MD5, md5), (CHECKSUM, checksum)]);
+        Signed {
+            headers,
+            ..Signed::default()
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::callback::Credentials;
+    use crate::callback::netease::NeteaseRules;
 
     const SECRET: &str = "0123456789abcdef";
     const CUR_TIME_VALUE: &str = "1440570500855";
@@ -228,35 +184,40 @@ mod tests {
         ),
     ];
 
-    fn verifier() -> Verifier {
-        Verifier {
-            app_key: "key".to_owned(),
-            secrets: vec!["another".into(), SECRET.into()],
-            freshness: None,
+    fn with_secrets(secrets: &[&str], freshness: Option<Duration>) -> Netease {
+        Netease {
+            credentials: Credentials {
+                app_key: "key".to_owned(),
+                secrets: secrets.iter().map(|secret| (*secret).into()).collect(),
+            },
+            freshness,
+            rules: NeteaseRules::default(),
         }
     }
 
-    fn check(
-        verifier: &Verifier,
-        body: &[u8],
-        headers: &[(&str, &str)],
-    ) -> Result<(), VerifyError> {
+    fn verifier() -> Netease {
+        with_secrets(&["another", SECRET], None)
+    }
+
+    fn check(verifier: &Netease, body: &[u8], headers: &[(&str, &str)]) -> Result<(), VerifyError> {
         let header = |name: &str| {
             headers
                 .iter()
                 .find(|(n, _)| n.eq_ignore_ascii_case(name))
                 .map(|(_, v)| *v)
         };
-        let raw = RawCallback {
-            body,
+        let head = Head {
+            method: "POST",
+            path: "",
+            query: "",
             header: &header,
         };
-        let now = 1_440_570_600_000;
-        let verified = verifier.verify(&raw, now);
-        // The head alone says the same of all but the body.
-        let head = verifier.verify_head(&header, now);
+        let now = Millis::nearest(1_440_570_600_000);
+        let verified = verifier.verify(&RawCallback { head, body }, now);
+        // Without the body, everything but `MD5` can be checked.
+        let head = verifier.verify_head(&head, now);
         match &verified {
-            Ok(verified) => assert_eq!((verified.body(), head), (body, Ok(()))),
+            Ok(_) => assert_eq!(head, Ok(())),
             Err(VerifyError::Md5Differs) => {}
             Err(error) => assert_eq!(head, Err(*error)),
         }
@@ -264,17 +225,10 @@ mod tests {
     }
 
     #[test]
-    fn known_signatures_are_made_and_accepted() {
+    fn reference_signatures_are_computed_and_accepted() {
         for (body, md5, checksum) in VECTORS {
-            let made = sign(
-                body,
-                &SECRET.into(),
-                Millis::new(1_440_570_500_855).expect("a time"),
-            );
-            assert_eq!(
-                (made.md5.as_str(), made.checksum.as_str()),
-                (*md5, *checksum)
-            );
+            let made = sign(body, SECRET, CUR_TIME_VALUE);
+            assert_eq!((made.0.as_str(), made.1.as_str()), (*md5, *checksum));
             let headers = [
                 (MD5, *md5),
                 (CHECKSUM, checksum),
@@ -294,7 +248,7 @@ mod tests {
             (CUR_TIME, CUR_TIME_VALUE),
         ];
         assert_eq!(check(&verifier(), body, &headers), Ok(()));
-        // The other reading: the signature covers the upper-case text that was sent.
+        // The signature may also cover the upper-case text that was sent:
         // printf %s 0123456789abcdef976C63DC4263A5CF82D53DAA435BE67C1440570500855 | openssl sha1
         let headers = [
             (MD5, upper_md5.as_str()),
@@ -359,12 +313,12 @@ mod tests {
             (
                 body,
                 &[(MD5, md5), (CHECKSUM, sum), (CUR_TIME, "1440570500856")],
-                VerifyError::CheckSumDiffers,
+                VerifyError::ChecksumDiffers,
             ),
             (
                 body,
                 &[(MD5, md5), (CHECKSUM, &sum[..38]), (CUR_TIME, time)],
-                VerifyError::CheckSumDiffers,
+                VerifyError::ChecksumDiffers,
             ),
         ];
         for (body, headers, expected) in cases {
@@ -374,14 +328,11 @@ mod tests {
                 "{headers:?}"
             );
         }
-        let only_other = Verifier {
-            secrets: vec!["another".into()],
-            ..verifier()
-        };
+        let only_other = with_secrets(&["another"], None);
         let headers = [(MD5, md5), (CHECKSUM, sum), (CUR_TIME, time)];
         assert_eq!(
             check(&only_other, body, &headers),
-            Err(VerifyError::CheckSumDiffers)
+            Err(VerifyError::ChecksumDiffers)
         );
     }
 
@@ -389,12 +340,9 @@ mod tests {
     fn a_freshness_window_refuses_what_is_outside_it() {
         let (body, md5, sum) = VECTORS[0];
         let headers = [(MD5, md5), (CHECKSUM, sum), (CUR_TIME, CUR_TIME_VALUE)];
-        // `check` says that now is 99.145 s after the signature.
+        // `check` verifies 99.145 s after the time of signing.
         for (seconds, expected) in [(100, Ok(())), (99, Err(VerifyError::NotFresh))] {
-            let verifier = Verifier {
-                freshness: Some(Duration::from_secs(seconds)),
-                ..verifier()
-            };
+            let verifier = with_secrets(&[SECRET], Some(Duration::from_secs(seconds)));
             assert_eq!(check(&verifier, body, &headers), expected, "{seconds} s");
         }
     }

@@ -1,11 +1,17 @@
-//! The provider's names: event kinds, and the fields by which they are told apart.
+//! The provider's names: event kinds, the fields that tell them apart, and the types of fields.
 
-/// What is known of an event kind that is stored as it came.
+use std::borrow::Cow;
+
+use super::account;
+use crate::callback::columns::Value;
+use crate::callback::json::{Json, RawValue, nested, scalar, view};
+
+/// An event kind.
 #[derive(Debug)]
 pub struct Kind {
     /// The provider's `eventType`.
     pub event_type: i32,
-    /// Our name of it, the `kind` field of `events`.
+    /// Our name for it, the `kind` field of `events`.
     pub name: &'static str,
     /// Fields that hold accounts.
     pub accounts: &'static [&'static str],
@@ -27,8 +33,8 @@ const fn kind(
     }
 }
 
-/// Every kind of chat event the provider documents, but for 1 (messages, a class of their own).
-/// A number that is not here is stored under the kind [`UNKNOWN`].
+/// Every kind of chat event that the provider documents, except 1 (messages, which are a type of their own). Other
+/// numbers are stored as [`UNKNOWN`].
 pub const KINDS: &[Kind] = &[
     kind(2, "login", &["accid"], Some("timestamp")),
     kind(3, "logout", &["accid"], Some("timestamp")),
@@ -44,7 +50,7 @@ pub const KINDS: &[Kind] = &[
     kind(8, "team_recall", &["from"], Some("deleteTime")),
     kind(9, "chatroom_inout", &["accid"], Some("timestamp")),
     kind(10, "call", &[], None),
-    // The times of 11 and 12 are local and without a zone, so no `at` is made of them.
+    // The times of 11 and 12 are local, without a time zone, so `at` is not set.
     kind(11, "sms_receipt", &[], None),
     kind(12, "sms_uplink", &[], None),
     kind(13, "avroom_inout", &["accid"], Some("timestamp")),
@@ -55,7 +61,7 @@ pub const KINDS: &[Kind] = &[
         Some("operationTime"),
     ),
     kind(20, "antispam_hit", &["from"], None),
-    // Listed beside 5 for the same event in some versions of the provider's page.
+    // Some versions of the provider's page list it for the same event as 5.
     kind(21, "av_duration", &[], Some("createtime")),
     kind(25, "super_team_recall", &["from"], Some("deleteTime")),
     kind(
@@ -100,10 +106,10 @@ pub const KINDS: &[Kind] = &[
     ),
 ];
 
-/// The kind of an event whose number nobody has told us about.
+/// An event whose number is not documented.
 pub const UNKNOWN: Kind = kind(0, "unknown", &[], None);
 
-/// The kind of a conversation event (1) whose `convType` nobody has told us about.
+/// A conversation event (1) whose `convType` is not documented.
 pub const UNKNOWN_CONVERSATION: Kind = kind(
     1,
     "unknown_conversation",
@@ -111,7 +117,7 @@ pub const UNKNOWN_CONVERSATION: Kind = kind(
     Some("msgTimestamp"),
 );
 
-/// The kind of an audio or video room's event (RTC 2.0), whose numbers mean other things than chat's.
+/// An event of an audio or video room (RTC 2.0), whose numbers differ from chat's.
 pub const RTC: Kind = kind(0, "rtc", &[], None);
 
 /// Finds a kind by number.
@@ -122,7 +128,7 @@ pub fn kind_of(event_type: i32) -> &'static Kind {
         .unwrap_or(&UNKNOWN)
 }
 
-/// The name of a client type that may be sent as a name in any case or as a number.
+/// The name of a client type, sent as a name in any case or as a number.
 pub fn client_type(sent: &str) -> String {
     match sent {
         "1" => "AOS",
@@ -136,4 +142,41 @@ pub fn client_type(sent: &str) -> String {
         other => return other.to_ascii_uppercase(),
     }
     .to_owned()
+}
+
+/// A field of a message, a recall or an edit, in the type in which it is stored.
+pub fn typed<'a>(name: &str, raw: Cow<'a, RawValue>) -> Value<'a> {
+    match name {
+        "body" | "clientId" | "convType" | "customApnsText" | "customSafeFlag" | "fromAccount"
+        | "fromClientType" | "fromDeviceId" | "fromNick" | "ip" | "msgId" | "msgType"
+        | "msgidClient" | "msgidServer" | "port" | "resendFlag" | "selfMsg" | "subType"
+        | "text" | "to" => Value::text(raw),
+        "msgTimestamp" | "sendTime" | "deleteTime" | "modifyTime" => Value::int(raw),
+        "antispam" | "blacklist" => Value::flag(raw),
+        "attach" | "attachment" | "aiParams" | "ext" | "extension" | "yidunRes" => {
+            Value::nested(raw)
+        }
+        "tMembers" => match accounts(&raw) {
+            Some(accounts) => Value::Texts(accounts),
+            None => Value::Json(raw),
+        },
+        _ => Value::Json(raw),
+    }
+}
+
+/// The members of a team notice: a JSON array, or the provider's `[a, b]`, which is not JSON.
+fn accounts(raw: &RawValue) -> Option<Vec<String>> {
+    let one = |id: &str| account(id.trim()).into_string();
+    match view(&nested(raw)) {
+        Json::Array(items) => {
+            let accounts = items.iter().map(|item| Some(one(&scalar(item)?)));
+            accounts.collect()
+        }
+        Json::Text(text) => {
+            let inner = text.trim().strip_prefix('[')?.strip_suffix(']')?;
+            let ids = inner.split(',').filter(|id| !id.trim().is_empty());
+            Some(ids.map(one).collect())
+        }
+        Json::Null | Json::Bool(_) | Json::Number(_) | Json::Object(_) => None,
+    }
 }

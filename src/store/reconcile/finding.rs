@@ -2,7 +2,8 @@
 
 use mongodb::bson::{DateTime, Document, RawDocumentBuf, doc};
 
-use crate::store::documents::{MessageKey, Pair, raw};
+use crate::store::bson::raw;
+use crate::store::place::{MessageKey, Pair};
 use crate::store::statements::{derive, is_there};
 
 /// The fields that decide whether a message is unread. Only of messages that count.

@@ -28,9 +28,9 @@ use mongodb::bson::{DateTime, Document, doc};
 use mongodb::options::Hint;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::documents::Pair;
 use super::error::StoreError;
 use super::indexes::UNREAD_BY_PEER;
+use super::place::Pair;
 use super::{Store, collection};
 use finding::{Finding, Seen, entry};
 
@@ -245,7 +245,7 @@ impl Store {
 }
 
 /// Runs a command with the timeout.
-async fn in_time<T>(
+pub(super) async fn in_time<T>(
     command: impl Future<Output = mongodb::error::Result<T>>,
 ) -> Result<T, StoreError> {
     timeout(TIMEOUT, command)

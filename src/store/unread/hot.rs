@@ -5,7 +5,7 @@ use mongodb::bson::{Document, doc};
 use mongodb::options::CountOptions;
 
 use super::keys::{IndexKey, count, distinct};
-use super::lane::{Coalesce, Question, Slot, UnreadCounts, Waiting};
+use super::lane::{Coalesce, Question, Slot, UnreadCounts, WaitingQuestion};
 use super::{Store, UnreadBy};
 use crate::store::{StoreError, collection};
 
@@ -25,7 +25,7 @@ struct Remaining {
 
 impl Store {
     /// Puts a question into the hot lane.
-    pub(super) fn ask_hot(&self, waiting: Waiting) {
+    pub(super) fn ask_hot(&self, waiting: WaitingQuestion) {
         if let Some(slot) = self.questions.hot.add(waiting) {
             self.runtime.spawn(self.clone().work_hot_lane(slot));
         }
@@ -33,7 +33,7 @@ impl Store {
 
     async fn work_hot_lane(self, mut slot: Slot) {
         while let Some(waiting) = slot.next(Coalesce::No) {
-            for Waiting {
+            for WaitingQuestion {
                 question,
                 mut asker,
             } in waiting

@@ -27,7 +27,7 @@ pub struct Question {
 
 /// A question in the queue, and who waits for its answer.
 #[derive(Debug)]
-pub struct Waiting {
+pub struct WaitingQuestion {
     pub question: Question,
     pub asker: Asker,
 }
@@ -36,14 +36,14 @@ pub struct Waiting {
 #[derive(Debug)]
 pub struct Asker {
     answer: oneshot::Sender<Result<UnreadCounts, StoreError>>,
-    _memory: Reservation,
+    _memory: IdReservation,
 }
 
 /// A reservation of the memory for questions, freed when its last clone is dropped.
 #[derive(Debug, Clone)]
-pub struct Reservation(#[expect(dead_code, reason = "held, not used")] Arc<OwnedSemaphorePermit>);
+pub struct IdReservation(#[expect(dead_code, reason = "held, not used")] Arc<OwnedSemaphorePermit>);
 
-impl Reservation {
+impl IdReservation {
     pub(super) fn new(permit: OwnedSemaphorePermit) -> Self {
         Self(Arc::new(permit))
     }
@@ -52,7 +52,7 @@ impl Reservation {
 impl Asker {
     pub fn new(
         answer: oneshot::Sender<Result<UnreadCounts, StoreError>>,
-        memory: Reservation,
+        memory: IdReservation,
     ) -> Self {
         Self {
             answer,
@@ -74,13 +74,13 @@ impl Asker {
 /// A queue of questions.
 #[derive(Debug)]
 pub struct Lane {
-    queue: Mutex<Queue>,
+    queue: Mutex<QuestionQueue>,
     slots: usize,
 }
 
 #[derive(Debug, Default)]
-struct Queue {
-    waiting: VecDeque<Waiting>,
+struct QuestionQueue {
+    waiting: VecDeque<WaitingQuestion>,
     busy_slots: usize,
 }
 
@@ -93,12 +93,12 @@ impl Lane {
         })
     }
 
-    fn queue(&self) -> MutexGuard<'_, Queue> {
+    fn queue(&self) -> MutexGuard<'_, QuestionQueue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds a question. Whoever gets a slot must work on the lane with it.
-    pub fn add(self: &Arc<Self>, waiting: Waiting) -> Option<Slot> {
+    pub fn add(self: &Arc<Self>, waiting: WaitingQuestion) -> Option<Slot> {
         let mut queue = self.queue();
         queue.waiting.push_back(waiting);
         if queue.busy_slots == self.slots {
@@ -122,10 +122,10 @@ pub struct Slot(Option<Arc<Lane>>);
 impl Slot {
     /// Takes the first question, coalesced with others that fit into the same query. Questions that nobody waits for
     /// are dropped. `None` frees the slot.
-    pub fn next(&mut self, coalesce: Coalesce) -> Option<Vec<Waiting>> {
+    pub fn next(&mut self, coalesce: Coalesce) -> Option<Vec<WaitingQuestion>> {
         let lane = self.0.as_ref()?;
         let mut queue = lane.queue();
-        let mut taken = Taken::default();
+        let mut taken = TakenQuestions::default();
         for waiting in std::mem::take(&mut queue.waiting) {
             if waiting.asker.answer.is_closed() {
                 continue;
@@ -149,7 +149,7 @@ impl Slot {
     }
 
     /// Puts questions back at the front.
-    pub fn put_back(&self, questions: impl DoubleEndedIterator<Item = Waiting>) {
+    pub fn put_back(&self, questions: impl DoubleEndedIterator<Item = WaitingQuestion>) {
         if let Some(lane) = &self.0 {
             let mut queue = lane.queue();
             for waiting in questions.rev() {
@@ -170,13 +170,13 @@ impl Drop for Slot {
 
 /// Questions for one query.
 #[derive(Default)]
-struct Taken {
-    questions: Vec<Waiting>,
+struct TakenQuestions {
+    questions: Vec<WaitingQuestion>,
     ids: usize,
 }
 
-impl Taken {
-    fn add(&mut self, waiting: Waiting) {
+impl TakenQuestions {
+    fn add(&mut self, waiting: WaitingQuestion) {
         self.ids += waiting.question.ids.len();
         self.questions.push(waiting);
     }

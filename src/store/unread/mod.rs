@@ -32,8 +32,8 @@ use super::indexes::{UNREAD_BY_ORDER, UNREAD_BY_PEER};
 use super::marks::Marks;
 use crate::callback::ids::{Account, AppName};
 use keys::{IndexKeys, chunks_for_marks, count, distinct};
-use lane::{Asker, Coalesce, Lane, Question, Slot, Waiting};
-pub use lane::{Reservation, UnreadCounts};
+use lane::{Asker, Coalesce, Lane, Question, Slot, WaitingQuestion};
+pub use lane::{IdReservation, UnreadCounts};
 
 /// The most keys that a query of the usual lane reads, in a few milliseconds.
 pub const MOST_KEYS: usize = 5000;
@@ -50,7 +50,7 @@ const ID_OVERHEAD: usize = 32;
 /// What unread messages are counted by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnreadBy {
-    /// Their sender; the ids are lower-cased accounts.
+    /// Their sender. The ids are accounts as the provider normalizes them: NetEase's in lower case, others as sent.
     Peer,
     /// Their order; the ids are as the messages carry them.
     Order,
@@ -98,12 +98,12 @@ impl Store {
     pub fn reserve<'i>(
         &self,
         ids: impl Iterator<Item = &'i str>,
-    ) -> Result<Reservation, StoreError> {
+    ) -> Result<IdReservation, StoreError> {
         let bytes: usize = ids.map(|id| id.len() + ID_OVERHEAD).sum();
         let bytes = u32::try_from(bytes.min(MEMORY_BUDGET)).unwrap_or(u32::MAX);
         let reserved = self.questions.memory.clone().try_acquire_many_owned(bytes);
         reserved
-            .map(Reservation::new)
+            .map(IdReservation::new)
             .map_err(|_| StoreError::Overloaded)
     }
 
@@ -117,13 +117,13 @@ impl Store {
         app: &AppName,
         reader: &Account,
         ids: &[&str],
-        memory: &Reservation,
+        memory: &IdReservation,
     ) -> Result<UnreadCounts, StoreError> {
         if ids.is_empty() {
             return Ok(UnreadCounts::new());
         }
         let (answer, answered) = oneshot::channel();
-        let waiting = Waiting {
+        let waiting = WaitingQuestion {
             question: Question {
                 by,
                 app: app.clone(),
@@ -203,8 +203,8 @@ impl Store {
                 .map(|last| question.reader.as_str().cmp(last))
             {
                 None | Some(Ordering::Less) => asker.tell(Ok(found.counts_of(&question))),
-                Some(Ordering::Equal) => self.ask_hot(Waiting { question, asker }),
-                Some(Ordering::Greater) => again.push(Waiting { question, asker }),
+                Some(Ordering::Equal) => self.ask_hot(WaitingQuestion { question, asker }),
+                Some(Ordering::Greater) => again.push(WaitingQuestion { question, asker }),
             }
         }
         slot.put_back(again.into_iter());

@@ -1,5 +1,6 @@
 //! Shared by tests: a running service, signed requests, and access to the database.
 
+pub mod dialect;
 pub mod disk;
 pub mod mongod;
 pub mod process;
@@ -15,7 +16,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use futures_util::TryStreamExt;
 use im_callback::app::Application;
 use im_callback::callback::ids::Millis;
-use im_callback::callback::netease::sign;
+use im_callback::callback::netease::signature::sign;
+use im_callback::callback::netease::{Netease, NeteaseRules};
+use im_callback::callback::{Credentials, Head, Provider, RawCallback, VerifiedCallback};
 use im_callback::config::Config;
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::{Client, Database};
@@ -411,14 +414,47 @@ pub fn signed(body: &[u8], secret: &str) -> [(&'static str, String); 4] {
         .duration_since(UNIX_EPOCH)
         .unwrap()
         .as_millis();
-    let now = Millis::new(i64::try_from(now).unwrap()).unwrap();
-    let signature = sign(body, &secret.into(), now);
+    let cur_time = now.to_string();
+    let (md5, checksum) = sign(body, secret, &cur_time);
     [
         ("AppKey", APP_KEY.to_owned()),
-        ("CurTime", signature.cur_time),
-        ("MD5", signature.md5),
-        ("CheckSum", signature.checksum),
+        ("CurTime", cur_time),
+        ("MD5", md5),
+        ("CheckSum", checksum),
     ]
+}
+
+/// The provider of the test app, without a service around it.
+pub fn netease() -> Provider {
+    Provider::Netease(Netease {
+        credentials: Credentials {
+            app_key: APP_KEY.to_owned(),
+            secrets: vec![SECRET.into()],
+        },
+        freshness: None,
+        rules: NeteaseRules::default(),
+    })
+}
+
+/// Verifies a body that is signed here, as a request that carries it would be, and hands it on.
+pub fn with_verified<T>(
+    provider: &Provider,
+    body: &[u8],
+    then: impl FnOnce(&VerifiedCallback<'_>) -> T,
+) -> T {
+    let headers = signed(body, SECRET);
+    let header = |name: &str| {
+        let found = headers.iter().find(|(n, _)| *n == name);
+        found.map(|(_, value)| value.as_str())
+    };
+    let head = Head {
+        method: "POST",
+        path: "",
+        query: "",
+        header: &header,
+    };
+    let raw = RawCallback { head, body };
+    then(&provider.verify(&raw, Millis::nearest(0)).unwrap())
 }
 
 /// A message from ann to bob, of which only the id matters.

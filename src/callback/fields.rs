@@ -1,31 +1,32 @@
-//! Reading single fields of a body: what is there, what must be there, and what is wrong with it.
+//! Reading single fields of a body, required or optional, with the error and its path.
 
 use std::borrow::Cow;
 
 use sha2::{Digest, Sha256};
 
-use crate::callback::event::{Class, MessageRef, Reason, Undecodable};
-use crate::callback::ids::{Account, Millis};
-use crate::callback::json::{Fields, Json, RawValue, nested, scalar, view};
+use super::event::{Reason, Undecodable};
+use super::ids::Millis;
+use super::json::{Fields, Json, NotAnObject, RawValue, nested, scalar, view};
 
-/// A field, or why it cannot be used.
+/// A field, or why it is unusable.
 pub type Result<T> = std::result::Result<T, Undecodable>;
 
-/// What names the message that a body is or speaks of; `id` is the field with the server's id.
-pub fn message_ref(fields: &Fields<'_>, class: Class, id: &'static str) -> Result<MessageRef> {
-    let to = required(fields, "to")?;
-    Ok(MessageRef {
-        class,
-        id: required(fields, id)?.into_owned(),
-        to: if class.is_to_account() {
-            Account::new(&to).as_str().to_owned()
-        } else {
-            to.into_owned()
-        },
-    })
+/// A body's fields; `None` if it is empty, as in a probe of the address.
+pub fn parse_body(body: &[u8]) -> Result<Option<Fields<'_>>> {
+    if body.trim_ascii().is_empty() {
+        return Ok(None);
+    }
+    match Fields::parse(body) {
+        Ok(fields) if fields.is_empty() => Ok(None),
+        Ok(fields) => Ok(Some(fields)),
+        Err(NotAnObject::Syntax { line, column }) => {
+            Err(undecodable("", Reason::NotJson { line, column }))
+        }
+        Err(NotAnObject::OtherType) => Err(undecodable("", Reason::NotAnObject)),
+    }
 }
 
-/// A scalar that is there and not empty.
+/// A scalar that is present and not empty.
 pub fn optional<'f>(fields: &'f Fields<'_>, name: &str) -> Option<Cow<'f, str>> {
     fields
         .get(name)
@@ -33,7 +34,7 @@ pub fn optional<'f>(fields: &'f Fields<'_>, name: &str) -> Option<Cow<'f, str>> 
         .filter(|text| !text.is_empty())
 }
 
-/// A scalar that the event cannot do without.
+/// A required scalar.
 pub fn required<'f>(fields: &'f Fields<'_>, name: &str) -> Result<Cow<'f, str>> {
     match fields.get(name).map(scalar) {
         Some(None) => Err(undecodable(name, Reason::BadValue("a string or a number"))),
@@ -42,7 +43,7 @@ pub fn required<'f>(fields: &'f Fields<'_>, name: &str) -> Result<Cow<'f, str>> 
     }
 }
 
-/// A time that the event cannot do without.
+/// A required time.
 pub fn millis(fields: &Fields<'_>, name: &str) -> Result<Millis> {
     required(fields, name)?
         .trim()
@@ -52,11 +53,12 @@ pub fn millis(fields: &Fields<'_>, name: &str) -> Result<Millis> {
         .ok_or_else(|| undecodable(name, Reason::BadValue("milliseconds since 1970")))
 }
 
-/// How far a receipt's time may be after its callback's arrival: room for clocks that differ, in milliseconds.
+/// How far a receipt's time may be after its callback's arrival, in milliseconds: tolerance for clocks that
+/// differ.
 const MAX_AHEAD: i64 = 24 * 60 * 60 * 1000;
 
-/// A receipt's time. One far ahead is a mistake that would silence its conversation for good, since a read
-/// mark only rises.
+/// A receipt's time. Times further ahead are rejected: a read mark never falls, so such a mark would hide the
+/// conversation's messages permanently.
 pub fn read_up_to(fields: &Fields<'_>, name: &str, arrived: Millis) -> Result<Millis> {
     let up_to = millis(fields, name)?;
     if up_to.get() - arrived.get() > MAX_AHEAD {
@@ -65,7 +67,7 @@ pub fn read_up_to(fields: &Fields<'_>, name: &str, arrived: Millis) -> Result<Mi
     Ok(up_to)
 }
 
-/// A time that is right where it is there.
+/// An optional time; an error if it is present and not a time.
 pub fn optional_millis(fields: &Fields<'_>, name: &str) -> Result<Option<Millis>> {
     match optional(fields, name) {
         Some(_) => millis(fields, name).map(Some),
@@ -73,7 +75,7 @@ pub fn optional_millis(fields: &Fields<'_>, name: &str) -> Result<Option<Millis>
     }
 }
 
-/// A fault in a field of the body; in the body itself where the name is empty.
+/// An error in a field of the body, or in the whole body if the name is empty.
 pub fn undecodable(name: &str, reason: Reason) -> Undecodable {
     let path = if name.is_empty() {
         "$".to_owned()
@@ -83,8 +85,22 @@ pub fn undecodable(name: &str, reason: Reason) -> Undecodable {
     Undecodable { reason, path }
 }
 
-/// The elements of a list as their JSON texts, whether it was sent as a value or as JSON text; a lone
-/// object is a list of one.
+/// Puts the name of a part of the body before the path of an error in it.
+pub fn within<T>(name: &str, read: Result<T>) -> Result<T> {
+    read.map_err(|Undecodable { reason, path }| Undecodable {
+        reason,
+        path: path.replacen('$', &format!("$.{name}"), 1),
+    })
+}
+
+/// A required object, whether sent as a value or as JSON text.
+pub fn part<'b>(fields: &Fields<'_>, name: &str) -> Result<Fields<'b>> {
+    let missing = || undecodable(name, Reason::MissingField);
+    let object = own(fields.get(name).ok_or_else(missing)?.get());
+    object.ok_or_else(|| undecodable(name, Reason::BadValue("an object")))
+}
+
+/// The elements of a list as JSON text, whether sent as a value or as JSON text; a single object is a list of one.
 pub fn elements(raw: &RawValue) -> Option<Vec<String>> {
     let list = nested(raw);
     match view(&list) {
@@ -94,7 +110,7 @@ pub fn elements(raw: &RawValue) -> Option<Vec<String>> {
     }
 }
 
-/// An element's fields, whether it was sent as an object or as JSON text.
+/// An element's fields, whether sent as an object or as JSON text.
 pub fn own<'b>(element: &str) -> Option<Fields<'b>> {
     let element = RawValue::from_string(element.to_owned()).ok()?;
     let fields = Fields::parse(nested(&element).get().as_bytes())

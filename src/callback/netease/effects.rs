@@ -1,0 +1,162 @@
+//! Events with an effect: presence, recalls, edits and receipts.
+
+use std::borrow::Cow;
+
+use super::account;
+use super::parts::{lower, message_ref, record};
+use super::wire::{self, Kind};
+use crate::callback::columns::{Columns, Value};
+use crate::callback::event::{
+    Class, Conversation, Edit, Effect, Event, EventType, Presence, ReadMark, Reason, Recall,
+};
+use crate::callback::fields::{
+    Result, millis, optional, optional_millis, read_up_to, required, undecodable,
+};
+use crate::callback::ids::{Millis, natural_key};
+use crate::callback::json::{Fields, scalar};
+
+/// The other fields of a recall or an edit, which are stored with the message.
+fn rest<'a>(fields: &Fields<'a>, taken: &[&str]) -> Columns<'a> {
+    let mut fields = fields.clone();
+    taken.iter().for_each(|name| fields.remove(name));
+    Columns::of(fields, |name, raw| match name {
+        "from" => lower(Value::text(raw)),
+        name => wire::typed(name, raw),
+    })
+}
+
+pub fn presence<'a>(kind: &Kind, event_type: EventType, fields: Fields<'a>) -> Result<Event<'a>> {
+    let account = account(&required(&fields, "accid")?);
+    let at = millis(&fields, "timestamp")?;
+    let device_id = optional(&fields, "deviceId")
+        .unwrap_or_default()
+        .into_owned();
+    let client_type = wire::client_type(&optional(&fields, "clientType").unwrap_or_default());
+    let key = natural_key([
+        event_type.to_string().as_str(),
+        account.as_str(),
+        &device_id,
+        &client_type,
+        &at.get().to_string(),
+    ]);
+    let online = event_type == EventType::Number(2);
+    // A login that the provider refused puts no device online.
+    let refused = online && optional(&fields, "code").is_some_and(|code| code != "200");
+    let effect = if refused {
+        Effect::None
+    } else {
+        Effect::Presence(Presence {
+            account,
+            device_id,
+            client_type,
+            online,
+            at,
+        })
+    };
+    Ok(Event::Record(record(kind, event_type, key, fields, effect)))
+}
+
+pub fn recall<'a>(
+    kind: &Kind,
+    event_type: EventType,
+    class: Class,
+    fields: Fields<'a>,
+) -> Result<Event<'a>> {
+    let message = message_ref(&fields, class, "msgId")?;
+    let key = natural_key([event_type.to_string().as_str(), &message.id]);
+    let from = optional(&fields, "from").map(|from| account(&from));
+    let at = optional_millis(&fields, "deleteTime")?;
+    let effect = Effect::Recall(Recall {
+        message,
+        at: at.map(|at| ("deleteTime", at)),
+        // In a team a manager may recall another's message, and the copy does not say who did (spec,
+        // section 3.5).
+        by: from.filter(|_| class == Class::P2p),
+        rest: rest(&fields, &["eventType", "msgId", "to"]),
+    });
+    Ok(Event::Record(record(kind, event_type, key, fields, effect)))
+}
+
+pub fn edit<'a>(
+    kind: &Kind,
+    event_type: EventType,
+    class: Class,
+    fields: Fields<'a>,
+) -> Result<Event<'a>> {
+    let message = message_ref(&fields, class, "msgId")?;
+    let at = millis(&fields, "modifyTime")?;
+    let key = natural_key([
+        event_type.to_string().as_str(),
+        &message.id,
+        &at.get().to_string(),
+    ]);
+    let effect = Effect::Edit(Edit {
+        message,
+        at: ("modifyTime", at),
+        by: optional(&fields, "modifyAccountId").map(|by| account(&by)),
+        text: fields.get("text").and_then(scalar).map(Cow::into_owned),
+        rest: rest(&fields, &["eventType", "msgId", "to", "modifyAccountId"]),
+    });
+    Ok(Event::Record(record(kind, event_type, key, fields, effect)))
+}
+
+/// `fromAccount` is the reader, and `toAccount` the peer whose messages were read. The provider's SDK headers
+/// define the time: "everything before it is read".
+pub fn receipt<'a>(
+    kind: &Kind,
+    event_type: EventType,
+    fields: Fields<'a>,
+    arrived: Millis,
+) -> Result<Event<'a>> {
+    let reader = account(&required(&fields, "fromAccount")?);
+    let peer = account(&required(&fields, "toAccount")?);
+    let up_to = read_up_to(&fields, "timestamp", arrived)?;
+    let key = natural_key([
+        event_type.to_string().as_str(),
+        reader.as_str(),
+        peer.as_str(),
+        &up_to.get().to_string(),
+        &optional(&fields, "msgidClient").unwrap_or_default(),
+        &optional(&fields, "clientType").unwrap_or_default(),
+    ]);
+    let effect = Effect::Read(ReadMark {
+        reader,
+        of: Conversation::Peer(peer),
+        up_to,
+    });
+    Ok(Event::Record(record(kind, event_type, key, fields, effect)))
+}
+
+pub fn conversation_read<'a>(
+    kind: &Kind,
+    event_type: EventType,
+    fields: Fields<'a>,
+    arrived: Millis,
+) -> Result<Event<'a>> {
+    let reader = account(&required(&fields, "accid")?);
+    let up_to = read_up_to(&fields, "ackMsgTime", arrived)?;
+    let team = optional(&fields, "ackTeamId").map(Cow::into_owned);
+    let is_team = match optional(&fields, "msgType").as_deref() {
+        Some("0") => false,
+        Some("1") => true,
+        _ => team.is_some(),
+    };
+    let of = match team {
+        Some(team) if is_team => Conversation::Team(team),
+        None if is_team => return Err(undecodable("ackTeamId", Reason::MissingField)),
+        _ => Conversation::Peer(account(&required(&fields, "ackAccid")?)),
+    };
+    let (side, other) = match &of {
+        Conversation::Peer(peer) => ("peer", peer.as_str()),
+        Conversation::Team(team) => ("team", team.as_str()),
+    };
+    let key = natural_key([
+        event_type.to_string().as_str(),
+        reader.as_str(),
+        side,
+        other,
+        &up_to.get().to_string(),
+    ]);
+    let effect = Effect::Read(ReadMark { reader, of, up_to });
+    Ok(Event::Record(record(kind, event_type, key, fields, effect)))
+}

@@ -1,0 +1,78 @@
+//! An app's settings for decoding, and what they derive from a message's columns.
+
+use std::collections::HashMap;
+
+use super::types;
+use crate::callback::OrderIdAt;
+use crate::callback::columns::Columns;
+use crate::callback::event::{Class, Counts, Derived};
+use crate::callback::ids::{Account, Millis, natural_key};
+
+/// How messages of a type are handled. Callbacks do not contain it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weight {
+    /// Stored, and counted as unread.
+    Counted,
+    /// Stored, and not counted.
+    Stored,
+    /// Not stored as a message: it only notifies users who are online (状态消息).
+    Status,
+}
+
+/// An app's settings for decoding.
+#[derive(Debug, Clone)]
+pub struct RongcloudRules {
+    /// By `objectName`: the app's own types, and overrides of the provider's.
+    pub types: HashMap<String, Weight>,
+    /// For types that are in neither the app's settings nor the provider's table.
+    pub other_types: Weight,
+    /// Where a message carries the id of its order.
+    pub order_id: Option<OrderIdAt>,
+}
+
+impl RongcloudRules {
+    /// The weight of a message type: from the app's settings, otherwise from the provider's table, otherwise the
+    /// app's default.
+    pub fn weight(&self, object_name: &str) -> Weight {
+        let own = self.types.get(object_name).copied();
+        own.or_else(|| types::weight(object_name))
+            .unwrap_or(self.other_types)
+    }
+
+    /// Derives from a message's columns.
+    pub fn derive(&self, class: Class, columns: &Columns<'_>) -> Derived {
+        let (from, to) = (columns.text("fromAccount"), columns.text("to"));
+        let to = to.unwrap_or_default();
+        let conversation = class.conversation(from.as_deref(), &to);
+        // In an ultra group each channel is a conversation.
+        let channel = columns.text("busChannel");
+        let channel = channel.filter(|_| class == Class::SuperTeam);
+        Derived {
+            counts: match class {
+                Class::P2p => self.counts(columns),
+                Class::Team | Class::SuperTeam | Class::CustomPerson | Class::CustomTeam => None,
+            },
+            order_id: self.order_id.as_ref().and_then(|at| at.find(columns)),
+            conversation: conversation.map(|group| match &channel {
+                Some(channel) => format!("{group}/{}", natural_key([&**channel])),
+                None => group,
+            }),
+        }
+    }
+
+    /// Counts a message to another person as unread if its type counts and it is delivered. A message with a
+    /// blocked word (`sensitiveType` 1) is not delivered; one with replaced words (2) is.
+    fn counts(&self, columns: &Columns<'_>) -> Option<Counts> {
+        let peer = columns.text("fromAccount")?;
+        let sent_at = Millis::new(columns.text("msgTimestamp")?.trim().parse().ok()?)?;
+        let counts = columns.text("to")? != peer
+            && self.weight(&columns.text("objectName")?) == Weight::Counted
+            && columns
+                .text("sensitiveType")
+                .is_none_or(|t| t.trim() != "1");
+        counts.then(|| Counts {
+            peer: Account::new(peer),
+            sent_at,
+        })
+    }
+}
