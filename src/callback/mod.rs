@@ -11,6 +11,7 @@
 
 pub mod columns;
 mod credentials;
+mod digest_headers;
 pub mod event;
 mod fields;
 pub mod ids;

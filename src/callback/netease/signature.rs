@@ -8,19 +8,15 @@
 use hex::FromHex;
 use md5::Md5;
 use sha1::{Digest, Sha1};
-use subtle::{Choice, ConstantTimeEq};
+use subtle::ConstantTimeEq;
 
 use super::Netease;
 use crate::callback::credentials::is_fresh;
+use crate::callback::digest_headers::DigestHeaders;
+pub use crate::callback::digest_headers::{CHECKSUM, CUR_TIME, MD5};
 use crate::callback::ids::Millis;
 use crate::callback::{Envelope, Head, RawCallback, Signed, VerifyError};
 
-/// The header with the body's digest.
-pub const MD5: &str = "MD5";
-/// The header with the signature.
-pub const CHECKSUM: &str = "CheckSum";
-/// The header with the time of signing.
-pub const CUR_TIME: &str = "CurTime";
 /// The header with the application's key; not every copy has it.
 pub const APP_KEY: &str = "AppKey";
 /// The header by which other products on the same address identify themselves; not signed.
@@ -42,13 +38,6 @@ fn checksum(secret: &str, md5: &str, cur_time: &str) -> [u8; 20] {
         .into()
 }
 
-/// The signature headers, unchanged.
-struct NeteaseHeaders<'r> {
-    md5: &'r str,
-    checksum: &'r str,
-    cur_time: &'r str,
-}
-
 impl Netease {
     /// Checks everything that does not need the body: `CheckSum` covers `MD5`, not the body itself.
     ///
@@ -64,11 +53,7 @@ impl Netease {
     /// [`VerifyError`]; the body must then not be used.
     pub fn verify(&self, raw: &RawCallback<'_>, now: Millis) -> Result<Envelope, VerifyError> {
         let sent = self.sent(&raw.head)?;
-        let md5: [u8; 16] = Md5::digest(raw.body).into();
-        let sent_digest = <[u8; 16]>::from_hex(sent.md5).map_err(|_| VerifyError::Md5Differs)?;
-        if !bool::from(md5.ct_eq(&sent_digest)) {
-            return Err(VerifyError::Md5Differs);
-        }
+        sent.check_body(raw.body)?;
         self.check_signed(&sent, now)?;
         let envelope = Envelope {
             query: raw.head.query.into(),
@@ -77,13 +62,8 @@ impl Netease {
         Ok(envelope.with_header(PRODUCT, (raw.head.header)(PRODUCT)))
     }
 
-    fn sent<'r>(&self, head: &Head<'r>) -> Result<NeteaseHeaders<'r>, VerifyError> {
-        let needed = |name| (head.header)(name).ok_or(VerifyError::MissingHeader(name));
-        let sent = NeteaseHeaders {
-            md5: needed(MD5)?,
-            checksum: needed(CHECKSUM)?,
-            cur_time: needed(CUR_TIME)?,
-        };
+    fn sent<'r>(&self, head: &Head<'r>) -> Result<DigestHeaders<'r>, VerifyError> {
+        let sent = DigestHeaders::find(head)?;
         let app_key = (head.header)(APP_KEY);
         if app_key.is_some_and(|key| !self.credentials.has_app_key(key)) {
             return Err(VerifyError::AppKeyDiffers);
@@ -92,22 +72,11 @@ impl Netease {
     }
 
     /// Checks that one of the secrets yields the `CheckSum`, and that the signature is fresh.
-    fn check_signed(&self, sent: &NeteaseHeaders<'_>, now: Millis) -> Result<(), VerifyError> {
+    fn check_signed(&self, sent: &DigestHeaders<'_>, now: Millis) -> Result<(), VerifyError> {
         let sent_checksum =
             <[u8; 20]>::from_hex(sent.checksum).map_err(|_| VerifyError::ChecksumDiffers)?;
-        // If a sender or a proxy changed the case of `MD5`, the signature may cover either spelling; both are the
-        // same digest.
-        let lower = sent.md5.to_ascii_lowercase();
-        let spellings = if lower == sent.md5 {
-            &[lower.as_str()][..]
-        } else {
-            &[lower.as_str(), sent.md5][..]
-        };
         let is_signed = self.credentials.any(|secret| {
-            let made = |md5| checksum(secret, md5, sent.cur_time).ct_eq(&sent_checksum);
-            spellings
-                .iter()
-                .fold(Choice::from(0), |any, md5| any | made(*md5))
+            sent.any_spelling(|md5| checksum(secret, md5, sent.cur_time).ct_eq(&sent_checksum))
         });
         if !is_signed {
             return Err(VerifyError::ChecksumDiffers);

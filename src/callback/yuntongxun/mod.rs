@@ -16,19 +16,13 @@ use subtle::ConstantTimeEq;
 
 use super::columns::{Columns, Value};
 use super::credentials::{in_millis, is_fresh};
+use super::digest_headers::{CHECKSUM, CUR_TIME, DigestHeaders, MD5};
 use super::event::{Decoded, Effect, Event, EventType, Product, Record};
 use super::fields::digest;
 use super::ids::{Millis, natural_key};
 use super::{
     Credentials, Envelope, Head, RawCallback, Reply, Signed, VerifiedCallback, VerifyError,
 };
-
-/// The header with the body's digest.
-const MD5: &str = "MD5";
-/// The header with the signature.
-const CHECKSUM: &str = "CheckSum";
-/// The header with the time of signing.
-const CUR_TIME: &str = "CurTime";
 
 /// An app at the provider.
 #[derive(Debug)]
@@ -82,20 +76,13 @@ pub fn decode<'r>(callback: &'r VerifiedCallback<'_>) -> Decoded<'r> {
 const CONTENT_TYPE: &str = "content-type";
 const CUR_TIME_KEPT: &str = "curtime";
 
-/// The signature headers, unchanged.
-struct YuntongxunHeaders<'r> {
-    md5: &'r str,
-    checksum: &'r str,
-    cur_time: &'r str,
-}
-
 impl Yuntongxun {
     /// Checks everything that does not need the body.
     ///
     /// # Errors
     /// [`VerifyError`], but never [`VerifyError::Md5Differs`].
     pub fn verify_head(&self, head: &Head<'_>, now: Millis) -> Result<(), VerifyError> {
-        self.check_signed(&sent(head)?, now)
+        self.check_signed(&DigestHeaders::find(head)?, now)
     }
 
     /// Checks headers and body. That `MD5` is the body's digest is not documented, but otherwise the signature
@@ -104,12 +91,8 @@ impl Yuntongxun {
     /// # Errors
     /// [`VerifyError`]; the body must then not be used.
     pub fn verify(&self, raw: &RawCallback<'_>, now: Millis) -> Result<Envelope, VerifyError> {
-        let sent = sent(&raw.head)?;
-        let md5: [u8; 16] = Md5::digest(raw.body).into();
-        let sent_digest = <[u8; 16]>::from_hex(sent.md5).map_err(|_| VerifyError::Md5Differs)?;
-        if !bool::from(md5.ct_eq(&sent_digest)) {
-            return Err(VerifyError::Md5Differs);
-        }
+        let sent = DigestHeaders::find(&raw.head)?;
+        sent.check_body(raw.body)?;
         self.check_signed(&sent, now)?;
         let envelope = Envelope {
             query: raw.head.query.into(),
@@ -122,16 +105,12 @@ impl Yuntongxun {
 
     /// Checks that one of the secrets yields the `CheckSum`, and that the signature is fresh. The unit of
     /// `CurTime` is not published, so both seconds and milliseconds are accepted.
-    fn check_signed(&self, sent: &YuntongxunHeaders<'_>, now: Millis) -> Result<(), VerifyError> {
+    fn check_signed(&self, sent: &DigestHeaders<'_>, now: Millis) -> Result<(), VerifyError> {
         let checksum =
             <[u8; 16]>::from_hex(sent.checksum).map_err(|_| VerifyError::ChecksumDiffers)?;
         let app_id = &self.credentials.app_key;
-        // The case of hex digits is not published. If `MD5` is sent in capitals, the signature may cover either
-        // spelling; both are the same digest.
-        let lower = sent.md5.to_ascii_lowercase();
         let is_signed = self.credentials.any(|token| {
-            let made = |md5| make(app_id, token, md5, sent.cur_time).ct_eq(&checksum);
-            made(&lower) | made(sent.md5)
+            sent.any_spelling(|md5| make(app_id, token, md5, sent.cur_time).ct_eq(&checksum))
         });
         if !is_signed {
             return Err(VerifyError::ChecksumDiffers);
@@ -162,15 +141,6 @@ impl Yuntongxun {
             ..Signed::default()
         }
     }
-}
-
-fn sent<'r>(head: &Head<'r>) -> Result<YuntongxunHeaders<'r>, VerifyError> {
-    let needed = |name| (head.header)(name).ok_or(VerifyError::MissingHeader(name));
-    Ok(YuntongxunHeaders {
-        md5: needed(MD5)?,
-        checksum: needed(CHECKSUM)?,
-        cur_time: needed(CUR_TIME)?,
-    })
 }
 
 fn make(app_id: &str, token: &str, md5: &str, cur_time: &str) -> [u8; 16] {
