@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use sha2::{Digest, Sha256};
 
 use super::event::{Reason, Undecodable};
-use super::ids::Millis;
+use super::ids::{Account, Millis};
 use super::json::{Fields, Json, NotAnObject, RawValue, nested, scalar, view};
 
 /// A field, or why it is unusable.
@@ -83,6 +83,24 @@ pub fn undecodable(name: &str, reason: Reason) -> Undecodable {
         format!("$.{name}")
     };
     Undecodable { reason, path }
+}
+
+/// The accounts in these fields, as far as they are sent, in the form that `account` gives them.
+pub fn accounts(
+    fields: &Fields<'_>,
+    names: &[&'static str],
+    account: impl Fn(&str) -> Account,
+) -> Vec<(&'static str, Account)> {
+    let accounts = names
+        .iter()
+        .filter_map(|name| optional(fields, name).map(|id| (*name, account(&id))));
+    accounts.collect()
+}
+
+/// The time in this field, with its name, if it is one.
+pub fn time(fields: &Fields<'_>, name: Option<&'static str>) -> Option<(&'static str, Millis)> {
+    let name = name?;
+    Some((name, millis(fields, name).ok()?))
 }
 
 /// Puts the name of a part of the body before the path of an error in it.

@@ -4,7 +4,7 @@ use super::account;
 use super::wire::Kind;
 use crate::callback::columns::{Columns, Value};
 use crate::callback::event::{Class, Effect, EventType, MessageRef, Product, Record};
-use crate::callback::fields::{Result, millis, optional, required};
+use crate::callback::fields::{Result, accounts, required, time};
 use crate::callback::json::Fields;
 
 /// The message that a body is about. `id` is the field with the server's id.
@@ -42,19 +42,13 @@ pub fn record<'a>(
     payload: Fields<'a>,
     effect: Effect<'a>,
 ) -> Record<'a> {
-    let accounts = kind
-        .accounts
-        .iter()
-        .filter_map(|name| optional(&payload, name).map(|id| (*name, account(&id))));
     Record {
         key,
         product: Product::Im,
         event_type,
         kind: kind.name,
-        accounts: accounts.collect(),
-        at: kind
-            .time
-            .and_then(|name| Some((name, millis(&payload, name).ok()?))),
+        accounts: accounts(&payload, kind.accounts, account),
+        at: time(&payload, kind.time),
         payload: Columns::as_sent(payload),
         effect,
     }

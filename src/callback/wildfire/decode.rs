@@ -15,8 +15,8 @@ use crate::callback::event::{
     Presence, Product, ReadMark, Reason, Recall, Record,
 };
 use crate::callback::fields::{
-    Result, digest, millis, optional, optional_millis, parse_body, part, read_up_to, required,
-    undecodable, within,
+    Result, accounts, digest, millis, optional, optional_millis, parse_body, part, read_up_to,
+    required, time, undecodable, within,
 };
 use crate::callback::ids::{Account, Millis, natural_key};
 use crate::callback::json::{Fields, scalar};
@@ -79,19 +79,13 @@ impl<'r> WildfireDecoder<'r, '_> {
         payload: Fields<'r>,
         effect: Effect<'r>,
     ) -> Event<'r> {
-        let accounts = kind
-            .accounts
-            .iter()
-            .filter_map(|name| optional(&payload, name).map(|id| (*name, Account::new(id))));
         Event::Record(Record {
             key,
             product: Product::Im,
             event_type: EventType::Word(self.route.to_owned()),
             kind: kind.name,
-            accounts: accounts.collect(),
-            at: kind
-                .time
-                .and_then(|name| Some((name, millis(&payload, name).ok()?))),
+            accounts: accounts(&payload, kind.accounts, |id| Account::new(id)),
+            at: time(&payload, kind.time),
             payload: Columns::as_sent(payload),
             effect,
         })
