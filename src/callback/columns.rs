@@ -130,11 +130,6 @@ impl<'a> Columns<'a> {
         self.0.push((name.into(), value));
     }
 
-    /// Adds columns at the end.
-    pub fn append(&mut self, other: Self) {
-        self.0.extend(other.0);
-    }
-
     /// The column of this name.
     pub fn get(&self, name: &str) -> Option<&Value<'a>> {
         self.0.iter().find(|(n, _)| n == name).map(|(_, v)| v)

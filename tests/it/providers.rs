@@ -2,7 +2,6 @@
 //! they have in common, and what a spool holds of all of them comes out of it as it went in.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use futures_util::future::join_all;
 use im_callback::callback::ProviderName;
@@ -202,7 +201,6 @@ async fn a_spool_with_all_providers_callbacks_survives_kill_9() {
         assert_eq!(again, dead);
     }
     drop(process);
-    tokio::time::sleep(Duration::from_millis(10)).await;
     database.drop().await.unwrap();
 }
 
