@@ -79,19 +79,17 @@ pub fn write(received: &Received, salt: Salt, bytes: &mut Vec<u8>) {
     let start = bytes.len();
     bytes.extend([0; HEAD]);
     bytes.extend(origin.received_at.get().to_le_bytes());
-    let mut text = |text: &str| {
-        // A head is far below 4 GiB.
-        bytes.extend((text.len() as u32).to_le_bytes());
-        bytes.extend(text.as_bytes());
-    };
-    text(origin.app.as_str());
-    text(origin.provider.as_str());
-    text(&envelope.route);
-    text(&envelope.query);
+    for text in [
+        origin.app.as_str(),
+        origin.provider.as_str(),
+        &envelope.route,
+        &envelope.query,
+    ] {
+        write_text(text, bytes);
+    }
     bytes.extend((envelope.headers.len() as u16).to_le_bytes());
-    for part in envelope.headers.iter().flat_map(|(n, v)| [n, v]) {
-        bytes.extend((part.len() as u32).to_le_bytes());
-        bytes.extend(part.as_bytes());
+    for text in envelope.headers.iter().flat_map(|(n, v)| [n, v]) {
+        write_text(text, bytes);
     }
     bytes.extend(&body[..]);
     let digest = salt.digest(&bytes[start + HEAD..]);
@@ -99,6 +97,12 @@ pub fn write(received: &Received, salt: Salt, bytes: &mut Vec<u8>) {
     bytes[start..start + 4].copy_from_slice(&MARKER);
     bytes[start + 4..start + 8].copy_from_slice(&length.to_le_bytes());
     bytes[start + 8..start + HEAD].copy_from_slice(&digest);
+}
+
+fn write_text(text: &str, bytes: &mut Vec<u8>) {
+    // The head of a request is far below 4 GiB.
+    bytes.extend((text.len() as u32).to_le_bytes());
+    bytes.extend(text.as_bytes());
 }
 
 /// Reads a segment's frames in order.
