@@ -3,6 +3,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::web;
@@ -23,6 +24,7 @@ use crate::http;
 use crate::ingest::drain::AppLookup;
 use crate::ingest::{Drain, Durable};
 use crate::live::{Live, ReloadableConfig};
+use crate::metrics::Metrics;
 use crate::spool::Spool;
 use crate::store::Store;
 use crate::store::indexes::Retention;
@@ -47,7 +49,8 @@ impl Application {
     /// When the address or the spool is in use, or the MongoDB options are invalid.
     pub async fn build(config: Config) -> anyhow::Result<Self> {
         let spool = Spool::open(config.spool)?;
-        let store = Store::new(config.store.clone());
+        let metrics = Arc::new(Metrics::new());
+        let store = Store::new(config.store.clone(), metrics.clone());
         let committers = TaskTracker::new();
         let commit_timeout = config.store.commit_timeout;
         let durable = Durable::start(
@@ -55,6 +58,7 @@ impl Application {
             spool.clone(),
             config.ingest,
             commit_timeout,
+            metrics.clone(),
             &committers,
         );
         committers.close();
@@ -84,6 +88,7 @@ impl Application {
             outage: durable.outage.clone(),
             app: apps(live.clone()),
             limits: config.ingest,
+            metrics: metrics.clone(),
         };
         let shared = web::Data::new(http::Service {
             live,
@@ -93,6 +98,7 @@ impl Application {
             rejection_log: http::rejections::RejectionLog::default(),
             checked: Mutex::default(),
             limits: limits.clone(),
+            metrics,
         });
         Ok(Self {
             listener,
@@ -236,7 +242,7 @@ const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// # Errors
 /// When the connection string cannot be resolved or used.
 pub async fn connect(config: &Config) -> anyhow::Result<Store> {
-    let store = Store::new(config.store.clone());
+    let store = Store::new(config.store.clone(), Arc::default());
     let reached = store.reach(config.mongodb_uri.expose_secret()).await;
     reached.map_err(|_| unusable())?;
     Ok(store)

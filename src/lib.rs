@@ -18,6 +18,7 @@ pub mod config;
 pub mod http;
 pub mod ingest;
 pub mod live;
+pub mod metrics;
 pub mod shutdown;
 pub mod spool;
 pub mod store;

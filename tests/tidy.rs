@@ -71,6 +71,7 @@ const INDEPENDENT: &[(&str, &[&str])] = &[
     ("auth.rs", &["actix", "crate::http"]),
     ("config", &["crate::http"]),
     ("live.rs", &["crate::http"]),
+    ("metrics.rs", &["crate::", "actix", "mongodb"]),
     ("spool", &["crate::store", "crate::ingest"]),
     ("ingest/drain.rs", &["crate::live"]),
     ("ingest", PROVIDERS),

@@ -1,12 +1,13 @@
 //! Names and ids, checked once where they enter.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 /// The name of an app: the first part of every `_id`, and a path segment of its callback address.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct AppName(String);
+pub struct AppName(Arc<str>);
 
 /// Why a text is not an [`AppName`].
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -19,7 +20,7 @@ impl AppName {
     /// # Errors
     /// [`BadAppName`] unless it is 1 to 64 ASCII letters, digits, `-` or `_`: such a name needs no
     /// escaping in a path or in an `_id`.
-    pub fn new(name: impl Into<String>) -> Result<Self, BadAppName> {
+    pub fn new(name: impl Into<Arc<str>>) -> Result<Self, BadAppName> {
         let name = name.into();
         let fits = (1..=64).contains(&name.len())
             && name
@@ -35,6 +36,11 @@ impl AppName {
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The name as a shared text.
+    pub fn shared(&self) -> Arc<str> {
+        self.0.clone()
     }
 }
 

@@ -98,6 +98,8 @@ pub struct Http {
     pub bytes_reading: usize,
     /// The proxies that say truly whom they forward for.
     pub trusted_proxies: Vec<IpNet>,
+    /// Whether `/metrics` needs no key.
+    pub open_metrics: bool,
     /// How long a stop may take.
     pub shutdown_timeout: Duration,
     /// How long connections are still accepted during a stop.

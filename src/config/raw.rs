@@ -47,6 +47,7 @@ pub struct RawHttp {
     pub min_body_rate: ByteSize,
     pub bytes_reading: ByteSize,
     pub trusted_proxies: Vec<String>,
+    pub open_metrics: bool,
     pub shutdown_timeout: Time,
     pub shutdown_delay: Time,
 }

@@ -142,6 +142,7 @@ impl<'l> Validation<'l> {
             min_body_rate: self.up_to(MIB, "http.min_body_rate", rate) as u64,
             bytes_reading: self.up_to(1024 * MIB, "http.bytes_reading", bytes_reading),
             trusted_proxies: self.networks("http.trusted_proxies", &raw.trusted_proxies),
+            open_metrics: raw.open_metrics,
             shutdown_timeout: raw.shutdown_timeout.0,
             shutdown_delay: raw.shutdown_delay.0,
         }

@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use futures_util::FutureExt;
@@ -14,7 +15,9 @@ use super::error::{Code, Problem};
 use crate::callback::Head;
 use crate::callback::ids::Millis;
 use crate::config::Http;
-use crate::ingest::{App, IngestError, Rejection, ingest};
+use crate::ingest::{App, IngestError, Rejection, Taken, ingest};
+use crate::metrics::{AppLabel, CallbackLabels, NO_KIND, UNMATCHED};
+use crate::store::Durability;
 
 /// `/callbacks/{app}`, and paths below it for a provider that has one for each kind of event.
 pub async fn by_name(
@@ -29,9 +32,16 @@ pub async fn by_name(
         return Err(no_route());
     }
     let current = service.live.current();
-    let app = current
-        .app(name)
-        .ok_or_else(|| Problem::new(Code::UnknownApp, "no app of this name is configured"))?;
+    let Some(app) = current.app(name) else {
+        count(
+            &service,
+            UNMATCHED.into(),
+            NO_KIND,
+            Code::UnknownApp.as_str(),
+        );
+        let detail = "no app of this name is configured";
+        return Err(Problem::new(Code::UnknownApp, detail));
+    };
     take(&request, payload, &service, app, below).await
 }
 
@@ -58,14 +68,54 @@ async fn take(
     app: &App,
     below: &str,
 ) -> Result<HttpResponse, Problem> {
+    let started = Instant::now();
     let taken = taken(request, payload, service, app, below).await;
-    if let Err(problem) = &taken
-        && let Some(kept_back) = service.rejection_log.log(problem.code, Instant::now())
-    {
-        let (code, peer) = (problem.code.as_str(), request.peer_addr());
-        tracing::warn!(app = %app.name, code, ?peer, kept_back, "callback rejected");
+    let name = || app.name.shared();
+    match &taken {
+        Ok((taken, received_at)) => {
+            let metrics = &service.metrics;
+            let outcome = outcome(taken.durability);
+            count(service, name(), taken.kind.unwrap_or(NO_KIND), outcome);
+            let label = AppLabel { app: name() };
+            let took = started.elapsed().as_secs_f64();
+            metrics.ack_duration.get_or_create(&label).observe(took);
+            if let Some(at) = taken.at {
+                let lag = received_at.get().saturating_sub(at.get()).max(0);
+                let lag = Duration::from_millis(lag.unsigned_abs()).as_secs_f64();
+                metrics.provider_lag.get_or_create(&label).observe(lag);
+            }
+        }
+        Err(problem) => {
+            let code = problem.code.as_str();
+            count(service, name(), NO_KIND, code);
+            if let Some(kept_back) = service.rejection_log.log(problem.code, Instant::now()) {
+                let peer = request.peer_addr();
+                tracing::warn!(app = %app.name, code, ?peer, kept_back, "callback rejected");
+            }
+        }
     }
-    taken
+    taken?;
+    let reply = app.provider.name().reply();
+    let mut answer = HttpResponse::Ok();
+    if let Some(content_type) = reply.content_type {
+        answer.content_type(content_type);
+    }
+    Ok(answer.body(reply.body))
+}
+
+fn count(service: &Service, app: Arc<str>, kind: &'static str, outcome: &'static str) {
+    let labels = CallbackLabels { app, kind, outcome };
+    service.metrics.callbacks.get_or_create(&labels).inc();
+}
+
+/// The outcome of a callback that is acknowledged.
+fn outcome(durability: Option<Durability>) -> &'static str {
+    match durability {
+        Some(Durability::Stored) => "stored",
+        Some(Durability::DeadLetter) => "dead_letter",
+        Some(Durability::Spooled) => "spooled",
+        None => "empty",
+    }
 }
 
 async fn taken(
@@ -74,7 +124,7 @@ async fn taken(
     service: &Service,
     app: &App,
     below: &str,
-) -> Result<HttpResponse, Problem> {
+) -> Result<(Taken, Millis), Problem> {
     if !app.allow.is_empty() && !app.allows(client_address(request, &service.limits)) {
         let detail = "the app does not accept callbacks from this address (apps.allow)";
         return Err(Problem::new(Code::AddressNotAllowed, detail));
@@ -96,14 +146,9 @@ async fn taken(
     app.provider.check_route(&head).map_err(refused)?;
     let is_signed = || app.provider.verify_head(&head, now()).map_err(refused);
     let body = body(request, payload, service, &is_signed).await?;
-    let taken = ingest(app, &service.durable, head, &body, now());
-    or_unavailable(taken).await?;
-    let reply = app.provider.name().reply();
-    let mut answer = HttpResponse::Ok();
-    if let Some(content_type) = reply.content_type {
-        answer.content_type(content_type);
-    }
-    Ok(answer.body(reply.body))
+    let now = now();
+    let taken = ingest(app, &service.durable, head, &body, now);
+    Ok((or_unavailable(taken).await?, now))
 }
 
 /// The client's address. If the peer is a trusted proxy, this is the last address in `X-Forwarded-For` that is not

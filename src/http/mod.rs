@@ -8,6 +8,7 @@ pub(crate) mod dead_letters;
 pub mod error;
 pub mod health;
 pub mod memory_budget;
+mod metrics;
 pub mod rejections;
 pub mod server;
 mod unread;
@@ -23,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Http;
 use crate::ingest::Durable;
 use crate::live::Live;
+use crate::metrics::Metrics;
 
 use error::{Code, Problem};
 use health::Checked;
@@ -45,6 +47,8 @@ pub struct Service {
     pub rejection_log: RejectionLog,
     /// How MongoDB was when it was asked last.
     pub checked: Mutex<Option<Checked>>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// Registers every route.
@@ -87,6 +91,12 @@ pub fn routes(service: &web::Data<Service>, config: &mut ServiceConfig) {
         web::resource("/readyz")
             .route(web::get().to(health::readyz))
             .route(web::head().to(health::readyz))
+            .default_service(only("GET, HEAD")),
+    );
+    config.service(
+        web::resource("/metrics")
+            .route(web::get().to(metrics::get))
+            .route(web::head().to(metrics::get))
             .default_service(only("GET, HEAD")),
     );
     // The apps' second paths change with a reload, so they are no routes of their own.

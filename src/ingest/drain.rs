@@ -25,6 +25,7 @@ use super::group::Limits;
 use super::{App, Outage, replay, without_app};
 use crate::callback::Received;
 use crate::callback::ids::AppName;
+use crate::metrics::Metrics;
 use crate::spool::{self, Segment, Spool};
 use crate::store::{Store, Submission};
 
@@ -53,6 +54,8 @@ pub struct Drain {
     pub app: AppLookup,
     /// The limits of a batch.
     pub limits: Limits,
+    /// What is drained is counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// Why a segment cannot be drained now.
@@ -126,9 +129,11 @@ impl Drain {
         };
         let callbacks = contents.callbacks.len();
         let left = self.store_all(contents.callbacks).await?;
+        let callbacks = callbacks - left.len();
+        self.metrics.spool_drained.inc_by(callbacks as u64);
         tracing::info!(
             segment = name,
-            callbacks = callbacks - left.len(),
+            callbacks,
             "a segment of the spool was stored in MongoDB"
         );
         let mut quarantined = contents.damage.concat();

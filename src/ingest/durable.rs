@@ -12,9 +12,10 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use super::complete::{Complete, SLOW};
-use super::group::{GroupCommit, Limits, NoVerdict};
+use super::group::{GroupCommit, Limits, NoVerdict, QueueStatus};
 use super::outage::Outage;
 use crate::callback::Received;
+use crate::metrics::{Metrics, Overflow, ReasonLabel};
 use crate::spool::Spool;
 use crate::store::{Durability, NotStored, Store, Submission, Verdict};
 use crate::throttle::Throttle;
@@ -44,6 +45,7 @@ pub struct Durable {
     commits: GroupCommit<Submission, Verdict>,
     appends: GroupCommit<Received, Result<(), NotAppended>>,
     commit_timeout: Duration,
+    metrics: Arc<Metrics>,
 }
 
 /// How long a callback takes at most, so that it is answered before the provider gives up, after 5 s.
@@ -66,9 +68,10 @@ impl Durable {
         spool: Spool,
         limits: Limits,
         commit_timeout: Duration,
+        metrics: Arc<Metrics>,
         tracker: &TaskTracker,
     ) -> Self {
-        let outage = Outage::default();
+        let outage = Outage::new(metrics.clone());
         let commit = {
             let (store, outage) = (store.clone(), outage.clone());
             move |batch: Vec<Submission>| {
@@ -87,7 +90,8 @@ impl Durable {
         };
         let append = {
             let (spool, lines) = (spool.clone(), Arc::new(Throttle::default()));
-            move |batch| append(spool.clone(), lines.clone(), batch)
+            let metrics = metrics.clone();
+            move |batch| append(spool.clone(), lines.clone(), metrics.clone(), batch)
         };
         let one_by_one = Limits {
             commits_in_flight: 1,
@@ -104,7 +108,13 @@ impl Durable {
             commits: GroupCommit::start(commit, limits, tracker),
             appends: GroupCommit::start(append, one_by_one, tracker),
             commit_timeout,
+            metrics,
         }
+    }
+
+    /// What waits for MongoDB, and what waits for the spool.
+    pub fn queues(&self) -> [QueueStatus; 2] {
+        [self.commits.status("mongodb"), self.appends.status("spool")]
     }
 
     /// Makes a callback durable. What MongoDB did not confirm in time goes to the spool, even if it may have been
@@ -124,6 +134,7 @@ impl Durable {
     async fn store_or_spool(&self, submission: Submission) -> Result<Durability, Rejection> {
         let received = submission.received.clone();
         let mut spooling = None;
+        let mut reason = Overflow::Outage;
         if !self.outage.is_known() {
             let bytes = submission.bytes();
             let committed = self.commits.commit(submission, bytes);
@@ -137,15 +148,21 @@ impl Durable {
                     timeout(left, committed).await.ok()
                 }
             };
-            if let Some(Ok(Ok(durability))) = verdict {
-                return Ok(durability);
-            }
+            reason = match verdict {
+                Some(Ok(Ok(durability))) => return Ok(durability),
+                Some(Err(NoVerdict::Full)) => Overflow::QueueFull,
+                Some(Ok(Err(_)) | Err(NoVerdict::Panicked)) => Overflow::NotConfirmed,
+                None => Overflow::Slow,
+            };
         }
         let spooling = spooling.unwrap_or_else(|| self.complete.spooling());
         let bytes = received.bytes();
         match self.appends.commit(received, bytes).await {
             Ok(Ok(())) => {
                 spooling.lease_expired().await;
+                let reason = reason.as_str();
+                let overflows = &self.metrics.overflows;
+                overflows.get_or_create(&ReasonLabel { reason }).inc();
                 Ok(Durability::Spooled)
             }
             Err(NoVerdict::Full) => Err(Rejection::Overloaded),
@@ -157,12 +174,19 @@ impl Durable {
 async fn append(
     spool: Spool,
     lines: Arc<Throttle>,
+    metrics: Arc<Metrics>,
     batch: Vec<Received>,
 ) -> Vec<Result<(), NotAppended>> {
     let callbacks = batch.len();
+    let started = std::time::Instant::now();
     let appended = spawn_blocking(move || spool.append(batch.iter())).await;
+    let took = started.elapsed().as_secs_f64();
+    metrics.spool_append_duration.observe(took);
     let why = match appended {
-        Ok(Ok(())) => return std::iter::repeat_with(|| Ok(())).take(callbacks).collect(),
+        Ok(Ok(())) => {
+            metrics.spool_appended.inc_by(callbacks as u64);
+            return std::iter::repeat_with(|| Ok(())).take(callbacks).collect();
+        }
         Ok(Err(error)) => error.to_string(),
         Err(panic) => panic.to_string(),
     };

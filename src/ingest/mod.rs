@@ -20,7 +20,7 @@ use std::net::IpAddr;
 use bytes::Bytes;
 use ipnet::IpNet;
 
-use crate::callback::event::{Reason, Undecodable};
+use crate::callback::event::{Event, Reason, Undecodable};
 use crate::callback::ids::{AppName, Millis};
 use crate::callback::{
     Decoded, Head, Origin, Provider, RawCallback, Received, VerifiedCallback, VerifyError,
@@ -66,8 +66,18 @@ pub enum IngestError {
     Rejected(#[from] Rejection),
 }
 
-/// Takes one callback. `Ok` means that it is durable, and may be acknowledged; with `None` it contains no event,
-/// as the provider's address probe.
+/// A callback that may be acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Taken {
+    /// Where it is durable; `None` if it contains no event, as the provider's address probe.
+    pub durability: Option<Durability>,
+    /// The kind of its first event.
+    pub kind: Option<&'static str>,
+    /// When its first event happened at the provider, if known.
+    pub at: Option<Millis>,
+}
+
+/// Takes one callback. `Ok` means that it is durable, and may be acknowledged.
 ///
 /// # Errors
 /// [`IngestError::NotVerified`]: nothing was stored. [`IngestError::Rejected`]: it may have been stored, and
@@ -78,8 +88,8 @@ pub async fn ingest<'h>(
     head: Head<'h>,
     body: &'h Bytes,
     now: Millis,
-) -> Result<Option<Durability>, IngestError> {
-    let submission = {
+) -> Result<Taken, IngestError> {
+    let (submission, kind, at, is_whole) = {
         let verified = app.provider.verify(&RawCallback { head, body }, now)?;
         let received = Received {
             origin: Origin {
@@ -90,12 +100,32 @@ pub async fn ingest<'h>(
             envelope: verified.envelope().clone(),
             body: body.clone(),
         };
-        submission(app, &verified, received)
+        let decoded = app.provider.decode(&verified, now);
+        let (kind, at) = first_event(&decoded);
+        let is_whole = decoded.undecodable.is_none();
+        (write_of(app, received, &decoded), kind, at, is_whole)
     };
-    if submission.writes.is_empty() {
-        return Ok(None);
+    let durability = match submission.writes.as_slice() {
+        [] => None,
+        _ => Some(match durable.commit(submission).await? {
+            Durability::Stored if !is_whole => Durability::DeadLetter,
+            durability => durability,
+        }),
+    };
+    Ok(Taken {
+        durability,
+        kind,
+        at,
+    })
+}
+
+/// The kind of the first event, and when it happened.
+fn first_event(decoded: &Decoded<'_>) -> (Option<&'static str>, Option<Millis>) {
+    match decoded.events.first() {
+        Some(Event::Message(message)) => (Some("message"), message.sent_at),
+        Some(Event::Record(record)) => (Some(record.kind), record.at.map(|(_, at)| at)),
+        None => (None, None),
     }
-    Ok(Some(durable.commit(submission).await?))
 }
 
 /// Decodes a callback from the spool or a dead letter, by the current decoder and the app's current rules. It was
@@ -109,7 +139,11 @@ pub fn replay(app: &App, received: Received) -> Submission {
         };
         return write_of(app, received, &other.into());
     }
-    submission(app, &VerifiedCallback::kept(&kept), received)
+    // The time it was received, not the time of the replay.
+    let received_at = received.origin.received_at;
+    let verified = VerifiedCallback::kept(&kept);
+    let decoded = app.provider.decode(&verified, received_at);
+    write_of(app, received, &decoded)
 }
 
 /// The dead letter of a stored callback whose app is no longer configured. It can be retried once the app is
@@ -121,12 +155,6 @@ pub fn without_app(received: Received) -> Submission {
         received,
         writes: vec![Write::DeadLetter(dead_letter)],
     }
-}
-
-fn submission(app: &App, verified: &VerifiedCallback<'_>, received: Received) -> Submission {
-    // The time it was received, not the time of the replay.
-    let decoded = app.provider.decode(verified, received.origin.received_at);
-    write_of(app, received, &decoded)
 }
 
 fn write_of(app: &App, received: Received, decoded: &Decoded<'_>) -> Submission {

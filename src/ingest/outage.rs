@@ -7,22 +7,32 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
+use crate::metrics::Metrics;
 use crate::store::Store;
 
 /// The interval of probes.
 const INTERVAL: Duration = Duration::from_millis(250);
 
 /// During a known outage callbacks go to the spool without trying MongoDB first. Cheap to clone.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Outage(Arc<State>);
 
-#[derive(Default)]
 struct State {
     is_known: AtomicBool,
     changed: Notify,
+    metrics: Arc<Metrics>,
 }
 
 impl Outage {
+    /// No outage is known yet.
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        Self(Arc::new(State {
+            is_known: AtomicBool::new(false),
+            changed: Notify::new(),
+            metrics,
+        }))
+    }
+
     /// Whether an outage is known.
     pub fn is_known(&self) -> bool {
         self.0.is_known.load(Ordering::Relaxed)
@@ -31,6 +41,7 @@ impl Outage {
     /// Records that MongoDB did not confirm a commit.
     pub fn begin(&self) {
         if !self.0.is_known.swap(true, Ordering::Relaxed) {
+            self.0.metrics.outages.inc();
             tracing::error!("MongoDB does not confirm writes; callbacks go to the spool");
         }
         self.0.changed.notify_waiters();

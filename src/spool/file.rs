@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use super::segment::{Reader, Salt};
 
@@ -22,6 +23,8 @@ pub struct Segment {
     pub(super) salt: Salt,
     /// The bytes acknowledged; for a segment found at the start, its size.
     pub(super) bytes: u64,
+    /// When it was begun.
+    pub(super) since: SystemTime,
 }
 
 impl Segment {
@@ -32,6 +35,7 @@ impl Segment {
             path: folder.join(name),
             salt,
             bytes: 0,
+            since: SystemTime::now(),
         }
     }
 

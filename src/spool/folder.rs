@@ -75,12 +75,20 @@ impl FolderContents {
         };
         for entry in fs::read_dir(folder)? {
             let entry = entry?;
-            let (path, bytes) = (entry.path(), entry.metadata()?.len());
+            let (path, metadata) = (entry.path(), entry.metadata()?);
+            let bytes = metadata.len();
             let name = entry.file_name().to_string_lossy().into_owned();
             let number = name.split('-').next().and_then(|n| n.parse::<u64>().ok());
             found.next = found.next.max(number.map_or(1, |n| n.saturating_add(1)));
             if let Some(salt) = salt_of(&name) {
-                found.segments.push(Segment { path, salt, bytes });
+                // Not every file system knows when a file was created.
+                let since = metadata.created().or_else(|_| metadata.modified())?;
+                found.segments.push(Segment {
+                    path,
+                    salt,
+                    bytes,
+                    since,
+                });
             } else if is_quarantined(&name) {
                 tracing::error!(
                     file = name,

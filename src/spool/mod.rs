@@ -49,6 +49,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
 
@@ -134,6 +135,8 @@ struct SpoolInner {
     bytes: AtomicU64,
     quarantined_bytes: AtomicU64,
     disk_works: AtomicBool,
+    /// When the active segment was begun. Apart from it, since its lock is held during I/O.
+    active_since: Mutex<Option<SystemTime>>,
     appended: Notify,
     /// Locked until it is closed.
     _lock: File,
@@ -180,6 +183,7 @@ impl Spool {
             closed: Mutex::new(found.segments.into()),
             quarantined_bytes: AtomicU64::new(found.quarantined_bytes),
             disk_works: AtomicBool::new(true),
+            active_since: Mutex::default(),
             appended: Notify::new(),
             settings,
             _lock: lock,
@@ -194,6 +198,26 @@ impl Spool {
     /// Its folder.
     pub fn path(&self) -> &Path {
         &self.0.settings.path
+    }
+
+    /// The most bytes that it may hold, quarantined ones included.
+    pub fn max_bytes(&self) -> u64 {
+        self.0.settings.max_bytes
+    }
+
+    /// How long the oldest segment has been waiting; zero if there is none. Waits for no disk.
+    pub fn oldest_age(&self) -> Duration {
+        let closed = self.0.closed().front().map(|segment| segment.since);
+        let active = || {
+            *self
+                .0
+                .active_since
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+        };
+        let since = closed.or_else(active);
+        // A clock that was set back makes it young.
+        since.map_or(Duration::ZERO, |since| since.elapsed().unwrap_or_default())
     }
 
     /// Makes callbacks durable. Blocks on the disk.
@@ -328,6 +352,7 @@ impl SpoolInner {
         if active.segment.is_none() {
             active.segment = Some(self.begin(active.next, salt)?);
             active.next += 1;
+            self.set_active_since(active.segment.as_ref());
         }
         let Some((segment, file)) = &mut active.segment else {
             unreachable!("a segment was begun above");
@@ -364,6 +389,15 @@ impl SpoolInner {
             }
             None => {}
         }
+        self.set_active_since(None);
+    }
+
+    fn set_active_since(&self, active: Option<&(Segment, File)>) {
+        let since = active.map(|(segment, _)| segment.since);
+        *self
+            .active_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = since;
     }
 
     fn count_quarantined(&self) -> io::Result<()> {

@@ -20,20 +20,22 @@
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
+use mongodb::bson::RawDocument;
 use tokio::time::Instant;
 
-use super::documents::{STORE_REFUSED, Submission, dead_letter};
+use super::documents::{STORE_REFUSED, Submission, Write, dead_letter};
 use super::error::StoreError;
 use super::write::WriteRejection;
 use super::{Store, collection};
 use crate::callback::Received;
+use crate::metrics::DeadLetterLabels;
 
 /// Where a callback is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
     /// In MongoDB: every write is journaled on a majority.
     Stored,
-    /// In MongoDB as a dead letter, because one of its documents was refused. Just as durable.
+    /// In MongoDB as a dead letter, because a part could not be decoded or was refused. Just as durable.
     DeadLetter,
     /// In the spool, fsynced, waiting for MongoDB.
     Spooled,
@@ -57,14 +59,32 @@ impl Store {
     /// Commits a batch, and returns the verdicts in its order.
     pub async fn commit(&self, batch: &[Submission]) -> Vec<Verdict> {
         let _busy = self.busy();
-        let deadline = Instant::now() + self.settings.commit_timeout;
+        let started = Instant::now();
+        let deadline = started + self.settings.commit_timeout;
         let all: Vec<&Submission> = batch.iter().collect();
         let verdicts = self.commit_until(&all, deadline).await;
         let stored = batch.iter().zip(&verdicts);
         let stored = stored.filter(|(_, verdict)| **verdict == Ok(Durability::Stored));
         let writes = stored.flat_map(|(submission, _)| &submission.writes);
-        self.behind.add(writes, self.settings.state_delay);
+        self.behind.add(writes.clone(), self.settings.state_delay);
+        let took = started.elapsed().as_secs_f64();
+        self.metrics.commit_duration.observe(took);
+        self.metrics.commit_callbacks.observe(batch.len() as f64);
+        for write in writes {
+            if let Write::DeadLetter(dead_letter) = write {
+                self.count_dead_letter(dead_letter);
+            }
+        }
         verdicts
+    }
+
+    fn count_dead_letter(&self, dead_letter: &RawDocument) {
+        let text = |name: &str| dead_letter.get_str(name).unwrap_or_default();
+        let labels = DeadLetterLabels {
+            app: text("app").into(),
+            code: text("code").to_owned(),
+        };
+        self.metrics.dead_letters.get_or_create(&labels).inc();
     }
 
     async fn commit_until(&self, batch: &[&Submission], deadline: Instant) -> Vec<Verdict> {
@@ -159,6 +179,7 @@ impl Store {
             // No attempt starts at or after the deadline.
             .adjust(|_, pause| pause.filter(|pause| Instant::now() + *pause < deadline))
             .notify(|error, _| {
+                self.metrics.commit_retries.inc();
                 tracing::warn!(callbacks = batch.len(), %error, "a commit is retried");
             })
             .await
@@ -182,7 +203,11 @@ impl Store {
         let all: Vec<_> = dead_letters.iter().map(|one| (0, &**one)).collect();
         let written = self.insert(collection::DEAD_LETTERS, &all);
         match tokio::time::timeout_at(deadline, written).await {
-            Ok(Ok(rejections)) if rejections.is_empty() => Ok(Durability::DeadLetter),
+            Ok(Ok(rejections)) if rejections.is_empty() => {
+                let written = dead_letters.iter();
+                written.for_each(|dead_letter| self.count_dead_letter(dead_letter));
+                Ok(Durability::DeadLetter)
+            }
             Ok(_) | Err(_) => Err(NotStored::Undecided),
         }
     }

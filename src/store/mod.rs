@@ -38,6 +38,8 @@ use mongodb::{Client, Collection, Database};
 use tokio::runtime::Handle;
 use tokio::sync::{OnceCell, Semaphore};
 
+use crate::metrics::Metrics;
+
 pub use commit::{Durability, NotStored, Verdict};
 pub use documents::Submission;
 pub use error::StoreError;
@@ -100,6 +102,7 @@ pub struct Store {
     behind: Arc<Behind>,
     /// Running commits.
     committing: Arc<AtomicUsize>,
+    metrics: Arc<Metrics>,
 }
 
 /// A running commit.
@@ -116,7 +119,7 @@ impl Store {
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub fn new(settings: StoreSettings) -> Self {
+    pub fn new(settings: StoreSettings, metrics: Arc<Metrics>) -> Self {
         Self {
             database: Arc::default(),
             settings,
@@ -126,6 +129,7 @@ impl Store {
             runtime: Handle::current(),
             behind: Arc::default(),
             committing: Arc::default(),
+            metrics,
         }
     }
 

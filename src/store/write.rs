@@ -18,6 +18,7 @@ use super::documents::{MessageWrite, Submission, Write};
 use super::error::{Blame, DUPLICATE_KEY, StoreError, blame};
 use super::statements::{fill_in, without_effect};
 use super::{Store, collection};
+use crate::metrics::CollectionLabel;
 
 /// A write that MongoDB refuses.
 pub struct WriteRejection {
@@ -151,6 +152,8 @@ impl Store {
             .filter_map(|d| Some(((d.get_str("_id").ok()?, d.get_str("to").ok()?), d)))
             .map(|(key, d)| (key, d.contains_key("receivedAt")))
             .collect();
+        let stored = there.values().filter(|is_stored| **is_stored).count();
+        self.count_duplicates(collection::MESSAGES, stored);
         let mut rejections = Vec::new();
         let mut to_fill = Vec::new();
         for (callback, message) in messages {
@@ -180,8 +183,18 @@ impl Store {
             .write(WriteCommand::Insert, collection, &all)
             .await?
             .errors;
+        let failed = errors.len();
         errors.retain(|e| !e.is_id_taken);
+        self.count_duplicates(collection, failed - errors.len());
         Ok(rejections(documents, &errors))
+    }
+
+    fn count_duplicates(&self, collection: &'static str, documents: usize) {
+        if documents > 0 {
+            let label = CollectionLabel { collection };
+            let duplicates = self.metrics.duplicates.get_or_create(&label);
+            duplicates.inc_by(documents as u64);
+        }
     }
 
     /// Runs update statements, mostly upserts. Two upserts may race to insert the same `_id`, and one fails with a

@@ -20,6 +20,7 @@ mod fsync;
 mod hostile;
 mod kinds;
 mod load;
+mod metrics;
 mod oracle;
 mod outage;
 mod overflow;

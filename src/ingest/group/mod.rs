@@ -41,6 +41,19 @@ pub struct Limits {
     pub linger: Duration,
 }
 
+/// What waits in a queue, and how much may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueStatus {
+    /// What its callbacks wait for.
+    pub name: &'static str,
+    /// Callbacks that wait for a batch.
+    pub callbacks: usize,
+    /// Bytes of callbacks that wait or are being committed.
+    pub bytes: usize,
+    /// The most bytes.
+    pub limit_bytes: usize,
+}
+
 /// Why there is no verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoVerdict {
@@ -114,6 +127,17 @@ impl<T: Send + 'static, V: Send + 'static> GroupCommit<T, V> {
             queue,
             bytes: Arc::new(Semaphore::new(limits.bytes_in_flight)),
             limits,
+        }
+    }
+
+    /// What waits now.
+    pub fn status(&self, name: &'static str) -> QueueStatus {
+        let limit_bytes = self.limits.bytes_in_flight;
+        QueueStatus {
+            name,
+            callbacks: self.queue.max_capacity() - self.queue.capacity(),
+            bytes: limit_bytes.saturating_sub(self.bytes.available_permits()),
+            limit_bytes,
         }
     }
 

@@ -32,6 +32,7 @@ use super::error::StoreError;
 use super::indexes::UNREAD_BY_PEER;
 use super::place::Pair;
 use super::{Store, collection};
+use crate::metrics::ReconcileLabel;
 use finding::{Finding, Seen, entry};
 
 /// How many index entries or documents are read at once, and how many pairs' marks are looked up at once.
@@ -89,6 +90,7 @@ impl Store {
             let pause = match self.catch_up(&mut report).await {
                 Ok(()) => {
                     is_failing = false;
+                    self.count_run("ok", report);
                     self.behind.caught_up();
                     let (looked_at, applied) = (report.looked_at, report.repaired);
                     tracing::info!(looked_at, applied, "reconciled");
@@ -100,11 +102,18 @@ impl Store {
                         tracing::warn!(%error, "reconciling failed, and is tried again later");
                     }
                     is_failing = true;
+                    self.count_run("failed", report);
                     settings.every.min(PAUSE)
                 }
             };
             sleep(pause).await;
         }
+    }
+
+    fn count_run(&self, outcome: &'static str, report: Report) {
+        let runs = &self.metrics.reconcile_runs;
+        runs.get_or_create(&ReconcileLabel { outcome }).inc();
+        self.metrics.reconcile_repaired.inc_by(report.repaired);
     }
 
     /// Applies every read mark that covers an unread message. After an error the report has what was done before.

@@ -1,0 +1,69 @@
+//! `GET /metrics`, for Prometheus.
+
+use std::time::Duration;
+
+use actix_web::{HttpRequest, HttpResponse, web};
+
+use super::Service;
+use super::auth::authorize;
+use super::error::Problem;
+use crate::auth::Scope;
+use crate::metrics::{CONTENT_TYPE, QueueLabel};
+
+/// All metrics: what is counted, and what is now.
+pub async fn get(
+    request: HttpRequest,
+    service: web::Data<Service>,
+) -> Result<HttpResponse, Problem> {
+    if !service.limits.open_metrics {
+        authorize(&service.live.current().keys, &request, Scope::Admin)?;
+    }
+    read_state(&service);
+    let mut text = String::new();
+    service
+        .metrics
+        .encode(&mut text)
+        .expect("a string takes all text");
+    Ok(HttpResponse::Ok().content_type(CONTENT_TYPE).body(text))
+}
+
+/// Reads what is now. Asks neither MongoDB nor the disk, so a scrape is answered in an outage, too.
+fn read_state(service: &Service) {
+    let (metrics, durable) = (&service.metrics, &service.durable);
+    for queue in durable.queues() {
+        let label = QueueLabel { queue: queue.name };
+        let set = [
+            (&metrics.queue_callbacks, queue.callbacks),
+            (&metrics.queue_bytes, queue.bytes),
+            (&metrics.queue_limit_bytes, queue.limit_bytes),
+        ];
+        for (gauge, value) in set {
+            gauge.get_or_create(&label).set(number(value as u64));
+        }
+    }
+    metrics.outage.set(durable.outage.is_known().into());
+    let spool = durable.spool.status();
+    metrics.spool_bytes.set(number(spool.bytes));
+    metrics
+        .spool_limit_bytes
+        .set(number(durable.spool.max_bytes()));
+    metrics
+        .spool_quarantined_bytes
+        .set(number(spool.quarantined_bytes));
+    metrics.spool_writable.set(spool.is_writable.into());
+    metrics
+        .spool_oldest_age
+        .set(seconds(durable.spool.oldest_age()));
+    let lag = durable.store.lag();
+    metrics.state_pairs.set(number(lag.pairs as u64));
+    metrics.state_lag.set(seconds(lag.oldest));
+    metrics.state_caught_up.set(lag.has_caught_up.into());
+}
+
+fn number(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn seconds(time: Duration) -> f64 {
+    time.as_secs_f64()
+}

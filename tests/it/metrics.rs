@@ -1,0 +1,220 @@
+//! `/metrics`: what happens is counted once, under names that dashboards rely on, and no stranger can add a label.
+
+use std::collections::HashMap;
+
+use serde_json::json;
+
+use crate::support::proxy::{Line, Proxy};
+use crate::support::{
+    ADMIN_KEY, Answer, Instance, READ_KEY, TestApp, message, mongodb_uri, send, signed,
+};
+
+/// The samples of a scrape, by name and labels as they are written.
+struct Samples(HashMap<String, f64>);
+
+impl Samples {
+    async fn of(app: &TestApp) -> Self {
+        Self::at(app, &app.instance).await
+    }
+
+    async fn at(app: &TestApp, instance: &Instance) -> Self {
+        let answer = send(app.http.get(instance.url("/metrics")), &[]).await;
+        Self::read(&answer)
+    }
+
+    fn read(answer: &Answer) -> Self {
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert!(answer.header("content-type").starts_with("text/plain"));
+        let lines = answer.text.lines().filter(|line| !line.starts_with('#'));
+        let samples = lines.map(|line| {
+            let (sample, value) = line.rsplit_once(' ').unwrap();
+            (sample.to_owned(), value.parse().unwrap())
+        });
+        Self(samples.collect())
+    }
+
+    /// A sample without the prefix, zero if it is not there.
+    fn get(&self, sample: &str) -> f64 {
+        let sample = format!("im_callback_{sample}");
+        self.0.get(&sample).copied().unwrap_or_default()
+    }
+
+    /// How many samples have this name.
+    fn count(&self, name: &str) -> usize {
+        let start = format!("im_callback_{name}{{");
+        self.0.keys().filter(|key| key.starts_with(&start)).count()
+    }
+}
+
+#[track_caller]
+fn expect(samples: &Samples, expected: &[(&str, f64)]) {
+    for (sample, value) in expected {
+        assert_eq!(samples.get(sample), *value, "{sample}");
+    }
+}
+
+fn receipt() -> String {
+    json!({ "eventType": 30, "fromAccount": "bob", "toAccount": "ann", "timestamp": 1_700_000_000_001_i64 })
+        .to_string()
+}
+
+#[actix_web::test]
+async fn every_callback_is_counted_with_its_outcome() {
+    let app = TestApp::start().await;
+    for id in [1, 2, 1] {
+        app.deliver(message(id)).await.expect_ok();
+    }
+    for body in [r#"{"eventType":30}"#, "no JSON", ""] {
+        app.deliver(body).await.expect_ok();
+    }
+    for wrong in ["/callbacks/otc", "/receiveMsg.action"] {
+        let headers = signed(b"{}", "no such secret");
+        let headers: Vec<_> = headers.iter().map(|(n, v)| (*n, v.as_str())).collect();
+        assert_eq!(app.post(wrong, &headers, "{}").await.status, 403);
+    }
+    for stranger in ["/callbacks/a", "/callbacks/b", "/callbacks/c/d"] {
+        assert_eq!(app.post(stranger, &[], "{}").await.status, 404);
+    }
+
+    let now = Samples::of(&app).await;
+    let callbacks = |labels: &str| now.get(&format!("callbacks_total{{{labels}}}"));
+    assert_eq!(
+        callbacks(r#"app="otc",kind="message",outcome="stored""#),
+        3.0
+    );
+    assert_eq!(
+        callbacks(r#"app="otc",kind="none",outcome="dead_letter""#),
+        2.0
+    );
+    assert_eq!(
+        callbacks(r#"app="otc",kind="none",outcome="checksum_mismatch""#),
+        2.0
+    );
+    assert_eq!(
+        callbacks(r#"app="unmatched",kind="none",outcome="unknown_app""#),
+        3.0
+    );
+    assert_eq!(callbacks(r#"app="otc",kind="none",outcome="empty""#), 1.0);
+    assert_eq!(now.count("callbacks_total"), 5);
+    expect(
+        &now,
+        &[
+            (r#"ack_duration_seconds_count{app="otc"}"#, 6.0),
+            (r#"provider_lag_seconds_count{app="otc"}"#, 3.0),
+            (
+                r#"provider_lag_seconds_bucket{app="otc",le="172800.0"}"#,
+                0.0,
+            ),
+            (r#"duplicates_total{collection="messages"}"#, 1.0),
+            ("commit_callbacks_sum", 5.0),
+            ("commit_retries_total", 0.0),
+            ("outage", 0.0),
+            ("spool_bytes", 0.0),
+            ("spool_writable", 1.0),
+            (r#"queue_callbacks{queue="mongodb"}"#, 0.0),
+            (r#"queue_bytes{queue="mongodb"}"#, 0.0),
+            (r#"queue_limit_bytes{queue="mongodb"}"#, 67_108_864.0),
+        ],
+    );
+    assert!(now.get("commit_duration_seconds_count") >= 1.0);
+    let dead_letters: f64 = ["missing_field", "not_json"]
+        .iter()
+        .map(|code| now.get(&format!(r#"dead_letters_total{{app="otc",code="{code}"}}"#)))
+        .sum();
+    assert_eq!(dead_letters, 2.0);
+
+    // Each service counts for itself.
+    let second = app.second_instance();
+    assert_eq!(Samples::at(&app, &second).await.count("callbacks_total"), 0);
+    tokio::task::spawn_blocking(move || drop(second))
+        .await
+        .unwrap();
+    app.end().await;
+}
+
+#[actix_web::test]
+async fn an_outage_and_what_it_leaves_in_the_spool_can_be_seen() {
+    let proxy = Proxy::to(&mongodb_uri()).await;
+    let app = TestApp::connected(&proxy.uri(), "").await;
+    proxy.set(Line::Cut);
+    for id in 0..3 {
+        app.deliver(message(id)).await.expect_ok();
+    }
+    let during = Samples::of(&app).await;
+    let spooled = r#"callbacks_total{app="otc",kind="message",outcome="spooled"}"#;
+    expect(
+        &during,
+        &[
+            (spooled, 3.0),
+            ("outage", 1.0),
+            ("outages_total", 1.0),
+            ("spool_appended_callbacks_total", 3.0),
+            ("spool_limit_bytes", 1_073_741_824.0),
+        ],
+    );
+    let overflows: f64 = ["outage", "queue_full", "slow", "not_confirmed"]
+        .iter()
+        .map(|reason| during.get(&format!(r#"overflows_total{{reason="{reason}"}}"#)))
+        .sum();
+    assert_eq!(overflows, 3.0);
+    assert!(during.get(r#"overflows_total{reason="outage"}"#) >= 1.0);
+    assert!(during.get("spool_bytes") > 0.0);
+    assert!(during.get("spool_oldest_age_seconds") > 0.0);
+    assert!(during.get("spool_append_duration_seconds_count") >= 1.0);
+
+    proxy.set(Line::Open);
+    app.until_drained().await;
+    let after = Samples::of(&app).await;
+    expect(
+        &after,
+        &[
+            ("outage", 0.0),
+            ("outages_total", 1.0),
+            ("spool_drained_callbacks_total", 3.0),
+            ("spool_bytes", 0.0),
+            ("spool_oldest_age_seconds", 0.0),
+        ],
+    );
+    app.end().await;
+}
+
+#[actix_web::test]
+async fn the_lag_of_state_and_the_walks_can_be_seen() {
+    let app = TestApp::with(r#"reconcile.delay = "1h""#).await;
+    app.deliver(message(1)).await.expect_ok();
+    app.deliver(receipt()).await.expect_ok();
+    app.until(|ready| ready["state"]["caught_up"] == true).await;
+    let now = Samples::of(&app).await;
+    expect(
+        &now,
+        &[
+            ("state_pairs", 1.0),
+            ("state_caught_up", 1.0),
+            (r#"reconcile_runs_total{outcome="ok"}"#, 1.0),
+        ],
+    );
+    assert!(now.get("state_lag_seconds") > 0.0);
+    // The walk at start finds what another instance left.
+    let second = app.second_instance();
+    app.until_at(&second, |ready| ready["state"]["caught_up"] == true)
+        .await;
+    let found = Samples::at(&app, &second).await;
+    expect(&found, &[("reconcile_repaired_total", 1.0)]);
+    tokio::task::spawn_blocking(move || drop(second))
+        .await
+        .unwrap();
+    app.end().await;
+}
+
+#[actix_web::test]
+async fn metrics_can_be_closed() {
+    let app = TestApp::with("http.open_metrics = false").await;
+    let key = |key: &str| format!("Bearer {key}");
+    let cases = [(key(READ_KEY), 403), (key(ADMIN_KEY), 200)];
+    for (key, status) in &cases {
+        let answer = app.get("/metrics", &[("Authorization", key)]).await;
+        assert_eq!(answer.status, *status, "{answer:?}");
+    }
+    assert_eq!(app.get("/metrics", &[]).await.status, 401);
+    app.end().await;
+}
