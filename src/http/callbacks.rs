@@ -15,7 +15,7 @@ use super::error::{Code, Problem};
 use crate::callback::Head;
 use crate::callback::ids::Millis;
 use crate::config::Http;
-use crate::ingest::{App, IngestError, Rejection, Taken, ingest};
+use crate::ingest::{Acknowledged, App, IngestError, Rejection, ingest};
 use crate::metrics::{AppLabel, CallbackLabels, NO_KIND, UNMATCHED};
 use crate::store::Durability;
 
@@ -124,7 +124,7 @@ async fn taken(
     service: &Service,
     app: &App,
     below: &str,
-) -> Result<(Taken, Millis), Problem> {
+) -> Result<(Acknowledged, Millis), Problem> {
     if !app.allow.is_empty() && !app.allows(client_address(request, &service.limits)) {
         let detail = "the app does not accept callbacks from this address (apps.allow)";
         return Err(Problem::new(Code::AddressNotAllowed, detail));

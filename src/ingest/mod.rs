@@ -68,7 +68,7 @@ pub enum IngestError {
 
 /// A callback that may be acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Taken {
+pub struct Acknowledged {
     /// Where it is durable; `None` if it contains no event, as the provider's address probe.
     pub durability: Option<Durability>,
     /// The kind of its first event.
@@ -88,7 +88,7 @@ pub async fn ingest<'h>(
     head: Head<'h>,
     body: &'h Bytes,
     now: Millis,
-) -> Result<Taken, IngestError> {
+) -> Result<Acknowledged, IngestError> {
     let (submission, kind, at, is_whole) = {
         let verified = app.provider.verify(&RawCallback { head, body }, now)?;
         let received = Received {
@@ -112,7 +112,7 @@ pub async fn ingest<'h>(
             durability => durability,
         }),
     };
-    Ok(Taken {
+    Ok(Acknowledged {
         durability,
         kind,
         at,
