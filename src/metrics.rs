@@ -198,6 +198,14 @@ pub enum Overflow {
 }
 
 impl Overflow {
+    /// Every reason.
+    pub const ALL: [Self; 4] = [
+        Self::Outage,
+        Self::QueueFull,
+        Self::Slow,
+        Self::NotConfirmed,
+    ];
+
     /// The value of the label `reason`.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -215,7 +223,7 @@ pub struct DeadLetterLabels {
     /// The app's name.
     pub app: Arc<str>,
     /// Why it is one.
-    pub code: String,
+    pub code: &'static str,
 }
 
 /// The label of a walk.

@@ -378,6 +378,18 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Every code.
+    pub const CODES: [&str; 8] = [
+        "not_json",
+        "not_an_object",
+        "missing_field",
+        "bad_value",
+        "time_ahead",
+        "unknown_route",
+        "other_provider",
+        "synchronous_callback",
+    ];
+
     /// The stable code, listed in `docs/errors.md`.
     pub fn code(&self) -> &'static str {
         match self {

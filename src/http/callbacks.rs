@@ -19,6 +19,28 @@ use crate::ingest::{Acknowledged, App, IngestError, Rejection, ingest};
 use crate::metrics::{AppLabel, CallbackLabels, NO_KIND, UNMATCHED};
 use crate::store::Durability;
 
+/// The codes of rejected callbacks of an app that exists.
+pub const REJECTIONS: [Code; 18] = [
+    Code::MissingHeaderMd5,
+    Code::MissingHeaderChecksum,
+    Code::MissingHeaderCurtime,
+    Code::MissingSignature,
+    Code::IncompleteBody,
+    Code::AppKeyMismatch,
+    Code::Md5Mismatch,
+    Code::ChecksumMismatch,
+    Code::SignatureMismatch,
+    Code::PathSecretMismatch,
+    Code::NotFresh,
+    Code::AddressNotAllowed,
+    Code::NotFound,
+    Code::MethodNotAllowed,
+    Code::SlowBody,
+    Code::BodyTooLarge,
+    Code::Overloaded,
+    Code::Unavailable,
+];
+
 /// `/callbacks/{app}`, and paths below it for a provider that has one for each kind of event.
 pub async fn by_name(
     request: HttpRequest,

@@ -6,9 +6,14 @@ use actix_web::{HttpRequest, HttpResponse, web};
 
 use super::Service;
 use super::auth::authorize;
+use super::callbacks::REJECTIONS;
 use super::error::Problem;
 use crate::auth::Scope;
-use crate::metrics::{CONTENT_TYPE, QueueLabel};
+use crate::callback::event::Reason;
+use crate::metrics::{
+    CONTENT_TYPE, CallbackLabels, DeadLetterLabels, NO_KIND, Overflow, QueueLabel, ReasonLabel,
+};
+use crate::store::documents::OTHER_CODES;
 
 /// All metrics: what is counted, and what is now.
 pub async fn get(
@@ -18,6 +23,7 @@ pub async fn get(
     if !service.limits.open_metrics {
         authorize(&service.live.current().keys, &request, Scope::Admin)?;
     }
+    begin_at_zero(&service);
     read_state(&service);
     let mut text = String::new();
     service
@@ -25,6 +31,30 @@ pub async fn get(
         .encode(&mut text)
         .expect("a string takes all text");
     Ok(HttpResponse::Ok().content_type(CONTENT_TYPE).body(text))
+}
+
+/// Makes the series that alerts watch, for the apps of today. Prometheus sees no increase in a series that begins
+/// with its first event.
+fn begin_at_zero(service: &Service) {
+    let metrics = &service.metrics;
+    for app in &service.live.current().apps {
+        for code in REJECTIONS {
+            let labels = CallbackLabels {
+                app: app.name.shared(),
+                kind: NO_KIND,
+                outcome: code.as_str(),
+            };
+            drop(metrics.callbacks.get_or_create(&labels));
+        }
+        for code in Reason::CODES.into_iter().chain(OTHER_CODES) {
+            let app = app.name.shared();
+            let labels = DeadLetterLabels { app, code };
+            drop(metrics.dead_letters.get_or_create(&labels));
+        }
+    }
+    for reason in Overflow::ALL.map(Overflow::as_str) {
+        drop(metrics.overflows.get_or_create(&ReasonLabel { reason }));
+    }
 }
 
 /// Reads what is now. Asks neither MongoDB nor the disk, so a scrape is answered in an outage, too.

@@ -150,7 +150,7 @@ pub fn replay(app: &App, received: Received) -> Submission {
 /// configured again.
 pub fn without_app(received: Received) -> Submission {
     let reason = "no app of this name is configured";
-    let dead_letter = documents::dead_letter(&received, "unknown_app", reason, "$");
+    let dead_letter = documents::dead_letter(&received, documents::UNKNOWN_APP, reason, "$");
     Submission {
         received,
         writes: vec![Write::DeadLetter(dead_letter)],

@@ -23,11 +23,12 @@ use backon::{ExponentialBuilder, Retryable};
 use mongodb::bson::RawDocument;
 use tokio::time::Instant;
 
-use super::documents::{STORE_REFUSED, Submission, Write, dead_letter};
+use super::documents::{OTHER_CODES, STORE_REFUSED, Submission, Write, dead_letter};
 use super::error::StoreError;
 use super::write::WriteRejection;
 use super::{Store, collection};
 use crate::callback::Received;
+use crate::callback::event::Reason;
 use crate::metrics::DeadLetterLabels;
 
 /// Where a callback is durable.
@@ -80,9 +81,10 @@ impl Store {
 
     fn count_dead_letter(&self, dead_letter: &RawDocument) {
         let text = |name: &str| dead_letter.get_str(name).unwrap_or_default();
+        let mut codes = Reason::CODES.into_iter().chain(OTHER_CODES);
         let labels = DeadLetterLabels {
             app: text("app").into(),
-            code: text("code").to_owned(),
+            code: codes.find(|code| *code == text("code")).unwrap_or("other"),
         };
         self.metrics.dead_letters.get_or_create(&labels).inc();
     }

@@ -105,6 +105,12 @@ pub fn writes(received: &Received, decoded: &Decoded<'_>) -> Vec<Write> {
 /// The code of a dead letter whose document MongoDB refuses.
 pub const STORE_REFUSED: &str = "store_refused";
 
+/// The code of a dead letter whose app is no longer configured.
+pub const UNKNOWN_APP: &str = "unknown_app";
+
+/// The codes of dead letters besides those of [`Reason`](crate::callback::event::Reason).
+pub const OTHER_CODES: [&str; 2] = [STORE_REFUSED, UNKNOWN_APP];
+
 /// The document of a dead letter. Its `_id` is the digest of route and body: a redelivery has the same `_id`, but
 /// the same body on another route means something else.
 pub fn dead_letter(received: &Received, code: &str, reason: &str, path: &str) -> RawDocumentBuf {

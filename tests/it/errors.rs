@@ -2,6 +2,7 @@
 
 use im_callback::callback::event::Reason;
 use im_callback::http::error::Code;
+use im_callback::store::documents::OTHER_CODES;
 
 const DOCS: &str = include_str!("../../docs/errors.md");
 
@@ -25,10 +26,9 @@ fn every_code_is_documented_and_nothing_else() {
         Reason::OtherProvider,
         Reason::SynchronousCallback,
     ];
-    let dead_letters = reasons
-        .iter()
-        .map(|reason| reason.code())
-        .chain(["store_refused", "unknown_app"]);
+    let codes: Vec<_> = reasons.iter().map(Reason::code).collect();
+    assert_eq!(codes, Reason::CODES);
+    let dead_letters = codes.into_iter().chain(OTHER_CODES);
     let dead_letters = dead_letters.map(|code| format!("{code}` (dead letter)"));
     let mut expected: Vec<_> = http.chain(dead_letters).collect();
     expected.sort();

@@ -39,10 +39,12 @@ impl Samples {
         self.0.get(&sample).copied().unwrap_or_default()
     }
 
-    /// How many samples have this name.
+    /// How many samples of this name are not zero.
     fn count(&self, name: &str) -> usize {
         let start = format!("im_callback_{name}{{");
-        self.0.keys().filter(|key| key.starts_with(&start)).count()
+        let samples = self.0.iter();
+        let of_it = samples.filter(|(key, value)| key.starts_with(&start) && **value > 0.0);
+        of_it.count()
     }
 }
 
@@ -61,6 +63,16 @@ fn receipt() -> String {
 #[actix_web::test]
 async fn every_callback_is_counted_with_its_outcome() {
     let app = TestApp::start().await;
+    // There before the first event, or Prometheus would see no increase by it.
+    let before = Samples::of(&app).await;
+    for sample in [
+        r#"callbacks_total{app="otc",kind="none",outcome="checksum_mismatch"}"#,
+        r#"dead_letters_total{app="otc",code="store_refused"}"#,
+        r#"overflows_total{reason="queue_full"}"#,
+    ] {
+        let sample = format!("im_callback_{sample}");
+        assert_eq!(before.0.get(&sample), Some(&0.0), "{sample}");
+    }
     for id in [1, 2, 1] {
         app.deliver(message(id)).await.expect_ok();
     }
