@@ -15,7 +15,7 @@ im-callback serves the demo app on http://$listen. In a second shell, try:
     | cargo run --release -q -- sign --config config/demo.toml --curl --url http://$listen/callbacks/otc | bash
       posts one signed callback
 
-  curl -s -H 'Authorization: Bearer demo-read-key' 'http://$listen/v1/unread?user=ann&peers=bob'
+  curl -s -H 'Authorization: Bearer demo-read-key-not-secret' 'http://$listen/v1/unread?user=ann&peers=bob'
       asks how many messages ann has not read
 
   mongosh '$MONGODB_URI' --eval 'db.getSiblingDB("im").messages.find()'

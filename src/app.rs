@@ -96,6 +96,7 @@ impl Application {
             stopping: CancellationToken::new(),
             memory_budget: http::memory_budget::MemoryBudget::new(limits.bytes_reading),
             rejection_log: http::rejections::RejectionLog::default(),
+            key_failures: http::key_failures::KeyFailures::new(metrics.clone()),
             checked: Mutex::default(),
             limits: limits.clone(),
             metrics,

@@ -1,9 +1,11 @@
-//! Who may query: bearer keys with scopes, apart from the provider's secrets.
+//! Who may query: bearer keys with scopes, and perhaps for some apps only, apart from the provider's secrets.
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+
+use crate::callback::ids::AppName;
 
 /// What a key allows.
 #[derive(Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,15 +36,22 @@ pub struct Key {
     name: String,
     secret: SecretString,
     scopes: Vec<Scope>,
+    apps: Option<Vec<AppName>>,
 }
 
 impl Key {
-    /// A key of these scopes.
-    pub fn new(name: String, secret: SecretString, scopes: Vec<Scope>) -> Self {
+    /// A key of these scopes, for these apps; `None` is every app, also one that is configured later.
+    pub fn new(
+        name: String,
+        secret: SecretString,
+        scopes: Vec<Scope>,
+        apps: Option<Vec<AppName>>,
+    ) -> Self {
         Self {
             name,
             secret,
             scopes,
+            apps,
         }
     }
 
@@ -66,6 +75,40 @@ impl Key {
     pub fn allows(&self, scope: Scope) -> bool {
         self.scopes.contains(&scope)
     }
+
+    /// The apps that the key is limited to; `None` if it is not.
+    pub fn apps(&self) -> Option<&[AppName]> {
+        self.apps.as_deref()
+    }
+
+    /// Checks that the key may ask about this app. The answer is the same for apps that do not exist, so that a key
+    /// learns no other apps' names.
+    ///
+    /// # Errors
+    /// [`AuthError::AppNotAllowed`] if not.
+    pub fn check_app(&self, app: &str) -> Result<(), AuthError> {
+        match &self.apps {
+            Some(apps) if apps.iter().all(|allowed| allowed.as_str() != app) => {
+                Err(AuthError::AppNotAllowed {
+                    key: self.name.clone(),
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks that the key may ask about all apps.
+    ///
+    /// # Errors
+    /// [`AuthError::AppNotAllowed`] if it is limited to some.
+    pub fn check_all_apps(&self) -> Result<(), AuthError> {
+        match &self.apps {
+            Some(_) => Err(AuthError::AppNotAllowed {
+                key: self.name.clone(),
+            }),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Why a query is not allowed. The text says what to do about it, and holds no secret.
@@ -88,6 +131,22 @@ pub enum AuthError {
         /// What it would have to allow.
         scope: Scope,
     },
+    /// The key is limited to other apps.
+    #[error("the key `{key}` is limited to some apps (auth.keys.apps), and not allowed this")]
+    AppNotAllowed {
+        /// The key's name.
+        key: String,
+    },
+}
+
+impl AuthError {
+    /// The name of the key that lacks a right.
+    pub fn key(&self) -> Option<&str> {
+        match self {
+            Self::NoKeys | Self::MissingKey | Self::UnknownKey => None,
+            Self::MissingScope { key, .. } | Self::AppNotAllowed { key } => Some(key),
+        }
+    }
 }
 
 /// All keys that are configured.
@@ -141,7 +200,7 @@ mod tests {
     #[test]
     fn a_token_is_a_whole_secret_with_the_scope() {
         let key = |name: &str, secret: &str, scopes: &[Scope]| {
-            Key::new(name.to_owned(), secret.into(), scopes.to_vec())
+            Key::new(name.to_owned(), secret.into(), scopes.to_vec(), None)
         };
         let keys = Keys::new(vec![
             key("pages", "one", &[Scope::Read]),
@@ -165,5 +224,26 @@ mod tests {
             let found = none.authorize(token, Scope::Read).map(Key::name);
             assert_eq!(found, Err(AuthError::NoKeys));
         }
+    }
+
+    #[test]
+    fn a_limited_key_knows_no_other_app() {
+        let key = |apps: Option<&[&str]>| {
+            let app = |name: &&str| AppName::new(*name).expect("a name");
+            let apps = apps.map(|apps| apps.iter().map(app).collect());
+            Key::new("pages".to_owned(), "one".into(), vec![Scope::Read], apps)
+        };
+        let limited = key(Some(&["otc", "shop"]));
+        for app in ["otc", "shop"] {
+            assert_eq!(limited.check_app(app), Ok(()));
+        }
+        for app in ["", "ot", "otcx", "OTC", "other"] {
+            let refused = limited.check_app(app);
+            let error = refused.expect_err(app);
+            assert_eq!(error.key(), Some("pages"));
+            assert!(app.is_empty() || !error.to_string().contains(&format!("`{app}`")));
+        }
+        assert_eq!(key(None).check_app("other"), Ok(()));
+        assert!(key(Some(&[])).check_app("otc").is_err());
     }
 }

@@ -5,7 +5,7 @@ use super::columns::Columns;
 use super::event::{Class, Decoded, Derived};
 use super::ids::{Account, Millis};
 use super::received::Envelope;
-use super::{Credentials, Head, RawCallback, VerifiedCallback};
+use super::{Credentials, Head, OrderIdAt, RawCallback, VerifiedCallback};
 use super::{netease, rongcloud, wildfire, yuntongxun};
 
 /// A provider's name, as in the configuration and in documents.
@@ -178,6 +178,16 @@ impl Provider {
             Self::Rongcloud(app) => &app.credentials,
             Self::Wildfire(app) => &app.credentials,
             Self::Yuntongxun(app) => &app.credentials,
+        }
+    }
+
+    /// Where messages contain their order's id, if the app is configured to look for it.
+    pub fn order_id(&self) -> Option<&OrderIdAt> {
+        match self {
+            Self::Netease(app) => app.rules.order_id.as_ref(),
+            Self::Rongcloud(app) => app.rules.order_id.as_ref(),
+            Self::Wildfire(app) => app.rules.order_id.as_ref(),
+            Self::Yuntongxun(_) => None,
         }
     }
 

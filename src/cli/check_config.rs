@@ -5,6 +5,7 @@ use std::io::Write;
 use anyhow::Context;
 
 use super::{Failure, Load};
+use crate::callback::ids::AppName;
 
 pub fn run(load: impl Load) -> Result<(), Failure> {
     let config = load(&[])?;
@@ -37,7 +38,15 @@ pub fn run(load: impl Load) -> Result<(), Failure> {
             )?;
         }
         for key in &config.keys {
-            writeln!(out, "key {}: scopes {}", key.name(), key.scopes())?;
+            let (name, scopes) = (key.name(), key.scopes());
+            let apps = match key.apps() {
+                Some(apps) => {
+                    let names: Vec<_> = apps.iter().map(AppName::as_str).collect();
+                    format!("apps {}", names.join(", "))
+                }
+                None => "all apps".to_owned(),
+            };
+            writeln!(out, "key {name}: scopes {scopes}, {apps}")?;
         }
         if config.keys.is_empty() {
             writeln!(out, "no key: queries are answered 403")?;

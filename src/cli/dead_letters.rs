@@ -262,7 +262,7 @@ async fn one_drop(store: &Store, id: &str) -> anyhow::Result<Result<&'static str
 impl Filter {
     fn which(&self) -> Which {
         Which {
-            app: self.app.clone(),
+            apps: self.app.clone().map(|app| vec![app]),
             code: self.code.clone(),
         }
     }

@@ -9,7 +9,8 @@ use serde_json::{Map, Value, json};
 
 use super::client::{base_url, http, no_answer, read_secret, secret_variable, usage, web_address};
 use super::{Failure, Load};
-use crate::auth::Scope;
+use crate::auth::{Key, Scope};
+use crate::config::Config;
 
 /// The environment variable with a query key, for use without a configuration.
 const KEY_VARIABLE: &str = "IM_CALLBACK_KEY";
@@ -38,7 +39,7 @@ pub struct UnreadArgs {
     #[arg(long, value_name = "URL", value_parser = web_address)]
     url: Option<String>,
     /// File with the query key; otherwise it comes from the variable IM_CALLBACK_KEY, or is the first
-    /// configured key with the scope `read`
+    /// configured key with the scope `read` for the app
     #[arg(long, value_name = "FILE")]
     key_file: Option<PathBuf>,
     /// Print the service's JSON instead of a table
@@ -109,16 +110,27 @@ fn address_and_key(
         ));
     }
     let config = load(&[])?;
-    let configured = || {
-        let key = config.keys.iter().find(|key| key.allows(Scope::Read))?;
-        Some(key.secret().clone())
+    let key = match given {
+        Some(key) => key,
+        None => configured_key(&config, args.app.as_deref())?,
     };
-    let key = given.or_else(configured).ok_or_else(|| {
-        Failure::Usage(anyhow!(
-            "no configured key has the scope `read`; give --key-file"
-        ))
-    })?;
     Ok((args.url.clone().unwrap_or_else(|| base_url(&config)), key))
+}
+
+/// The first configured key that may ask about the app.
+fn configured_key(config: &Config, app: Option<&str>) -> Result<SecretString, Failure> {
+    // A key that is limited to one app would choose the app, and nobody would see it.
+    if app.is_none() && config.apps.len() > 1 {
+        return Err(usage("several apps are configured; choose one with --app"));
+    }
+    let may =
+        |key: &&Key| key.allows(Scope::Read) && app.is_none_or(|app| key.check_app(app).is_ok());
+    match config.keys.iter().find(may) {
+        Some(key) => Ok(key.secret().clone()),
+        None => Err(usage(
+            "no configured key has the scope `read` for the app; give --key-file",
+        )),
+    }
 }
 
 fn table(args: &UnreadArgs, counts: &Map<String, Value>) -> String {

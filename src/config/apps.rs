@@ -1,4 +1,4 @@
-//! Validates the apps with their providers' settings, and the query keys.
+//! Validates the apps with their providers' settings.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -7,7 +7,6 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::validate::Validation;
 use super::{ConfiguredApp, raw};
-use crate::auth::Key;
 use crate::callback::netease::{self, Netease};
 use crate::callback::rongcloud::{self, Rongcloud, Weight};
 use crate::callback::wildfire::{self, Wildfire};
@@ -223,34 +222,6 @@ impl Validation<'_> {
             field: known?,
             pointer: at.pointer,
         })
-    }
-
-    pub(super) fn keys(&mut self, raw: Vec<raw::RawKey>) -> Vec<Key> {
-        let mut names = HashSet::new();
-        let mut secrets = HashSet::new();
-        let mut keys = Vec::new();
-        for (i, key) in raw.into_iter().enumerate() {
-            if key.name.is_empty() || !names.insert(key.name.clone()) {
-                self.problem(
-                    &format!("auth.keys.{i}.name"),
-                    "is empty or another key's name",
-                );
-            }
-            if key.scopes.is_empty() {
-                self.problem(
-                    &format!("auth.keys.{i}.scopes"),
-                    "is empty; list read, write or admin",
-                );
-            }
-            let at = format!("auth.keys.{i}.secret");
-            let secret = self.secret(&at, key.secret);
-            let known = !secret.expose_secret().is_empty();
-            if known && !secrets.insert(secret.expose_secret().to_owned()) {
-                self.problem(&at, "is another key's secret too");
-            }
-            keys.push(Key::new(key.name, secret, key.scopes));
-        }
-        keys
     }
 }
 

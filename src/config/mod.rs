@@ -1,11 +1,12 @@
 //! The configuration: read in layers and validated as a whole, before anything else happens.
 //!
 //! `config/default.toml` (compiled in, and the reference of all keys) < the user's file < environment
-//! < flags. `raw` has the shapes of the file, `validate` and `apps` check them, [`Config`] is the result.
+//! < flags. `raw` has the shapes of the file, `validate`, `apps` and `keys` check them, [`Config`] is the result.
 //! Every error names the key and the source of its value, never the value.
 
 mod apps;
 mod error;
+mod keys;
 mod layers;
 mod raw;
 mod validate;

@@ -169,6 +169,8 @@ pub struct RawKey {
     pub secret: Secret,
     #[serde(deserialize_with = "list")]
     pub scopes: Vec<Scope>,
+    #[serde(default, deserialize_with = "some_list")]
+    pub apps: Option<Vec<String>>,
 }
 
 /// A secret, or where it is kept.
@@ -228,6 +230,15 @@ where
         }
     }
     deserializer.deserialize_seq(List(PhantomData))
+}
+
+/// A list that may be absent, which is not the same as an empty one.
+fn some_list<'de, D, T>(deserializer: D) -> Result<Option<Vec<T>>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    list(deserializer).map(Some)
 }
 
 /// A length of time above zero, such as `30s`.

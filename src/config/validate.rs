@@ -1,5 +1,5 @@
 //! Turns the raw configuration into [`Config`]. Checks what the type of a single value cannot express, and goes on
-//! after a problem, so that all problems are reported at once. Apps and query keys are in `apps`.
+//! after a problem, so that all problems are reported at once. Apps are in `apps`, query keys in `keys`.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -59,6 +59,8 @@ impl<'l> Validation<'l> {
         if let Err(e) = tracing_subscriber::EnvFilter::builder().parse(&log.filter) {
             self.problem("log.filter", format!("is no log filter: {e}"));
         }
+        let apps = self.apps(apps);
+        let keys = self.keys(auth.keys, &apps);
         let config = Config {
             http: self.http(http),
             mongodb_uri: uri,
@@ -107,8 +109,8 @@ impl<'l> Validation<'l> {
                 filter: log.filter,
                 format: log.format,
             },
-            apps: self.apps(apps),
-            keys: self.keys(auth.keys),
+            apps,
+            keys,
             spool: self.spool(spool),
         };
         if self.problems.is_empty() {

@@ -3,17 +3,72 @@
 use actix_web::HttpRequest;
 use actix_web::http::header::AUTHORIZATION;
 
+use super::Service;
+use super::client_address::client_address;
 use super::error::Problem;
-use crate::auth::{Keys, Scope};
+use crate::auth::{AuthError, Key, Keys, Scope};
+use crate::callback::ids::AppName;
+
+/// Who asks: a key that has the scope of the route.
+pub struct Caller<'r> {
+    key: &'r Key,
+    request: &'r HttpRequest,
+    service: &'r Service,
+}
+
+impl Caller<'_> {
+    /// The key's name, for the log.
+    pub fn key_name(&self) -> &str {
+        self.key.name()
+    }
+
+    /// The apps that the key is limited to; `None` if it is not.
+    pub fn apps(&self) -> Option<&[AppName]> {
+        self.key.apps()
+    }
+
+    /// Checks that the key may ask about this app, which need not exist.
+    ///
+    /// # Errors
+    /// A [`Problem`] of 403.
+    pub fn check_app(&self, app: &str) -> Result<(), Problem> {
+        let checked = self.key.check_app(app);
+        checked.map_err(|error| refuse(self.service, self.request, &error))
+    }
+
+    /// Checks that the key may ask about all apps.
+    ///
+    /// # Errors
+    /// A [`Problem`] of 403.
+    pub fn check_all_apps(&self) -> Result<(), Problem> {
+        let checked = self.key.check_all_apps();
+        checked.map_err(|error| refuse(self.service, self.request, &error))
+    }
+}
 
 /// Lets a request pass that carries a key of this scope. Handlers call it before they look at the query or the
-/// body.
+/// body, and then [`Caller::check_app`] before they look at anything of an app.
 ///
 /// # Errors
-/// A [`Problem`] of 401 or 403.
-pub fn authorize(keys: &Keys, request: &HttpRequest, scope: Scope) -> Result<(), Problem> {
-    keys.authorize(bearer_token(request), scope)?;
-    Ok(())
+/// A [`Problem`] of 401, 403 or 429.
+pub fn authorize<'r>(
+    service: &'r Service,
+    keys: &'r Keys,
+    request: &'r HttpRequest,
+    scope: Scope,
+) -> Result<Caller<'r>, Problem> {
+    let key = keys.authorize(bearer_token(request), scope);
+    let key = key.map_err(|error| refuse(service, request, &error))?;
+    Ok(Caller {
+        key,
+        request,
+        service,
+    })
+}
+
+fn refuse(service: &Service, request: &HttpRequest, error: &AuthError) -> Problem {
+    let client = client_address(request, &service.limits);
+    service.key_failures.refuse(error, client)
 }
 
 /// The token, whatever the case of `Bearer` (RFC 9110, 11.1). `actix-web-httpauth` takes it in one case only.

@@ -1,6 +1,5 @@
 //! `POST /callbacks/{app}` and an app's second path: the routes for providers.
 
-use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,10 +10,10 @@ use mongodb::bson::DateTime;
 
 use super::Service;
 use super::body::body;
+use super::client_address::client_address;
 use super::error::{Code, Problem};
 use crate::callback::Head;
 use crate::callback::ids::Millis;
-use crate::config::Http;
 use crate::ingest::{Acknowledged, App, IngestError, Rejection, ingest};
 use crate::metrics::{AppLabel, CallbackLabels, NO_KIND, UNMATCHED};
 use crate::store::Durability;
@@ -171,27 +170,6 @@ async fn taken(
     let now = now();
     let taken = ingest(app, &service.durable, head, &body, now);
     Ok((or_unavailable(taken).await?, now))
-}
-
-/// The client's address. If the peer is a trusted proxy, this is the last address in `X-Forwarded-For` that is not
-/// a trusted proxy's.
-fn client_address(request: &HttpRequest, limits: &Http) -> Option<IpAddr> {
-    let is_trusted = |ip: &IpAddr| limits.trusted_proxies.iter().any(|net| net.contains(ip));
-    let mut address = request.peer_addr()?.ip().to_canonical();
-    if !is_trusted(&address) {
-        return Some(address);
-    }
-    let forwarded = request.headers().get_all("x-forwarded-for");
-    // A line that cannot be read may name the client.
-    let forwarded: Option<Vec<_>> = forwarded.map(|value| value.to_str().ok()).collect();
-    for hop in forwarded?.iter().flat_map(|value| value.split(',')).rev() {
-        if !is_trusted(&address) {
-            break;
-        }
-        // An entry that is not an address makes the client's address unknown.
-        address = hop.trim().parse::<IpAddr>().ok()?.to_canonical();
-    }
-    Some(address)
 }
 
 /// This machine's time.

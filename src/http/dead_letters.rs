@@ -3,26 +3,68 @@
 use std::collections::BTreeMap;
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::Service;
-use super::auth::authorize;
+use super::auth::{Caller, authorize};
 use super::error::{Code, Problem};
+use super::query::parameters;
 use crate::auth::Scope;
+use crate::callback::ids::AppName;
 use crate::ingest::dead_letters::{Retried, retry as retry_dead_letter};
+use crate::live::ReloadableConfig;
 use crate::store::dead_letters::{DeadLetter, Heading, Place, Which};
 
 /// Dead letters per page: the default and the maximum.
 const PAGE: u32 = 50;
 const LARGEST_PAGE: u32 = 500;
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Asked {
+/// What the list is asked for.
+struct ListQuery {
     app: Option<String>,
     code: Option<String>,
-    before: Option<String>,
-    limit: Option<u32>,
+    before: Option<Place>,
+    limit: u32,
+}
+
+impl ListQuery {
+    fn parse(query: &str) -> Result<Self, Problem> {
+        let (mut app, mut code, mut before, mut limit) = (None, None, None, None);
+        for parameter in parameters(query) {
+            let parameter = parameter?;
+            let place = match parameter.name.as_str() {
+                "app" => &mut app,
+                "code" => &mut code,
+                "before" => &mut before,
+                "limit" => &mut limit,
+                _ => return Err(invalid(&parameter.shown_name(), "this field is not known")),
+            };
+            parameter.put(place)?;
+        }
+        let limit = match limit.map(|limit| limit.parse::<u32>()) {
+            None => PAGE,
+            Some(Ok(limit)) if (1..=LARGEST_PAGE).contains(&limit) => limit,
+            Some(_) => {
+                let detail = format!("must be between 1 and {LARGEST_PAGE}");
+                return Err(invalid("limit", detail));
+            }
+        };
+        let before = match before.as_deref().map(Place::parse) {
+            Some(None) => return Err(invalid("before", "must be the `next` of a page")),
+            Some(place) => place,
+            None => None,
+        };
+        Ok(Self {
+            app,
+            code,
+            before,
+            limit,
+        })
+    }
+}
+
+fn invalid(path: &str, detail: impl Into<String>) -> Problem {
+    Problem::at(Code::InvalidField, path, detail)
 }
 
 #[derive(Serialize)]
@@ -110,30 +152,26 @@ pub async fn list(
     service: web::Data<Service>,
 ) -> Result<HttpResponse, Problem> {
     let current = service.live.current();
-    authorize(&current.keys, &request, Scope::Admin)?;
-    let asked = web::Query::<Asked>::from_query(request.query_string())
-        .map_err(|error| Problem::new(Code::InvalidField, error.to_string()))?
-        .into_inner();
-    let limit = asked.limit.unwrap_or(PAGE);
-    if !(1..=LARGEST_PAGE).contains(&limit) {
-        let detail = format!("must be between 1 and {LARGEST_PAGE}");
-        return Err(Problem::at(Code::InvalidField, "limit", detail));
-    }
-    let before = match asked.before.as_deref().map(Place::parse) {
-        Some(None) => {
-            let detail = "must be the `next` of a page";
-            return Err(Problem::at(Code::InvalidField, "before", detail));
+    let caller = authorize(&service, &current.keys, &request, Scope::Admin)?;
+    let asked = ListQuery::parse(request.query_string())?;
+    let apps = match asked.app {
+        Some(app) => {
+            caller.check_app(&app)?;
+            Some(vec![app])
         }
-        Some(place) => place,
-        None => None,
+        None => caller
+            .apps()
+            .map(|apps| apps.iter().map(AppName::to_string).collect()),
     };
     let which = Which {
-        app: asked.app,
+        apps,
         code: asked.code,
     };
     let store = &service.durable.store;
-    let found = store.dead_letters(&which, before.as_ref(), limit).await?;
-    let is_full = found.len() == limit as usize;
+    let found = store
+        .dead_letters(&which, asked.before.as_ref(), asked.limit)
+        .await?;
+    let is_full = found.len() == asked.limit as usize;
     let next = found.last().filter(|_| is_full);
     Ok(HttpResponse::Ok().json(Page {
         dead_letters: found.iter().map(DeadLetterHead::from).collect(),
@@ -145,27 +183,45 @@ pub async fn show(
     request: HttpRequest,
     service: web::Data<Service>,
 ) -> Result<HttpResponse, Problem> {
-    let id = authorized_id(&request, &service)?;
-    match service.durable.store.dead_letter(&id).await? {
-        Some(dead_letter) => Ok(HttpResponse::Ok().json(WholeDeadLetter::from(&dead_letter))),
-        None => Err(not_there()),
-    }
+    let current = service.live.current();
+    let (caller, id) = authorized_id(&request, &service, &current)?;
+    let Some(dead_letter) = service.durable.store.dead_letter(&id).await? else {
+        return Err(not_there());
+    };
+    // It has a message's text, so who has read it is known.
+    tracing::info!(id, key = caller.key_name(), "a dead letter was shown");
+    Ok(HttpResponse::Ok().json(WholeDeadLetter::from(&dead_letter)))
 }
 
 pub async fn retry(
     request: HttpRequest,
     service: web::Data<Service>,
 ) -> Result<HttpResponse, Problem> {
-    let id = authorized_id(&request, &service)?;
     let current = service.live.current();
-    let problem = match retry_dead_letter(&current.apps, &service.durable.store, &id).await? {
-        Retried::Stored => {
-            let done = Done {
-                id: &id,
-                outcome: "stored",
-            };
-            return Ok(HttpResponse::Ok().json(done));
-        }
+    let (caller, id) = authorized_id(&request, &service, &current)?;
+    let retried = retry_dead_letter(&current.apps, &service.durable.store, &id).await?;
+    let outcome = outcome(retried);
+    let word = match &outcome {
+        Ok(stored) => stored,
+        Err(problem) if problem.code == Code::UnknownDeadLetter => return Err(not_there()),
+        Err(problem) => problem.code.as_str(),
+    };
+    tracing::info!(
+        id,
+        key = caller.key_name(),
+        outcome = word,
+        "a dead letter was retried"
+    );
+    let done = Done {
+        id: &id,
+        outcome: outcome?,
+    };
+    Ok(HttpResponse::Ok().json(done))
+}
+
+fn outcome(retried: Retried) -> Result<&'static str, Problem> {
+    let problem = match retried {
+        Retried::Stored => return Ok("stored"),
         Retried::StillUndecodable { code, reason, path } => {
             let detail = format!("{code}: {reason}; the dead letter is kept");
             Problem::at(Code::StillUndecodable, path, detail)
@@ -191,11 +247,12 @@ pub async fn remove(
     request: HttpRequest,
     service: web::Data<Service>,
 ) -> Result<HttpResponse, Problem> {
-    let id = authorized_id(&request, &service)?;
+    let current = service.live.current();
+    let (caller, id) = authorized_id(&request, &service, &current)?;
     if !service.durable.store.remove_dead_letter(&id).await? {
         return Err(not_there());
     }
-    tracing::warn!(id, "a dead letter was dropped");
+    tracing::warn!(id, key = caller.key_name(), "a dead letter was dropped");
     let done = Done {
         id: &id,
         outcome: "dropped",
@@ -203,12 +260,17 @@ pub async fn remove(
     Ok(HttpResponse::Ok().json(done))
 }
 
-/// The id in the path. Checks the key first; an extractor would run before that check.
-fn authorized_id(request: &HttpRequest, service: &Service) -> Result<String, Problem> {
-    let current = service.live.current();
-    authorize(&current.keys, request, Scope::Admin)?;
+/// The id in the path, whose first part is the dead letter's app. Checks the key first; an extractor would run
+/// before that check.
+fn authorized_id<'r>(
+    request: &'r HttpRequest,
+    service: &'r Service,
+    current: &'r ReloadableConfig,
+) -> Result<(Caller<'r>, String), Problem> {
+    let caller = authorize(service, &current.keys, request, Scope::Admin)?;
     let part = |name: &str| request.match_info().get(name).unwrap_or_default();
-    Ok(format!("{}/{}", part("app"), part("digest")))
+    caller.check_app(part("app"))?;
+    Ok((caller, format!("{}/{}", part("app"), part("digest"))))
 }
 
 fn not_there() -> Problem {

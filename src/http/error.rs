@@ -9,8 +9,8 @@ use actix_web::http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpResponse, ResponseError};
 use serde_json::json;
 
+use super::key_failures::SECONDS_EACH;
 use super::use_instead;
-use crate::auth::AuthError;
 use crate::callback::VerifyError;
 use crate::ingest::{IngestError, Rejection};
 use crate::store::StoreError;
@@ -58,12 +58,20 @@ codes! {
     IncompleteBody = "incomplete_body", BAD_REQUEST, "The body is incomplete";
     /// A query's body is not JSON.
     InvalidJson = "invalid_json", BAD_REQUEST, "The body is not JSON";
+    /// A query without a body.
+    EmptyBody = "empty_body", BAD_REQUEST, "The body is empty";
+    /// A query that is not UTF-8.
+    InvalidUtf8 = "invalid_utf8", BAD_REQUEST, "The query is not UTF-8";
     /// A query without a key.
     MissingKey = "missing_key", UNAUTHORIZED, "A key is required";
     /// A query with a key that is not configured.
-    UnknownKey = "unknown_key", FORBIDDEN, "The key is not known";
+    UnknownKey = "unknown_key", UNAUTHORIZED, "The key is not known";
     /// A query with a key that lacks the scope.
     MissingScope = "missing_scope", FORBIDDEN, "The key lacks a scope";
+    /// A query about an app that the key is not for.
+    AppNotAllowed = "app_not_allowed", FORBIDDEN, "The key is not for this app";
+    /// A query with an unknown key, after many others.
+    TooManyFailedKeys = "too_many_failed_keys", TOO_MANY_REQUESTS, "Too many unknown keys were sent";
     /// A query to a service without any key.
     NoKeys = "no_keys", FORBIDDEN, "Queries are closed";
     /// The app key is another app's.
@@ -100,6 +108,8 @@ codes! {
     UnknownField = "unknown_field", UNPROCESSABLE_ENTITY, "A field is not known";
     /// A query that asks for nothing.
     NoList = "no_list", UNPROCESSABLE_ENTITY, "No list of ids was given";
+    /// A query by order to an app whose messages have none.
+    OrdersNotConfigured = "orders_not_configured", UNPROCESSABLE_ENTITY, "The app has no orders";
     /// An id that is empty.
     EmptyId = "empty_id", UNPROCESSABLE_ENTITY, "An id is empty";
     /// An id exceeds the limit.
@@ -182,24 +192,25 @@ impl ResponseError for Problem {
             Code::Overloaded => {
                 response.insert_header((RETRY_AFTER, "1"));
             }
-            Code::MissingKey => {
-                response.insert_header((WWW_AUTHENTICATE, "Bearer"));
+            Code::TooManyFailedKeys => {
+                response.insert_header((RETRY_AFTER, SECONDS_EACH.to_string()));
             }
             _ => {}
+        }
+        if let Some(challenge) = challenge(self.code) {
+            response.insert_header((WWW_AUTHENTICATE, challenge));
         }
         response.body(body.to_string())
     }
 }
 
-impl From<AuthError> for Problem {
-    fn from(error: AuthError) -> Self {
-        let code = match error {
-            AuthError::NoKeys => Code::NoKeys,
-            AuthError::MissingKey => Code::MissingKey,
-            AuthError::UnknownKey => Code::UnknownKey,
-            AuthError::MissingScope { .. } => Code::MissingScope,
-        };
-        Self::new(code, error.to_string())
+/// What tells a client about its key (RFC 6750, 3). Without any configured key there is nothing to ask it for.
+fn challenge(code: Code) -> Option<&'static str> {
+    match code {
+        Code::MissingKey => Some("Bearer"),
+        Code::UnknownKey | Code::TooManyFailedKeys => Some(r#"Bearer error="invalid_token""#),
+        Code::MissingScope | Code::AppNotAllowed => Some(r#"Bearer error="insufficient_scope""#),
+        _ => None,
     }
 }
 

@@ -21,7 +21,8 @@ pub async fn get(
     service: web::Data<Service>,
 ) -> Result<HttpResponse, Problem> {
     if !service.limits.open_metrics {
-        authorize(&service.live.current().keys, &request, Scope::Admin)?;
+        let current = service.live.current();
+        authorize(&service, &current.keys, &request, Scope::Admin)?.check_all_apps()?;
     }
     begin_at_zero(&service);
     read_state(&service);

@@ -3,12 +3,15 @@
 mod auth;
 mod body;
 mod callbacks;
+mod client_address;
 pub mod connection;
 pub(crate) mod dead_letters;
 pub mod error;
 pub mod health;
+pub mod key_failures;
 pub mod memory_budget;
 mod metrics;
+mod query;
 pub mod rejections;
 pub mod server;
 mod unread;
@@ -28,6 +31,7 @@ use crate::metrics::Metrics;
 
 use error::{Code, Problem};
 use health::Checked;
+use key_failures::KeyFailures;
 use memory_budget::MemoryBudget;
 use rejections::RejectionLog;
 
@@ -45,6 +49,8 @@ pub struct Service {
     pub memory_budget: Arc<MemoryBudget>,
     /// Rejected callbacks, logged at a limited rate.
     pub rejection_log: RejectionLog,
+    /// Refused keys: counted, logged and limited.
+    pub key_failures: KeyFailures,
     /// How MongoDB was when it was asked last.
     pub checked: Mutex<Option<Checked>>,
     /// What is counted.

@@ -7,7 +7,7 @@ use indexmap::IndexMap;
 use serde::Serialize;
 
 use super::Service;
-use super::auth::authorize;
+use super::auth::{Caller, authorize};
 use super::body::body;
 use super::error::{Code, Problem};
 use super::unread_query::UnreadQuery;
@@ -46,9 +46,10 @@ pub async fn post(
     service: web::Data<Service>,
 ) -> Result<HttpResponse, Problem> {
     let current = service.live.current();
-    authorize(&current.keys, &request, Scope::Read)?;
+    let caller = authorize(&service, &current.keys, &request, Scope::Read)?;
     let body = body(&request, payload, &service, &|| Ok(())).await?;
-    answer(&service, &current, &UnreadQuery::from_json(&body)?).await
+    let asked = UnreadQuery::from_json(&body)?;
+    answer(&service, &current, &caller, &asked).await
 }
 
 pub async fn get(
@@ -56,17 +57,22 @@ pub async fn get(
     service: web::Data<Service>,
 ) -> Result<HttpResponse, Problem> {
     let current = service.live.current();
-    authorize(&current.keys, &request, Scope::Read)?;
-    answer(&service, &current, &from_query(request.query_string())?).await
+    let caller = authorize(&service, &current.keys, &request, Scope::Read)?;
+    let asked = UnreadQuery::from_query(request.query_string())?;
+    answer(&service, &current, &caller, &asked).await
 }
 
 async fn answer(
     service: &Service,
     current: &ReloadableConfig,
+    caller: &Caller<'_>,
     asked: &UnreadQuery,
 ) -> Result<HttpResponse, Problem> {
+    let app = app(current, caller, asked.app.as_deref())?;
     check(asked, &service.limits)?;
-    let app = app(current, asked.app.as_deref())?;
+    if asked.orders.is_some() && app.provider.order_id().is_none() {
+        return Err(no_orders(app));
+    }
     if service.durable.outage.is_known() {
         // A primary without its majority might still answer, and know nothing of what is in the spool.
         let detail = "MongoDB is away, so the counts cannot be read now; ask again";
@@ -144,23 +150,44 @@ async fn count<'a>(
     Ok(Some((found.values().sum(), counts)))
 }
 
-fn app<'c>(current: &'c ReloadableConfig, asked: Option<&str>) -> Result<&'c App, Problem> {
-    match (asked, current.apps.as_slice()) {
-        (None, [only]) => Ok(only),
-        (None, _) => Err(Problem::at(
-            Code::MissingField,
-            "app",
-            "several apps are configured; name one",
-        )),
-        (Some(name), _) => match current.app(name) {
-            Some(known) => Ok(known),
-            None => Err(Problem::at(
-                Code::UnknownApp,
-                "app",
-                "no app of this name is configured",
-            )),
-        },
+/// The app that is asked about. A key that is limited to one app need not name it.
+fn app<'c>(
+    current: &'c ReloadableConfig,
+    caller: &Caller<'_>,
+    asked: Option<&str>,
+) -> Result<&'c App, Problem> {
+    let limited_to = match caller.apps() {
+        Some([only]) => Some(only.as_str()),
+        _ => None,
+    };
+    let Some(name) = asked.or(limited_to) else {
+        let detail = match (caller.apps(), current.apps.as_slice()) {
+            (None, [only]) => return Ok(only),
+            (None, _) => "several apps are configured; name one",
+            (Some(_), _) => "the key is for several apps; name one",
+        };
+        return Err(Problem::at(Code::MissingField, "app", detail));
+    };
+    caller.check_app(name)?;
+    let unknown = "no app of this name is configured";
+    match current.app(name) {
+        Some(app) => Ok(app),
+        None => Err(Problem::at(Code::UnknownApp, "app", unknown)),
     }
+}
+
+/// Zeros would say that there is nothing to read.
+fn no_orders(app: &App) -> Problem {
+    let provider = app.provider.name();
+    let why = if provider.order_fields().is_empty() {
+        format!(
+            "the bodies of its provider, `{provider}`, are not decoded, so apps.order_id cannot be set"
+        )
+    } else {
+        "set apps.order_id, which says where its messages carry their order".to_owned()
+    };
+    let detail = format!("the app `{}` cannot be asked by order: {why}", app.name);
+    Problem::at(Code::OrdersNotConfigured, "orders", detail)
 }
 
 fn check(asked: &UnreadQuery, limits: &Http) -> Result<(), Problem> {
@@ -202,44 +229,4 @@ fn check_id(path: &str, id: &str, limits: &Http) -> Result<(), Problem> {
         return Err(Problem::at(Code::IdTooLong, path, detail));
     }
     Ok(())
-}
-
-/// `user=R&peers=a,b&orders=o`. A list may be repeated; an id with a comma needs a `POST`.
-fn from_query(query: &str) -> Result<UnreadQuery, Problem> {
-    let mut asked = UnreadQuery::default();
-    let mut has_user = false;
-    for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
-        let ids = || value.split(',').map(str::to_owned);
-        match name.as_ref() {
-            "app" => asked.app = Some(value.into_owned()),
-            "user" if has_user => {
-                let detail = "this field is given twice";
-                return Err(Problem::at(Code::InvalidField, "user", detail));
-            }
-            "user" => {
-                asked.user = value.into_owned();
-                has_user = true;
-            }
-            "peers" => asked.peers.get_or_insert_default().extend(ids()),
-            "orders" => asked.orders.get_or_insert_default().extend(ids()),
-            // What a caller sends is shown only as far as a field name goes.
-            other => {
-                let name: String = other.chars().take(64).collect();
-                return Err(Problem::at(
-                    Code::UnknownField,
-                    name,
-                    "this field is not known",
-                ));
-            }
-        }
-    }
-    if has_user {
-        Ok(asked)
-    } else {
-        Err(Problem::at(
-            Code::MissingField,
-            "user",
-            "this field is needed",
-        ))
-    }
 }

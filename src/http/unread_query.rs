@@ -1,4 +1,4 @@
-//! The body of `POST /v1/unread`, read by hand, so that each error has a code and a path.
+//! What `/v1/unread` is asked, as a body or a query string, read by hand, so that each error has a code and a path.
 //!
 //! serde's derived reader describes an error only in words. Here [`Position`] follows the reader, and is there when it
 //! stops.
@@ -8,6 +8,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::error::{Code, Problem};
+use super::query::parameters;
 
 /// What is asked.
 #[derive(Default)]
@@ -21,13 +22,22 @@ pub struct UnreadQuery {
 impl UnreadQuery {
     /// Reads a body.
     pub fn from_json(body: &[u8]) -> Result<Self, Problem> {
+        if body.trim_ascii().is_empty() {
+            let detail =
+                r#"the body is empty; send JSON such as {"user": "bob", "peers": ["ann"]}"#;
+            return Err(Problem::new(Code::EmptyBody, detail));
+        }
+        let body = std::str::from_utf8(body).map_err(|error| {
+            let detail = format!("the body is not UTF-8 at byte {}", error.valid_up_to());
+            Problem::new(Code::InvalidUtf8, detail)
+        })?;
         let mut position = Position {
             code: Code::InvalidField,
             field: None,
             index: None,
             detail: "expected an object",
         };
-        let mut json = serde_json::Deserializer::from_slice(body);
+        let mut json = serde_json::Deserializer::from_str(body);
         let asked = Object(&mut position).deserialize(&mut json);
         let asked = asked.and_then(|asked| json.end().map(|()| asked));
         asked.map_err(|error| {
@@ -37,6 +47,35 @@ impl UnreadQuery {
             let (line, column) = (error.line(), error.column());
             let detail = format!("syntax error at line {line} column {column}");
             Problem::new(Code::InvalidJson, detail)
+        })
+    }
+
+    /// Reads `user=R&peers=a,b&orders=o`. A list may be repeated, also as `peers[]=a&peers[]=b`.
+    pub fn from_query(query: &str) -> Result<Self, Problem> {
+        let (mut app, mut user, mut peers, mut orders) = (None, None, None, None);
+        for parameter in parameters(query) {
+            let parameter = parameter?;
+            match parameter.name.as_str() {
+                "app" => parameter.put(&mut app)?,
+                "user" => parameter.put(&mut user)?,
+                "peers" | "peers[]" => parameter.add_to(peers.get_or_insert_default())?,
+                "orders" | "orders[]" => parameter.add_to(orders.get_or_insert_default())?,
+                _ => {
+                    let detail = "this field is not known";
+                    return Err(Problem::at(
+                        Code::UnknownField,
+                        parameter.shown_name(),
+                        detail,
+                    ));
+                }
+            }
+        }
+        let missing = || Problem::at(Code::MissingField, "user", "this field is needed");
+        Ok(Self {
+            app,
+            user: user.ok_or_else(missing)?,
+            peers,
+            orders,
         })
     }
 }
@@ -195,6 +234,8 @@ mod tests {
             (r#"{"user":"a"} {}"#, Code::InvalidJson, None),
             (r#"{"user":"\ud83d"}"#, Code::InvalidJson, None),
             (r#"{"peers":["a",]}"#, Code::InvalidJson, None),
+            ("", Code::EmptyBody, None),
+            (" \r\n", Code::EmptyBody, None),
         ];
         for (body, code, path) in cases {
             let problem = UnreadQuery::from_json(body.as_bytes()).err();

@@ -70,7 +70,6 @@ pub async fn retry(apps: &[Arc<App>], store: &Store, id: &str) -> Result<Retried
         }
         Retried::StillRefused | Retried::SaysNothing | Retried::UnknownApp | Retried::NotThere => {}
     }
-    tracing::info!(id, outcome = ?retried, "a dead letter was retried");
     Ok(retried)
 }
 

@@ -44,8 +44,8 @@ pub struct DeadLetter {
 /// A filter for dead letters.
 #[derive(Debug, Clone, Default)]
 pub struct Which {
-    /// Only of this app.
-    pub app: Option<String>,
+    /// Only of these apps; `None` is of all, also of those that are no longer configured.
+    pub apps: Option<Vec<String>>,
     /// Only with this code.
     pub code: Option<String>,
 }
@@ -183,8 +183,8 @@ fn confirmed() -> WriteConcern {
 
 fn filter(which: &Which, after: Option<&Place>) -> Document {
     let mut filter = Document::new();
-    if let Some(app) = &which.app {
-        filter.insert("app", app);
+    if let Some(apps) = &which.apps {
+        filter.insert("app", doc! { "$in": apps });
     }
     if let Some(code) = &which.code {
         filter.insert("code", code);

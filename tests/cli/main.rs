@@ -67,11 +67,44 @@ fn a_good_configuration_is_summed_up_without_secrets() {
         told.contains("app otc (netease): callbacks at /callbacks/otc, 1 live secret"),
         "{told}"
     );
-    assert!(told.contains("key pages: scopes read"), "{told}");
     assert!(
-        !told.contains("0123456789abcdef") && !told.contains("the-read-key"),
+        told.contains("key pages: scopes read, all apps\n"),
         "{told}"
     );
+    assert!(
+        !told.contains("0123456789abcdef") && !told.contains("the-cli-tests-read-key"),
+        "{told}"
+    );
+}
+
+#[test]
+fn the_apps_of_a_key_are_shown_and_chosen_by() {
+    let bench = Bench::new();
+    let config = bench.config("127.0.0.1:1");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let more = r#"
+        apps = ["otc"]
+        [[apps]]
+        name = "shop"
+        provider = "netease"
+        app_key = "k"
+        app_secrets = ["s"]
+    "#;
+    std::fs::write(&config, text + more).unwrap();
+    let told = succeeded(&bench.run(&["check-config", "--config", "im.toml"]));
+    assert!(
+        told.contains("key pages: scopes read, apps otc\n"),
+        "{told}"
+    );
+    // The key would choose the app by itself, and nobody would see which.
+    let unread = ["unread", "--config", "im.toml", "-u", "a", "-p", "b"];
+    let unnamed = bench.run(&unread);
+    let other = bench.run(&[&unread[..], &["--app", "shop"]].concat());
+    for (output, says) in [(unnamed, "--app"), (other, "--key-file")] {
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(error.contains(says), "{error}");
+    }
 }
 
 #[test]

@@ -77,7 +77,7 @@ fn a_user_serves_sends_and_asks() {
         .command(&[
             "unread", "-u", "buyer", "-p", "seller", "--url", &url, "--json",
         ])
-        .env("IM_CALLBACK_KEY", "the-read-key")
+        .env("IM_CALLBACK_KEY", "the-cli-tests-read-key")
         .output()
         .unwrap();
     assert!(succeeded(&asked).contains("\"total\":3"));
@@ -105,7 +105,12 @@ fn a_user_serves_sends_and_asks() {
         log.contains("checksum_mismatch") && log.contains("a verified body becomes a dead letter"),
         "{log}"
     );
-    for secret in ["0123456789abcdef", "the-read-key", "$HOME", "secret text"] {
+    for secret in [
+        "0123456789abcdef",
+        "the-cli-tests-read-key",
+        "$HOME",
+        "secret text",
+    ] {
         assert!(!log.contains(secret), "{secret} is in the log: {log}");
     }
 }

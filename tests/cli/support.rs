@@ -70,7 +70,7 @@ impl Bench {
                 order_id = {{ field = "ext", pointer = "/orderId" }}
                 [[auth.keys]]
                 name = "pages"
-                secret = "the-read-key"
+                secret = "the-cli-tests-read-key"
                 scopes = ["read"]
                 "#
             ),

@@ -8,6 +8,10 @@ use super::{APP, jailed, load};
 #[test]
 fn errors_name_key_and_source_and_never_a_secret() {
     let with = |more: &str| format!("{APP}{more}");
+    let key = |secret: &str, more: &str| {
+        let key = "[[auth.keys]]\nname = \"a\"\nscopes = [\"read\"]";
+        format!("{APP}{key}\nsecret = \"{secret}\"\n{more}")
+    };
     let cases: &[(String, &[&str])] = &[
         (
             "http.listen = \"nowhere\"\n".to_owned() + APP,
@@ -190,6 +194,39 @@ fn errors_name_key_and_source_and_never_a_secret() {
         (
             with("[[auth.keys]]\nname = \"a\"\nsecret = \"\"\nscopes = [\"read\"]\n"),
             &["`auth.keys.0.secret`", "empty"],
+        ),
+        (
+            key("hunter2-hunter2", ""),
+            &[
+                "`auth.keys.0.secret`",
+                "fewer than 16 characters",
+                "openssl rand -hex 24",
+                "im.toml",
+            ],
+        ),
+        (
+            key("hunter2-hunter2 hunter2", ""),
+            &["`auth.keys.0.secret`", "blanks", "openssl rand -hex 24"],
+        ),
+        (
+            key("hunter2-hunter2-é", ""),
+            &["`auth.keys.0.secret`", "printable ASCII"],
+        ),
+        (
+            key("hunter2-hunter2-", "apps = []\n"),
+            &["`auth.keys.0.apps`", "is empty", "leave it out"],
+        ),
+        (
+            key("hunter2-hunter2-", "apps = [\"otc\", \"shop\"]\n"),
+            &["`auth.keys.0.apps.1`", "no app is named `shop`", "im.toml"],
+        ),
+        (
+            key("hunter2-hunter2-", "apps = [\"otc\", \"otc\"]\n"),
+            &["`auth.keys.0.apps.1`", "listed twice"],
+        ),
+        (
+            key("hunter2-hunter2-", "apps = \"otc\"\n"),
+            &["`auth.keys.0.apps`", "list"],
         ),
         (
             with("x = \"hunter2\nrest"),

@@ -70,12 +70,16 @@ fn the_documented_keys_are_taken() {
             count_tips = true
             [[auth.keys]]
             name = "order-pages"
-            secret = "s"
+            secret = "0123456789abcdef"
+            apps = ["otc"]
             scopes = ["read", "write", "admin"]
             "#,
         )
         .unwrap();
         assert_eq!(config.spool.path, Path::new("data/spool"));
+        let key = &config.keys[0];
+        assert_eq!(key.check_app("otc"), Ok(()));
+        assert!(key.check_app("other").is_err());
         assert_eq!(
             config.apps[0].callback_path.as_deref(),
             Some("/receiveMsg.action")
@@ -90,6 +94,17 @@ fn the_documented_keys_are_taken() {
         assert_eq!(config.ingest.linger.as_millis(), 100);
         assert_eq!(config.store.state_delay.as_secs(), 3600);
         assert_eq!(config.reconcile.every.as_secs(), 24 * 3600);
+    });
+}
+
+/// Providers give out shorter secrets than keys may have: NetEase's has 12 characters.
+#[test]
+fn a_keys_secret_needs_16_characters_and_an_apps_does_not() {
+    jailed(|jail| {
+        let app = APP.replace("hunter2", "0123456789ab");
+        let key = "[[auth.keys]]\nname = \"a\"\nscopes = [\"read\"]\nsecret = \"0123456789abcdef\"";
+        let config = load(jail, &format!("{app}{key}")).unwrap();
+        assert_eq!(config.keys[0].apps(), None);
     });
 }
 
@@ -109,7 +124,8 @@ fn the_example_and_the_reference_are_valid() {
         jail.create_file("mongodb_uri", "mongodb://u:p@h1,h2/?replicaSet=rs0")
             .unwrap();
         jail.create_file("otc_app_secret", "s").unwrap();
-        jail.create_file("order_pages_key", "k").unwrap();
+        jail.create_file("order_pages_key", "0123456789abcdef")
+            .unwrap();
         load(jail, &example).unwrap();
     });
     jailed(|jail| {
@@ -136,7 +152,15 @@ fn the_example_and_the_reference_are_valid() {
             let app = OTHERS.iter().find(|(mark, _)| line.contains(mark));
             load(jail, &format!("{}{line}\n", app.unwrap().1)).unwrap();
         }
-        let config = load(jail, &lines.join("\n")).unwrap();
+        // Whoever leaves the placeholder in place is told.
+        let lines = lines.join("\n");
+        let error = load(jail, &lines).expect_err("a placeholder");
+        assert!(
+            error.contains("`auth.keys.0.secret` has fewer than 16 characters"),
+            "{error}"
+        );
+        let lines = lines.replace("secret = \"…\"", "secret = \"0123456789abcdef\"");
+        let config = load(jail, &lines).unwrap();
         assert!(config.retention.messages.is_some());
         assert_eq!((config.apps.len(), config.keys.len()), (1, 1));
     });

@@ -253,7 +253,7 @@ async fn bad_requests_for_dead_letters_are_refused() {
         ("GET", &one, READ_KEY, 403, "missing_scope"),
         ("DELETE", &one, READ_KEY, 403, "missing_scope"),
         ("POST", &again, READ_KEY, 403, "missing_scope"),
-        ("POST", &again, "no-key", 403, "unknown_key"),
+        ("POST", &again, "no-key", 401, "unknown_key"),
         ("POST", &one, ADMIN_KEY, 405, "method_not_allowed"),
         ("GET", &again, ADMIN_KEY, 405, "method_not_allowed"),
         (
@@ -311,6 +311,20 @@ async fn bad_requests_for_dead_letters_are_refused() {
             ADMIN_KEY,
             422,
             "invalid_field",
+        ),
+        (
+            "GET",
+            "/v1/dead-letters?app=otc&app=otc",
+            ADMIN_KEY,
+            422,
+            "invalid_field",
+        ),
+        (
+            "GET",
+            "/v1/dead-letters?app=%FF",
+            ADMIN_KEY,
+            400,
+            "invalid_utf8",
         ),
     ];
     for (method, path, key, status, code) in cases {

@@ -18,6 +18,7 @@ mod failover;
 mod failpoints;
 mod fsync;
 mod hostile;
+mod keys;
 mod kinds;
 mod load;
 mod metrics;

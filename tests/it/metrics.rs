@@ -220,13 +220,33 @@ async fn the_lag_of_state_and_the_walks_can_be_seen() {
 
 #[actix_web::test]
 async fn metrics_can_be_closed() {
-    let app = TestApp::with("http.open_metrics = false").await;
+    const LIMITED: &str = "the-tests-limited-key";
+    let config = format!(
+        r#"
+        http.open_metrics = false
+        [[auth.keys]]
+        name = "limited"
+        secret = "{LIMITED}"
+        scopes = ["admin"]
+        apps = ["otc"]
+        "#
+    );
+    let app = TestApp::with(&config).await;
     let key = |key: &str| format!("Bearer {key}");
-    let cases = [(key(READ_KEY), 403), (key(ADMIN_KEY), 200)];
+    let cases = [
+        (key(READ_KEY), 403),
+        (key(ADMIN_KEY), 200),
+        (key(LIMITED), 403),
+    ];
     for (key, status) in &cases {
         let answer = app.get("/metrics", &[("Authorization", key)]).await;
         assert_eq!(answer.status, *status, "{answer:?}");
     }
     assert_eq!(app.get("/metrics", &[]).await.status, 401);
+    let answer = app.get("/metrics", &[("Authorization", &cases[1].0)]).await;
+    let now = Samples::read(&answer);
+    let refused = |reason: &str| now.get(&format!(r#"rejected_keys_total{{reason="{reason}"}}"#));
+    let counts = ["scope", "app", "missing", "unknown"].map(refused);
+    assert_eq!(counts, [1.0, 1.0, 1.0, 0.0]);
     app.end().await;
 }

@@ -198,7 +198,7 @@ async fn secrets_rotate_by_sighup_without_a_lost_callback() {
     let ask = process
         .ask(&http, &json!({ "user": "bob", "peers": ["ann"] }))
         .await;
-    assert_eq!((ask.status, ask.code().as_str()), (403, "unknown_key"));
+    assert_eq!((ask.status, ask.code().as_str()), (401, "unknown_key"));
     let at = async |path: &str| {
         http.post(format!("{url}{path}"))
             .send()

@@ -76,6 +76,14 @@ async fn every_id_is_answered_as_it_was_spelled() {
             "orders=o%2D1&user=bob",
             r#"{"user":"bob","orders":{"o-1":2},"total":2}"#,
         ),
+        (
+            "user=bob&peers[]=ann&peers%5B%5D=carl&orders[]=o-1",
+            r#"{"user":"bob","peers":{"ann":3,"carl":1},"orders":{"o-1":2},"total":4}"#,
+        ),
+        (
+            "user=bob&peers=ann%2Ccarl,carl&peers=a+%E4%BD%A0",
+            r#"{"user":"bob","peers":{"ann,carl":0,"carl":1,"a 你":0},"total":1}"#,
+        ),
     ] {
         let answer = app
             .get(&format!("/v1/unread?{query}"), &[("Authorization", &key)])
@@ -98,6 +106,7 @@ async fn bad_queries_are_told_what_is_wrong_and_where() {
     let many: Vec<_> = (0..1001).map(|n| n.to_string()).collect();
     let bodies = [
         "".to_owned(),
+        " \n".to_owned(),
         "hello".to_owned(),
         r#"{"user":"bob","peers":["a"]"#.to_owned(),
         r#"{"user":"bob","peers":["a"]} x"#.to_owned(),
@@ -130,6 +139,11 @@ async fn bad_queries_are_told_what_is_wrong_and_where() {
         "user=bob&peers=a,,b",
         "user=bob&peers=",
         "user=bob&peer=a",
+        "user=bob&user=carl&peers=a",
+        "user=bob&peers=a&app=otc&app=otc",
+        "user=b%FFb&peers=a",
+        "user=bob&peers=a,%E4%BD",
+        "%FF=1",
     ] {
         let answer = app
             .get(&format!("/v1/unread?{query}"), &[("Authorization", &key)])
@@ -140,20 +154,104 @@ async fn bad_queries_are_told_what_is_wrong_and_where() {
     app.end().await;
 }
 
+/// The reader of JSON would take other bytes for a character, and so ask about another id.
+#[tokio::test]
+async fn a_body_that_is_not_utf_8_is_told_so() {
+    let app = TestApp::start().await;
+    let key = format!("Bearer {READ_KEY}");
+    let body = b"{\"user\":\"b\xffb\",\"peers\":[\"a\"]}".to_vec();
+    let answer = app
+        .post("/v1/unread", &[("Authorization", &key)], body)
+        .await;
+    assert_eq!((answer.status, &*answer.code()), (400, "invalid_utf8"));
+    let problem = answer.json();
+    assert_eq!(problem["detail"], "the body is not UTF-8 at byte 10");
+    app.end().await;
+}
+
+/// Zeros would say that there is nothing to read.
+#[tokio::test]
+async fn orders_of_an_app_without_order_id_are_an_error() {
+    let more = r#"
+        [[apps]]
+        name = "plain"
+        provider = "netease"
+        app_key = "k"
+        app_secrets = ["s"]
+        [[apps]]
+        name = "yun"
+        provider = "yuntongxun"
+        app_key = "k"
+        app_secrets = ["s"]
+    "#;
+    let app = TestApp::with(more).await;
+    for (name, way_out) in [
+        ("plain", "set apps.order_id"),
+        ("yun", "apps.order_id cannot be set"),
+    ] {
+        for (orders, peers) in [
+            (json!(["o"]), json!(null)),
+            (json!([]), json!(null)),
+            (json!(["o"]), json!(["ann"])),
+        ] {
+            let asked = json!({ "app": name, "user": "bob", "orders": orders, "peers": peers });
+            let answer = app.ask(&asked).await;
+            let problem = answer.json();
+            assert_eq!(
+                (
+                    answer.status,
+                    &problem["code"],
+                    &problem["path"],
+                    problem.get("total")
+                ),
+                (422, &json!("orders_not_configured"), &json!("orders"), None),
+                "{asked}"
+            );
+            let detail = problem["detail"].as_str().unwrap();
+            assert!(
+                detail.contains(way_out) && detail.contains(&format!("`{name}`")),
+                "{detail}"
+            );
+        }
+        let peers = json!({ "app": name, "user": "bob", "peers": ["ann"], "orders": null });
+        assert_eq!(app.ask(&peers).await.status, 200);
+    }
+    let asked = json!({ "app": "otc", "user": "bob", "orders": ["o"] });
+    assert_eq!(app.ask(&asked).await.json()["orders"], json!({ "o": 0 }));
+    app.end().await;
+}
+
 #[tokio::test]
 async fn a_key_with_the_scope_is_needed() {
     let app = TestApp::start().await;
     let write = format!("Bearer {WRITE_KEY}");
     let lower = format!("bearer {READ_KEY}");
-    type Case<'c> = (&'c [(&'c str, &'c str)], u16, &'c str);
+    let invalid = r#"Bearer error="invalid_token""#;
+    let insufficient = r#"Bearer error="insufficient_scope""#;
+    type Case<'c> = (&'c [(&'c str, &'c str)], u16, &'c str, &'c str);
     let cases: &[Case<'_>] = &[
-        (&[], 401, "missing_key"),
-        (&[("Authorization", "Basic eDp5")], 401, "missing_key"),
-        (&[("Authorization", "Bearer wrong")], 403, "unknown_key"),
-        (&[("Authorization", &write)], 403, "missing_scope"),
-        (&[("Authorization", &lower)], 200, ""),
+        (&[], 401, "missing_key", "Bearer"),
+        (
+            &[("Authorization", "Basic eDp5")],
+            401,
+            "missing_key",
+            "Bearer",
+        ),
+        (
+            &[("Authorization", "Bearer wrong")],
+            401,
+            "unknown_key",
+            invalid,
+        ),
+        (
+            &[("Authorization", &write)],
+            403,
+            "missing_scope",
+            insufficient,
+        ),
+        (&[("Authorization", &lower)], 200, "", ""),
     ];
-    for (headers, status, code) in cases {
+    for (headers, status, code, challenge) in cases {
         let get = app.get("/v1/unread?user=a&peers=b", headers).await;
         let post = app
             .post("/v1/unread", headers, r#"{"user":"a","peers":["b"]}"#)
@@ -164,10 +262,7 @@ async fn a_key_with_the_scope_is_needed() {
                 (*status, *code),
                 "{answer:?}"
             );
-            assert_eq!(
-                answer.header("www-authenticate"),
-                if *status == 401 { "Bearer" } else { "" }
-            );
+            assert_eq!(answer.header("www-authenticate"), *challenge);
             assert!(!answer.text.contains(READ_KEY) && !answer.text.contains(WRITE_KEY));
         }
     }
@@ -189,6 +284,7 @@ async fn without_any_key_queries_are_closed() {
     let answer = crate::support::http().get(instance.url("/v1/unread?user=a&peers=b"));
     let answer = answer.bearer_auth(READ_KEY).send().await.unwrap();
     assert_eq!(answer.status(), 403);
+    assert!(!answer.headers().contains_key("www-authenticate"));
     let problem: serde_json::Value = answer.json().await.unwrap();
     assert_eq!(problem["code"], "no_keys");
     assert!(

@@ -30,9 +30,9 @@ use tokio_util::sync::CancellationToken;
 pub const APP_KEY: &str = "test-app-key";
 pub const SECRET: &str = "current-secret";
 pub const PREVIOUS_SECRET: &str = "previous-secret";
-pub const READ_KEY: &str = "read-key";
-pub const WRITE_KEY: &str = "write-key";
-pub const ADMIN_KEY: &str = "admin-key";
+pub const READ_KEY: &str = "the-tests-read-key";
+pub const WRITE_KEY: &str = "the-tests-write-key";
+pub const ADMIN_KEY: &str = "the-tests-admin-key";
 
 /// The server of this test run.
 pub fn mongodb_uri() -> String {
