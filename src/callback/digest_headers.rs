@@ -24,6 +24,12 @@ pub struct DigestHeaders<'r> {
 }
 
 impl<'r> DigestHeaders<'r> {
+    /// Whether a request has one of them.
+    pub fn has_any(head: &Head<'_>) -> bool {
+        let has = |name: &&str| (head.header)(name).is_some();
+        [MD5, CHECKSUM, CUR_TIME].iter().any(has)
+    }
+
     /// Reads them from a request.
     ///
     /// # Errors

@@ -27,7 +27,7 @@ pub mod yuntongxun;
 pub use credentials::Credentials;
 pub use event::{Decoded, Event};
 pub use order::OrderIdAt;
-pub use provider::{Provider, ProviderName, Reply, Signed, VerifyError};
+pub use provider::{Provider, ProviderName, Reply, Signed, VerifyError, looks_signed};
 pub use received::{Envelope, Origin, Received};
 
 /// The head of a request as it was received. Nothing in it is trusted yet.

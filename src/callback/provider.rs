@@ -2,6 +2,7 @@
 //! this file, except that `config/apps.rs` and `cli/client.rs` build the providers' settings.
 
 use super::columns::Columns;
+use super::digest_headers::DigestHeaders;
 use super::event::{Class, Decoded, Derived};
 use super::ids::{Account, Millis};
 use super::received::Envelope;
@@ -97,6 +98,11 @@ impl std::fmt::Display for ProviderName {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.as_str())
     }
+}
+
+/// Whether a request has a part of a signature such as any provider sends, for whichever app it was meant.
+pub fn looks_signed(head: &Head<'_>) -> bool {
+    DigestHeaders::has_any(head) || rongcloud::signature::is_there(head)
 }
 
 /// A provider with an app's settings for it.
@@ -197,6 +203,14 @@ impl Provider {
             Self::Netease(_) | Self::Rongcloud(_) | Self::Yuntongxun(_) => "",
             Self::Wildfire(app) if app.credentials.secrets.is_empty() => "/{event}",
             Self::Wildfire(_) => "/{secret}/{event}",
+        }
+    }
+
+    /// Whether paths of the provider's callbacks may hold a secret, and so are not to be logged.
+    pub fn has_secret_path(&self) -> bool {
+        match self {
+            Self::Wildfire(_) => true,
+            Self::Netease(_) | Self::Rongcloud(_) | Self::Yuntongxun(_) => false,
         }
     }
 

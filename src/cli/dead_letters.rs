@@ -240,7 +240,7 @@ async fn one_retry(
     store: &Store,
     id: &str,
 ) -> anyhow::Result<Result<&'static str, String>> {
-    Ok(match retry(apps, store, id).await? {
+    Ok(match retry(apps, store, id, None).await? {
         Retried::Stored => Ok("stored"),
         Retried::StillUndecodable { code, reason, path } => {
             Err(format!("still undecodable: {code} at {path}: {reason}"))
@@ -254,8 +254,8 @@ async fn one_retry(
 
 async fn one_drop(store: &Store, id: &str) -> anyhow::Result<Result<&'static str, String>> {
     Ok(match store.remove_dead_letter(id).await? {
-        true => Ok("dropped"),
-        false => Err("does not exist".to_owned()),
+        Some(_code) => Ok("dropped"),
+        None => Err("does not exist".to_owned()),
     })
 }
 

@@ -22,6 +22,11 @@ impl Caller<'_> {
         self.key.name()
     }
 
+    /// The request that the key came with.
+    pub fn request(&self) -> &HttpRequest {
+        self.request
+    }
+
     /// The apps that the key is limited to; `None` if it is not.
     pub fn apps(&self) -> Option<&[AppName]> {
         self.key.apps()

@@ -12,9 +12,12 @@ use super::Service;
 use super::body::body;
 use super::client_address::client_address;
 use super::error::{Code, Problem};
+use super::lost_callbacks;
+use super::request::{note_app, request_id};
 use crate::callback::Head;
 use crate::callback::ids::Millis;
 use crate::ingest::{Acknowledged, App, IngestError, Rejection, ingest};
+use crate::live::ReloadableConfig;
 use crate::metrics::{AppLabel, CallbackLabels, NO_KIND, UNMATCHED};
 use crate::store::Durability;
 
@@ -49,21 +52,20 @@ pub async fn by_name(
     let rest = request.match_info().unprocessed();
     let rest = rest.strip_prefix('/').unwrap_or_default();
     let (name, below) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    if name.is_empty() {
-        return Err(no_route());
-    }
     let current = service.live.current();
     let Some(app) = current.app(name) else {
-        count(
-            &service,
-            UNMATCHED.into(),
-            NO_KIND,
-            Code::UnknownApp.as_str(),
-        );
-        let detail = "no app of this name is configured";
-        return Err(Problem::new(Code::UnknownApp, detail));
+        lost_callbacks::log(&request, &service, &current);
+        if name.is_empty() {
+            return Err(no_route());
+        }
+        let code = Code::UnknownApp;
+        count(&service, UNMATCHED.into(), NO_KIND, code.as_str());
+        return Err(Problem::new(
+            code,
+            "no app of this name is configured; the service's log names the paths of its apps",
+        ));
     };
-    take(&request, payload, &service, app, below).await
+    take(&request, payload, &service, &current, app, below).await
 }
 
 /// Any path without a route: it may be an app's second path.
@@ -73,12 +75,18 @@ pub async fn by_path(
     service: web::Data<Service>,
 ) -> Result<HttpResponse, Problem> {
     let current = service.live.current();
-    let (app, below) = current.app_at(request.path()).ok_or_else(no_route)?;
-    take(&request, payload, &service, app, below).await
+    let Some((app, below)) = current.app_at(request.path()) else {
+        lost_callbacks::log(&request, &service, &current);
+        return Err(no_route());
+    };
+    take(&request, payload, &service, &current, app, below).await
 }
 
 fn no_route() -> Problem {
-    Problem::new(Code::NotFound, "no route has this path")
+    Problem::new(
+        Code::NotFound,
+        "no route has this path; a callback's is /callbacks/{app}, without a slash at the end",
+    )
 }
 
 /// Takes a callback, and logs a rejection.
@@ -86,9 +94,11 @@ async fn take(
     request: &HttpRequest,
     payload: web::Payload,
     service: &Service,
+    current: &ReloadableConfig,
     app: &App,
     below: &str,
 ) -> Result<HttpResponse, Problem> {
+    note_app(request, &app.name);
     let started = Instant::now();
     let taken = taken(request, payload, service, app, below).await;
     let name = || app.name.shared();
@@ -109,9 +119,19 @@ async fn take(
         Err(problem) => {
             let code = problem.code.as_str();
             count(service, name(), NO_KIND, code);
-            if let Some(kept_back) = service.rejection_log.log(problem.code, Instant::now()) {
-                let peer = request.peer_addr();
-                tracing::warn!(app = %app.name, code, ?peer, kept_back, "callback rejected");
+            // Such as a slash behind the app's name.
+            if problem.code == Code::NotFound {
+                lost_callbacks::log(request, service, current);
+            } else if let Some(kept_back) = service.rejection_log.log(problem.code, Instant::now())
+            {
+                tracing::warn!(
+                    app = %app.name,
+                    code,
+                    client = client_address(request, &service.limits).map(tracing::field::display),
+                    request_id = %request_id(request),
+                    kept_back,
+                    "callback rejected"
+                );
             }
         }
     }

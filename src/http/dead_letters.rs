@@ -189,7 +189,8 @@ pub async fn show(
         return Err(not_there());
     };
     // It has a message's text, so who has read it is known.
-    tracing::info!(id, key = caller.key_name(), "a dead letter was shown");
+    let code = &*dead_letter.heading.code;
+    tracing::info!(id, code, key = caller.key_name(), "a dead letter was shown");
     Ok(HttpResponse::Ok().json(WholeDeadLetter::from(&dead_letter)))
 }
 
@@ -199,22 +200,11 @@ pub async fn retry(
 ) -> Result<HttpResponse, Problem> {
     let current = service.live.current();
     let (caller, id) = authorized_id(&request, &service, &current)?;
-    let retried = retry_dead_letter(&current.apps, &service.durable.store, &id).await?;
-    let outcome = outcome(retried);
-    let word = match &outcome {
-        Ok(stored) => stored,
-        Err(problem) if problem.code == Code::UnknownDeadLetter => return Err(not_there()),
-        Err(problem) => problem.code.as_str(),
-    };
-    tracing::info!(
-        id,
-        key = caller.key_name(),
-        outcome = word,
-        "a dead letter was retried"
-    );
+    let (store, key) = (&service.durable.store, Some(caller.key_name()));
+    let retried = retry_dead_letter(&current.apps, store, &id, key).await?;
     let done = Done {
         id: &id,
-        outcome: outcome?,
+        outcome: outcome(retried)?,
     };
     Ok(HttpResponse::Ok().json(done))
 }
@@ -249,10 +239,14 @@ pub async fn remove(
 ) -> Result<HttpResponse, Problem> {
     let current = service.live.current();
     let (caller, id) = authorized_id(&request, &service, &current)?;
-    if !service.durable.store.remove_dead_letter(&id).await? {
-        return Err(not_there());
-    }
-    tracing::warn!(id, key = caller.key_name(), "a dead letter was dropped");
+    let code = service.durable.store.remove_dead_letter(&id).await?;
+    let code = code.ok_or_else(not_there)?;
+    tracing::warn!(
+        id,
+        code,
+        key = caller.key_name(),
+        "a dead letter was dropped"
+    );
     let done = Done {
         id: &id,
         outcome: "dropped",

@@ -141,6 +141,8 @@ pub struct Problem {
     pub path: Option<String>,
     /// The methods that the path supports, if the method is the error.
     pub allow: Option<&'static str>,
+    /// What the service itself failed at. For the log alone.
+    pub(super) cause: Option<String>,
 }
 
 impl Problem {
@@ -151,6 +153,7 @@ impl Problem {
             detail: detail.into(),
             path: None,
             allow: None,
+            cause: None,
         }
     }
 
@@ -161,15 +164,10 @@ impl Problem {
             ..Self::new(code, detail)
         }
     }
-}
 
-impl ResponseError for Problem {
-    fn status_code(&self) -> StatusCode {
-        self.code.status()
-    }
-
-    fn error_response(&self) -> HttpResponse {
-        let status = self.status_code();
+    /// The response, with the id of its request.
+    pub(super) fn document(&self, request_id: Option<&str>) -> HttpResponse {
+        let status = self.code.status();
         let mut body = json!({
             "type": format!("urn:im-callback:error:{}", self.code.as_str()),
             "title": self.code.title(),
@@ -179,6 +177,9 @@ impl ResponseError for Problem {
         });
         if let Some(path) = &self.path {
             body["path"] = path.as_str().into();
+        }
+        if let Some(id) = request_id {
+            body["request_id"] = id.into();
         }
         let mut response = HttpResponse::build(status);
         response.content_type("application/problem+json");
@@ -201,6 +202,17 @@ impl ResponseError for Problem {
             response.insert_header((WWW_AUTHENTICATE, challenge));
         }
         response.body(body.to_string())
+    }
+}
+
+impl ResponseError for Problem {
+    fn status_code(&self) -> StatusCode {
+        self.code.status()
+    }
+
+    /// Without the id of a request, which `request` adds.
+    fn error_response(&self) -> HttpResponse {
+        self.document(None)
     }
 }
 
@@ -260,10 +272,12 @@ impl From<StoreError> for Problem {
         }
         // Ids are checked before, so a refused query is the service's own fault, such as a missing index, and the
         // answer is 503.
-        tracing::error!(%error, "a query failed");
-        Self::new(
-            Code::Unavailable,
-            "MongoDB cannot answer this now; ask again",
-        )
+        Self {
+            cause: Some(error.to_string()),
+            ..Self::new(
+                Code::Unavailable,
+                "MongoDB cannot answer this now; ask again",
+            )
+        }
     }
 }

@@ -9,10 +9,13 @@ pub(crate) mod dead_letters;
 pub mod error;
 pub mod health;
 pub mod key_failures;
+mod lost_callbacks;
 pub mod memory_budget;
 mod metrics;
 mod query;
 pub mod rejections;
+mod request;
+pub mod route;
 pub mod server;
 mod unread;
 mod unread_query;
@@ -20,7 +23,7 @@ mod unread_query;
 use std::sync::Arc;
 
 use actix_web::web::{self, ServiceConfig};
-use actix_web::{HttpResponse, Route};
+use actix_web::{HttpResponse, Route as Handled};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
@@ -34,6 +37,7 @@ use health::Checked;
 use key_failures::KeyFailures;
 use memory_budget::MemoryBudget;
 use rejections::RejectionLog;
+use route::Route;
 
 /// What handlers share.
 pub struct Service {
@@ -61,46 +65,47 @@ pub struct Service {
 pub fn routes(service: &web::Data<Service>, config: &mut ServiceConfig) {
     config.app_data(service.clone());
     // A scope and no pattern, since to match a pattern takes a regular expression, for every callback.
-    config.service(web::scope("/callbacks").default_service(web::to(callbacks::by_name)));
+    let callbacks = web::scope(Route::Callbacks.pattern());
+    config.service(callbacks.default_service(web::to(callbacks::by_name)));
     config.service(
-        web::resource("/v1/unread")
+        web::resource(Route::Unread.pattern())
             .route(web::get().to(unread::get))
             .route(web::head().to(unread::get))
             .route(web::post().to(unread::post))
             .default_service(only("GET, HEAD, POST")),
     );
     config.service(
-        web::resource("/v1/dead-letters")
+        web::resource(Route::DeadLetters.pattern())
             .route(web::get().to(dead_letters::list))
             .route(web::head().to(dead_letters::list))
             .default_service(only("GET, HEAD")),
     );
     config.service(
-        web::resource("/v1/dead-letters/{app}/{digest}")
+        web::resource(Route::DeadLetter.pattern())
             .route(web::get().to(dead_letters::show))
             .route(web::head().to(dead_letters::show))
             .route(web::delete().to(dead_letters::remove))
             .default_service(only("GET, HEAD, DELETE")),
     );
     config.service(
-        web::resource("/v1/dead-letters/{app}/{digest}/retry")
+        web::resource(Route::DeadLetterRetry.pattern())
             .route(web::post().to(dead_letters::retry))
             .default_service(only("POST")),
     );
     config.service(
-        web::resource("/livez")
+        web::resource(Route::Livez.pattern())
             .route(web::get().to(health::livez))
             .route(web::head().to(health::livez))
             .default_service(only("GET, HEAD")),
     );
     config.service(
-        web::resource("/readyz")
+        web::resource(Route::Readyz.pattern())
             .route(web::get().to(health::readyz))
             .route(web::head().to(health::readyz))
             .default_service(only("GET, HEAD")),
     );
     config.service(
-        web::resource("/metrics")
+        web::resource(Route::Metrics.pattern())
             .route(web::get().to(metrics::get))
             .route(web::head().to(metrics::get))
             .default_service(only("GET, HEAD")),
@@ -109,7 +114,7 @@ pub fn routes(service: &web::Data<Service>, config: &mut ServiceConfig) {
     config.default_service(web::to(callbacks::by_path));
 }
 
-fn only(methods: &'static str) -> Route {
+fn only(methods: &'static str) -> Handled {
     web::to(move || async move { Err::<HttpResponse, _>(use_instead(methods)) })
 }
 

@@ -1,24 +1,35 @@
-//! Logs rejected callbacks at a limited rate, so that a flood of them cannot fill a disk.
+//! Logs rejected and failed requests at a limited rate, so that a flood of them cannot fill a disk.
 
 use std::time::Instant;
 
 use super::error::Code;
+use super::lost_callbacks::LostLog;
 use crate::throttle::Throttle;
 
-/// A rate limit for each code: a flood of one must not hide another, such as that a secret is wrong.
+/// A rate limit for each kind of line: a flood of one must not hide another, such as that a secret is wrong.
 #[derive(Debug)]
-pub struct RejectionLog([Throttle; Code::ALL.len()]);
+pub struct RejectionLog {
+    by_code: [Throttle; Code::ALL.len()],
+    /// Of requests that the service itself failed at.
+    pub(super) failures: Throttle,
+    /// Of callbacks to paths that no app has.
+    pub(super) lost: LostLog,
+}
 
 impl Default for RejectionLog {
     fn default() -> Self {
-        Self(std::array::from_fn(|_| Throttle::default()))
+        Self {
+            by_code: std::array::from_fn(|_| Throttle::default()),
+            failures: Throttle::default(),
+            lost: LostLog::default(),
+        }
     }
 }
 
 impl RejectionLog {
     /// Whether to log this rejection, and if so, how many of its code were not logged since the last.
     pub fn log(&self, code: Code, now: Instant) -> Option<u64> {
-        self.0[code as usize].pass(now)
+        self.by_code[code as usize].pass(now)
     }
 }
 

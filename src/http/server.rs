@@ -14,9 +14,11 @@ use actix_web::rt::net::TcpStream;
 use actix_web::web::{self, ServiceConfig};
 use actix_web::{App, Error};
 use rustix::net::sockopt::set_socket_send_buffer_size;
+use tracing::Instrument as _;
 
 use super::connection::{ConnectionState, TimeoutStream, Timeouts, TrackedBody};
 use super::memory_budget::MemoryBudget;
+use super::request::Observed;
 use super::{Service, routes};
 use crate::config::Http;
 
@@ -73,9 +75,10 @@ fn serve(
             let state = request.conn_data::<Rc<ConnectionState>>();
             let state = state.expect("every connection is a TimeoutStream");
             let guard = state.begin_request();
-            let response = routes.call(request);
+            let observed = Observed::begin(&request);
+            let response = routes.call(request).instrument(observed.span.clone());
             async move {
-                let response = response.await?;
+                let response = observed.finish(response.await?);
                 Ok(response.map_body(|_, body| TrackedBody::new(body, guard)))
             }
         });

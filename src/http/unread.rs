@@ -10,6 +10,7 @@ use super::Service;
 use super::auth::{Caller, authorize};
 use super::body::body;
 use super::error::{Code, Problem};
+use super::request::note_app;
 use super::unread_query::UnreadQuery;
 use crate::auth::Scope;
 use crate::callback::ids::Account;
@@ -69,6 +70,7 @@ async fn answer(
     asked: &UnreadQuery,
 ) -> Result<HttpResponse, Problem> {
     let app = app(current, caller, asked.app.as_deref())?;
+    note_app(caller.request(), &app.name);
     check(asked, &service.limits)?;
     if asked.orders.is_some() && app.provider.order_id().is_none() {
         return Err(no_orders(app));

@@ -41,22 +41,42 @@ pub enum Retried {
     NotThere,
 }
 
-/// Retries a dead letter. May be repeated, also concurrently with anything else.
+impl Retried {
+    /// The outcome in a word.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Stored => "stored",
+            Self::StillUndecodable { .. } => "still_undecodable",
+            Self::StillRefused => "still_refused",
+            Self::SaysNothing => "says_nothing",
+            Self::UnknownApp => "unknown_app",
+            Self::NotThere => "not_there",
+        }
+    }
+}
+
+/// Retries a dead letter. May be repeated, also concurrently with anything else. `key` names who asked for it, for
+/// the log.
 ///
 /// # Errors
 /// If MongoDB does not answer or does not confirm. The dead letter then still exists, or everything in it is
 /// stored.
-pub async fn retry(apps: &[Arc<App>], store: &Store, id: &str) -> Result<Retried, StoreError> {
+pub async fn retry(
+    apps: &[Arc<App>],
+    store: &Store,
+    id: &str,
+    key: Option<&str>,
+) -> Result<Retried, StoreError> {
     let Some(dead_letter) = store.dead_letter(id).await? else {
         return Ok(Retried::NotThere);
     };
     let app = apps
         .iter()
         .find(|app| app.name.as_str() == dead_letter.heading.app);
-    let Some(app) = app else {
-        return Ok(Retried::UnknownApp);
+    let retried = match app {
+        Some(app) => decode_and_store(app, store, &dead_letter).await?,
+        None => Retried::UnknownApp,
     };
-    let retried = decode_and_store(app, store, &dead_letter).await?;
     match &retried {
         Retried::Stored => {
             store.remove_dead_letter(id).await?;
@@ -70,6 +90,14 @@ pub async fn retry(apps: &[Arc<App>], store: &Store, id: &str) -> Result<Retried
         }
         Retried::StillRefused | Retried::SaysNothing | Retried::UnknownApp | Retried::NotThere => {}
     }
+    // Why it is a dead letter now, or, if it is stored, why it was one.
+    let code = match &retried {
+        Retried::StillUndecodable { code, .. } => code,
+        Retried::StillRefused => STORE_REFUSED,
+        _ => &dead_letter.heading.code,
+    };
+    let outcome = retried.as_str();
+    tracing::info!(id, code, key, outcome, "a dead letter was retried");
     Ok(retried)
 }
 

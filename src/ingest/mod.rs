@@ -149,19 +149,22 @@ pub fn replay(app: &App, received: Received) -> Submission {
 /// The dead letter of a stored callback whose app is no longer configured. It can be retried once the app is
 /// configured again.
 pub fn without_app(received: Received) -> Submission {
-    let reason = "no app of this name is configured";
-    let dead_letter = documents::dead_letter(&received, documents::UNKNOWN_APP, reason, "$");
+    let (code, reason) = (documents::UNKNOWN_APP, "no app of this name is configured");
+    let dead_letter = Write::DeadLetter(documents::dead_letter(&received, code, reason, "$"));
+    let (app, id) = (&received.origin.app, dead_letter.dead_letter_id());
+    tracing::warn!(%app, id, code, "a callback of the spool becomes a dead letter");
     Submission {
         received,
-        writes: vec![Write::DeadLetter(dead_letter)],
+        writes: vec![dead_letter],
     }
 }
 
 fn write_of(app: &App, received: Received, decoded: &Decoded<'_>) -> Submission {
-    if let Some(undecodable) = &decoded.undecodable {
-        let (reason, path) = (undecodable.reason.code(), &undecodable.path);
-        tracing::warn!(app = %app.name, reason, path, "a verified body becomes a dead letter");
-    }
     let writes = documents::writes(&received, decoded);
+    if let Some(undecodable) = &decoded.undecodable {
+        let (code, path) = (undecodable.reason.code(), &undecodable.path);
+        let id = writes.iter().find_map(Write::dead_letter_id);
+        tracing::warn!(app = %app.name, id, code, path, "a verified body becomes a dead letter");
+    }
     Submission { received, writes }
 }

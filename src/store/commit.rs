@@ -197,9 +197,17 @@ impl Store {
         let dead_letters: Vec<_> = refused
             .iter()
             .map(|(received, why)| {
-                tracing::error!(app = %received.origin.app, why, "a refused callback becomes a dead letter");
                 let reason = format!("MongoDB refused the document: {why}");
-                dead_letter(received, STORE_REFUSED, &reason, "$")
+                let refused = dead_letter(received, STORE_REFUSED, &reason, "$");
+                let id = refused.get_str("_id").unwrap_or_default();
+                tracing::error!(
+                    app = %received.origin.app,
+                    id,
+                    code = STORE_REFUSED,
+                    why,
+                    "a refused callback becomes a dead letter"
+                );
+                refused
             })
             .collect();
         let all: Vec<_> = dead_letters.iter().map(|one| (0, &**one)).collect();

@@ -158,19 +158,21 @@ impl Store {
         Ok(())
     }
 
-    /// Removes a dead letter permanently. Returns whether it existed.
+    /// Removes a dead letter permanently. Returns its code; `None` if there was none.
     ///
     /// # Errors
     /// If MongoDB does not confirm in time. It may have been removed nevertheless.
-    pub async fn remove_dead_letter(&self, id: &str) -> Result<bool, StoreError> {
+    pub async fn remove_dead_letter(&self, id: &str) -> Result<Option<String>, StoreError> {
         let dead_letters = self.collection(collection::DEAD_LETTERS)?;
         let delete = dead_letters
-            .delete_one(doc! { "_id": id })
+            .find_one_and_delete(doc! { "_id": id })
+            .projection(doc! { "code": 1 })
             .write_concern(confirmed());
         let deleted = self
             .within_query_timeout(async move { delete.await })
             .await?;
-        Ok(deleted.deleted_count > 0)
+        let code = |deleted: Document| deleted.get_str("code").unwrap_or_default().to_owned();
+        Ok(deleted.map(code))
     }
 }
 

@@ -43,6 +43,14 @@ impl Write {
         };
         document.as_bytes().len()
     }
+
+    /// The id of the dead letter that it inserts, if it inserts one.
+    pub fn dead_letter_id(&self) -> Option<&str> {
+        match self {
+            Self::DeadLetter(document) => document.get_str("_id").ok(),
+            _ => None,
+        }
+    }
 }
 
 /// One callback's part of a batch. Not `Debug`: it contains a message's text.

@@ -129,7 +129,23 @@ impl From<Error> for StoreError {
             ErrorKind::Write(_) | ErrorKind::InsertMany(_) | ErrorKind::BulkWrite(_) => {
                 Self::Unavailable("a write failed".to_owned())
             }
-            _ => Self::Unavailable(error.to_string()),
+            // Not the whole error: its text has the server's response in it.
+            kind => Self::Unavailable(kind.to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_errors_text_is_for_people() {
+        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let told = StoreError::from(Error::from(refused)).to_string();
+        assert_eq!(
+            told,
+            "MongoDB is not available: I/O error: connection refused"
+        );
     }
 }

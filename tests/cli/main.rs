@@ -5,6 +5,12 @@
     reason = "a test that panics has failed, which is what it is for"
 )]
 
+#[allow(
+    dead_code,
+    reason = "part of it is for services inside the test process"
+)]
+#[path = "../it/support/log_guard.rs"]
+mod log_guard;
 mod operate;
 mod serve;
 mod support;

@@ -5,8 +5,11 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use im_callback::config::Config;
 use mongodb::bson::Document;
 use tempfile::TempDir;
+
+use crate::log_guard;
 
 /// A folder with a configuration, and the program in it.
 pub struct Bench {
@@ -101,7 +104,21 @@ impl Bench {
     }
 
     pub fn run(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().unwrap()
+        self.checked(self.command(arguments).output().unwrap())
+    }
+
+    /// No command says a secret or a message's text on standard error.
+    fn checked(&self, output: Output) -> Output {
+        self.forbid_secrets();
+        log_guard::check(&text(&output.stderr));
+        output
+    }
+
+    /// Some tests change the configuration, and some have none that is valid.
+    fn forbid_secrets(&self) {
+        if let Ok(config) = Config::load(Some(&self.folder.path().join("im.toml")), &[]) {
+            log_guard::forbid_secrets_of(&config);
+        }
     }
 
     pub fn run_with_input(&self, arguments: &[&str], input: &[u8]) -> Output {
@@ -110,9 +127,12 @@ impl Bench {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        input
+            .split(|b| *b == b'\n')
+            .for_each(log_guard::forbid_texts);
         let mut child = piped.spawn().unwrap();
         child.stdin.take().unwrap().write_all(input).unwrap();
-        child.wait_with_output().unwrap()
+        self.checked(child.wait_with_output().unwrap())
     }
 }
 
@@ -149,6 +169,7 @@ pub struct Served {
 
 impl Served {
     pub fn start(bench: &Bench) -> Self {
+        bench.forbid_secrets();
         let mut command = bench.command(&["serve", "--config", "im.toml"]);
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap());
@@ -191,12 +212,14 @@ impl Served {
             std::thread::sleep(Duration::from_millis(20));
         }
         let code = self.child.wait().unwrap().code();
-        (
-            code,
-            std::mem::replace(&mut self.log, std::thread::spawn(String::new))
-                .join()
-                .unwrap(),
-        )
+        (code, self.whole_log())
+    }
+
+    fn whole_log(&mut self) -> String {
+        let log = std::mem::replace(&mut self.log, std::thread::spawn(String::new));
+        let log = log.join().unwrap();
+        log_guard::check(&log);
+        log
     }
 }
 
@@ -204,5 +227,8 @@ impl Drop for Served {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if !std::thread::panicking() {
+            self.whole_log();
+        }
     }
 }

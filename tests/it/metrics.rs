@@ -135,6 +135,12 @@ async fn every_callback_is_counted_with_its_outcome() {
         .sum();
     assert_eq!(dead_letters, 2.0);
 
+    let requests = |labels: &str| now.get(&format!("http_requests_total{{{labels}}}"));
+    let route = r#"route="callbacks",method="POST""#;
+    assert_eq!(requests(&format!(r#"{route},status="200""#)), 6.0);
+    assert_eq!(requests(&format!(r#"{route},status="403""#)), 2.0);
+    assert_eq!(requests(&format!(r#"{route},status="404""#)), 3.0);
+
     // Each service counts for itself.
     let second = app.second_instance();
     assert_eq!(Samples::at(&app, &second).await.count("callbacks_total"), 0);
@@ -215,6 +221,36 @@ async fn the_lag_of_state_and_the_walks_can_be_seen() {
     tokio::task::spawn_blocking(move || drop(second))
         .await
         .unwrap();
+    app.end().await;
+}
+
+#[actix_web::test]
+async fn strangers_add_no_labels() {
+    let app = TestApp::start().await;
+    for n in 0..20 {
+        let path = format!("/{n}/scan.php?n={n}");
+        assert_eq!(app.get(&path, &[]).await.status, 404);
+        let path = format!("/callbacks/app-{n}");
+        assert_eq!(app.post(&path, &[], "").await.status, 404);
+        let method = format!("BREW{n}").parse().unwrap();
+        let request = app.http.request(method, app.instance.url("/brew"));
+        assert_eq!(send(request, &[]).await.status, 404);
+    }
+    let now = Samples::of(&app).await;
+    let requests = |labels: &str| now.get(&format!("http_requests_total{{{labels}}}"));
+    let unmatched = r#"route="unmatched",method="GET",status="404""#;
+    assert_eq!(requests(unmatched), 20.0);
+    let invented = r#"route="unmatched",method="other",status="404""#;
+    assert_eq!(requests(invented), 20.0);
+    let unknown = r#"callbacks_total{app="unmatched",kind="none",outcome="unknown_app"}"#;
+    assert_eq!(now.get(unknown), 20.0);
+    let of_strangers = now
+        .0
+        .keys()
+        .filter(|sample| sample.contains("brew") || sample.contains("app-1"));
+    assert_eq!(of_strangers.count(), 0);
+    // Three of these, and `/readyz`, which was asked until it was ready.
+    assert!(now.count("http_requests_total") <= 5);
     app.end().await;
 }
 

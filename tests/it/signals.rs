@@ -240,6 +240,8 @@ async fn spooled_callbacks_of_a_removed_app_become_dead_letters() {
         ("unknown_app".to_owned(), message(1))
     );
     assert!(text("_id").starts_with("otc/"));
+    let logged = format!("id=\"{}\" code=\"unknown_app\"", text("_id"));
+    assert!(process.log().contains(&logged), "{}", process.log());
     database.drop().await.unwrap();
 }
 

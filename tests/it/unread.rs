@@ -130,7 +130,7 @@ async fn bad_queries_are_told_what_is_wrong_and_where() {
         let answer = app
             .post("/v1/unread", &[("Authorization", &key)], body.clone())
             .await;
-        told.push(json!({ "POST": shown, "answer": answer.json() }));
+        told.push(json!({ "POST": shown, "answer": answer.problem() }));
     }
     for query in [
         "",
@@ -148,7 +148,7 @@ async fn bad_queries_are_told_what_is_wrong_and_where() {
         let answer = app
             .get(&format!("/v1/unread?{query}"), &[("Authorization", &key)])
             .await;
-        told.push(json!({ "GET": query, "answer": answer.json() }));
+        told.push(json!({ "GET": query, "answer": answer.problem() }));
     }
     insta::assert_json_snapshot!(told);
     app.end().await;

@@ -74,6 +74,13 @@ fn make(secret: &str, nonce: &str, timestamp: &str) -> [u8; 20] {
         .into()
 }
 
+/// Whether a request has a signature, by any of its names.
+pub fn is_there(head: &Head<'_>) -> bool {
+    let mut headers = HEADERS.iter();
+    parameter(head.query, SIGNATURE).is_some()
+        || headers.any(|names| (head.header)(names.signature).is_some())
+}
+
 /// The signature and its parameters, unchanged.
 struct RongcloudParameters<'r> {
     app_key: Option<Cow<'r, str>>,

@@ -2,6 +2,7 @@
 
 pub mod dialect;
 pub mod disk;
+pub mod log_guard;
 pub mod mongod;
 pub mod process;
 pub mod proxy;
@@ -105,6 +106,8 @@ pub struct Instance {
 
 impl Instance {
     pub fn start(mut config: Config) -> Self {
+        log_guard::install();
+        log_guard::forbid_secrets_of(&config);
         let spool = tempfile::tempdir().unwrap();
         if config.spool.path == Path::new("data/spool") {
             config.spool.path = spool.path().join("spool");
@@ -143,6 +146,7 @@ impl Drop for Instance {
         let ended = self.thread.take().unwrap().join();
         if !std::thread::panicking() {
             ended.expect("the service panicked");
+            log_guard::check_this_process();
         }
     }
 }
@@ -165,6 +169,14 @@ pub struct Answer {
 impl Answer {
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_else(|e| panic!("{e} in {self:?}"))
+    }
+
+    /// An error's document without the id of its request, which is another each time.
+    pub fn problem(&self) -> Value {
+        let mut problem = self.json();
+        let id = problem.as_object_mut().unwrap().remove("request_id");
+        assert_eq!(id.unwrap(), self.header("x-request-id"), "{self:?}");
+        problem
     }
 
     pub fn code(&self) -> String {
@@ -400,11 +412,33 @@ pub async fn send(request: reqwest::RequestBuilder, headers: &[(&str, &str)]) ->
     let request = headers
         .iter()
         .fold(request, |r, (name, value)| r.header(*name, *value));
-    let response = request.send().await.unwrap();
+    let (client, request) = request.build_split();
+    let request = request.unwrap();
+    forbid_in_logs(&request);
+    let response = client.execute(request).await.unwrap();
     Answer {
         status: response.status().as_u16(),
         headers: response.headers().clone(),
         text: response.text().await.unwrap(),
+    }
+}
+
+/// No log may have a request's key or signature, or the texts of its body.
+fn forbid_in_logs(request: &reqwest::Request) {
+    let header = |name: &str| request.headers().get(name)?.to_str().ok();
+    let key = header("Authorization").and_then(|value| value.strip_prefix("Bearer "));
+    let in_query = request
+        .url()
+        .query_pairs()
+        .find(|(name, _)| name == "signature");
+    let in_query = in_query.map(|(_, signature)| signature.into_owned());
+    let secrets = [key, header("CheckSum"), in_query.as_deref()];
+    secrets
+        .into_iter()
+        .flatten()
+        .for_each(log_guard::forbid_secret);
+    if let Some(body) = request.body().and_then(reqwest::Body::as_bytes) {
+        log_guard::forbid_texts(body);
     }
 }
 
@@ -416,6 +450,7 @@ pub fn signed(body: &[u8], secret: &str) -> [(&'static str, String); 4] {
         .as_millis();
     let cur_time = now.to_string();
     let (md5, checksum) = sign(body, secret, &cur_time);
+    log_guard::forbid_texts(body);
     [
         ("AppKey", APP_KEY.to_owned()),
         ("CurTime", cur_time),

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use im_callback::config::Config;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{Answer, READ_KEY, SECRET, config_text, send, signed};
+use super::{Answer, READ_KEY, SECRET, config_text, log_guard, send, signed};
 
 pub struct Process {
     pub address: SocketAddr,
@@ -68,7 +69,9 @@ impl Process {
 
     /// Runs another command with the same configuration.
     pub fn run(&self, arguments: &[&str]) -> std::process::Output {
-        self.command(arguments).output().unwrap()
+        let output = self.command(arguments).output().unwrap();
+        log_guard::check(&String::from_utf8_lossy(&output.stderr));
+        output
     }
 
     /// Starts it and waits until it listens.
@@ -78,6 +81,10 @@ impl Process {
             .append(true)
             .open(self.folder.path().join("log"))
             .unwrap();
+        // Some tests change it.
+        if let Ok(config) = Config::load(Some(&self.config_file()), &[]) {
+            log_guard::forbid_secrets_of(&config);
+        }
         let mut command = self.command(&["serve"]);
         let mut child = command.stderr(log).stdout(Stdio::null()).spawn().unwrap();
         let since = Instant::now();
@@ -192,8 +199,10 @@ impl Drop for Process {
         if self.child.as_mut().is_some_and(|child| !ended(child)) {
             self.kill();
         }
-        if std::thread::panicking() {
-            let log = self.log();
+        let log = self.log();
+        if !std::thread::panicking() {
+            log_guard::check(&log);
+        } else {
             let from = log.len().saturating_sub(4000);
             eprintln!(
                 "the end of the service's log:\n{}",
