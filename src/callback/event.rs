@@ -3,6 +3,7 @@
 //! None of these types is serializable: each boundary (provider, MongoDB, API) has its own types.
 
 use super::columns::Columns;
+use super::derived::Derived;
 use super::ids::{Account, Millis, natural_key};
 
 /// Everything decoded from one callback.
@@ -150,26 +151,6 @@ pub const COMMON_COLUMNS: [&str; 6] = [
     "msgidServer",
     "body",
 ];
-
-/// Derived from a message's columns by the app's rules.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Derived {
-    /// Set if it counts as unread for its receiver until it is read or recalled.
-    pub counts: Option<Counts>,
-    /// The order it belongs to, if the app's `order_id` setting finds one.
-    pub order_id: Option<String>,
-    /// The conversation it belongs to, the same for both directions.
-    pub conversation: Option<String>,
-}
-
-/// How a message counts as unread.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Counts {
-    /// The sender.
-    pub peer: Account,
-    /// When it was sent. A read mark at or after this time makes it read.
-    pub sent_at: Millis,
-}
 
 /// An event other than a message, unchanged.
 #[derive(Debug)]

@@ -11,6 +11,7 @@
 
 pub mod columns;
 mod credentials;
+pub mod derived;
 mod digest_headers;
 pub mod event;
 mod fields;

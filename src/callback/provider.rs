@@ -1,9 +1,12 @@
 //! The closed set of providers. Each verifies, decodes and replies in its own way. The rest of the program uses only
 //! this file, except that `config/apps.rs` and `cli/client.rs` build the providers' settings.
 
+use std::borrow::Cow;
+
 use super::columns::Columns;
+use super::derived::Derived;
 use super::digest_headers::DigestHeaders;
-use super::event::{Class, Decoded, Derived};
+use super::event::{Class, Conversation, Decoded, MessageRef};
 use super::ids::{Account, Millis};
 use super::received::Envelope;
 use super::{Credentials, Head, OrderIdAt, RawCallback, VerifiedCallback};
@@ -70,6 +73,45 @@ impl ProviderName {
             Self::Rongcloud => &["content"],
             Self::Wildfire => &["payload"],
             Self::Yuntongxun => &[],
+        }
+    }
+
+    /// The column with the id that the sending client gave a message, if the provider sends it.
+    pub fn client_id_field(self) -> Option<&'static str> {
+        match self {
+            Self::Netease => Some("msgidClient"),
+            Self::Rongcloud | Self::Wildfire | Self::Yuntongxun => None,
+        }
+    }
+
+    /// The provider's word for what kind of message this is.
+    pub fn message_type(self, columns: &Columns<'_>) -> Option<String> {
+        match self {
+            Self::Netease => columns.text("msgType").map(Cow::into_owned),
+            Self::Rongcloud => columns.text("objectName").map(Cow::into_owned),
+            Self::Wildfire => columns.get("payload")?.scalar_at("/type"),
+            Self::Yuntongxun => None,
+        }
+    }
+
+    /// Finds the records of a message's recall and edits: each has one of these keys
+    /// ([`Record::key`](super::event::Record::key)), or a longer one.
+    pub fn change_keys(self, message: &MessageRef) -> Vec<String> {
+        match self {
+            Self::Netease => netease::change_keys(message),
+            Self::Rongcloud => rongcloud::change_keys(message),
+            Self::Wildfire => wildfire::change_keys(message),
+            Self::Yuntongxun => Vec::new(),
+        }
+    }
+
+    /// Finds the records of a conversation's receipts: after one of these the key goes on with the receipt's time.
+    /// `None` if the provider's keys do not name the conversation.
+    pub fn receipt_keys(self, reader: &Account, of: &Conversation) -> Option<Vec<String>> {
+        match self {
+            Self::Netease => Some(netease::receipt_keys(reader, of)),
+            Self::Wildfire => Some(wildfire::receipt_keys(reader, of)),
+            Self::Rongcloud | Self::Yuntongxun => None,
         }
     }
 
@@ -295,7 +337,7 @@ impl Provider {
             Self::Netease(app) => app.rules.derive(class, columns),
             Self::Rongcloud(app) => app.rules.derive(class, columns),
             Self::Wildfire(app) => app.rules.derive(class, columns),
-            Self::Yuntongxun(_) => Derived::default(),
+            Self::Yuntongxun(_) => Derived::NONE,
         }
     }
 

@@ -152,7 +152,7 @@ fn line(heading: &Heading) -> String {
 }
 
 /// A text with its control characters escaped.
-fn plain(text: &str) -> String {
+pub fn plain(text: &str) -> String {
     let escape = |c: char| -> String {
         if c.is_control() {
             c.escape_default().collect()

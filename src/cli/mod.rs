@@ -13,6 +13,7 @@ mod send;
 mod serve;
 mod sign;
 mod spools;
+mod trace;
 mod unread;
 
 use std::path::PathBuf;
@@ -61,6 +62,8 @@ enum Command {
     Spools(spools::SpoolsArgs),
     /// Lists, shows, retries or drops callbacks that could not be decoded
     DeadLetters(dead_letters::DeadLettersArgs),
+    /// Tells what happened to a message, and why it counts as unread or does not
+    Trace(trace::TraceArgs),
     /// Signs a body as the provider does: prints the headers, or a curl command
     Sign(sign::SignArgs),
     /// Sends files, folders or JSON lines as signed callbacks, and sums up the answers
@@ -104,6 +107,7 @@ pub async fn main() -> ExitCode {
         Command::Backfill(args) => backfill::run(args, load).await,
         Command::Spools(args) => spools::run(args, load).await,
         Command::DeadLetters(args) => dead_letters::run(args, load).await,
+        Command::Trace(args) => trace::run(args, load).await,
         Command::Sign(args) => sign::run(&args, load, config.is_some()),
         Command::Send(args) => send::run(args, load, config.is_some()).await,
         Command::Unread(args) => unread::run(args, load, config.is_some()).await,

@@ -5,9 +5,12 @@ use actix_web::http::header::AUTHORIZATION;
 
 use super::Service;
 use super::client_address::client_address;
-use super::error::Problem;
+use super::error::{Code, Problem};
+use super::request::note_app;
 use crate::auth::{AuthError, Key, Keys, Scope};
 use crate::callback::ids::AppName;
+use crate::ingest::App;
+use crate::live::ReloadableConfig;
 
 /// Who asks: a key that has the scope of the route.
 pub struct Caller<'r> {
@@ -22,14 +25,40 @@ impl Caller<'_> {
         self.key.name()
     }
 
-    /// The request that the key came with.
-    pub fn request(&self) -> &HttpRequest {
-        self.request
-    }
-
     /// The apps that the key is limited to; `None` if it is not.
     pub fn apps(&self) -> Option<&[AppName]> {
         self.key.apps()
+    }
+
+    /// The app that is asked about, also noted for the access log. A key that is limited to one app need not name
+    /// it.
+    ///
+    /// # Errors
+    /// A [`Problem`] if it is not named, unknown, or not the key's.
+    pub fn app<'c>(
+        &self,
+        current: &'c ReloadableConfig,
+        asked: Option<&str>,
+    ) -> Result<&'c App, Problem> {
+        let app = match (asked, self.apps(), current.apps.as_slice()) {
+            (None, None, [only]) => Some(only),
+            (Some(name), ..) => {
+                self.check_app(name)?;
+                current.app(name)
+            }
+            (None, Some([only]), _) => current.app(only.as_str()),
+            (None, apps, _) => {
+                let detail = match apps {
+                    None => "several apps are configured; name one",
+                    Some(_) => "the key is for several apps; name one",
+                };
+                return Err(Problem::at(Code::MissingField, "app", detail));
+            }
+        };
+        let unknown = "no app of this name is configured";
+        let app = app.ok_or_else(|| Problem::at(Code::UnknownApp, "app", unknown))?;
+        note_app(self.request, &app.name);
+        Ok(app)
     }
 
     /// Checks that the key may ask about this app, which need not exist.

@@ -94,6 +94,8 @@ codes! {
     UnknownApp = "unknown_app", NOT_FOUND, "The app is not known";
     /// No dead letter has this id.
     UnknownDeadLetter = "unknown_dead_letter", NOT_FOUND, "The dead letter does not exist";
+    /// No message is stored that is asked for.
+    UnknownMessage = "unknown_message", NOT_FOUND, "The message is not stored";
     /// The route exists for other methods.
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "The method is not allowed here";
     /// The body takes too long.

@@ -17,6 +17,7 @@ pub mod rejections;
 mod request;
 pub mod route;
 pub mod server;
+pub(crate) mod trace;
 mod unread;
 mod unread_query;
 
@@ -91,6 +92,12 @@ pub fn routes(service: &web::Data<Service>, config: &mut ServiceConfig) {
         web::resource(Route::DeadLetterRetry.pattern())
             .route(web::post().to(dead_letters::retry))
             .default_service(only("POST")),
+    );
+    config.service(
+        web::resource(Route::Trace.pattern())
+            .route(web::get().to(trace::show))
+            .route(web::head().to(trace::show))
+            .default_service(only("GET, HEAD")),
     );
     config.service(
         web::resource(Route::Livez.pattern())

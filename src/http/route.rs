@@ -50,6 +50,8 @@ routes! {
     DeadLetter = "dead_letter", "/v1/dead-letters/{app}/{digest}";
     /// The retry of a dead letter.
     DeadLetterRetry = "dead_letter_retry", "/v1/dead-letters/{app}/{digest}/retry";
+    /// What happened to a message.
+    Trace = "trace", "/v1/trace";
     /// Metrics.
     Metrics = "metrics", "/metrics";
     /// Whether the process runs.

@@ -10,7 +10,6 @@ use super::Service;
 use super::auth::{Caller, authorize};
 use super::body::body;
 use super::error::{Code, Problem};
-use super::request::note_app;
 use super::unread_query::UnreadQuery;
 use crate::auth::Scope;
 use crate::callback::ids::Account;
@@ -69,8 +68,7 @@ async fn answer(
     caller: &Caller<'_>,
     asked: &UnreadQuery,
 ) -> Result<HttpResponse, Problem> {
-    let app = app(current, caller, asked.app.as_deref())?;
-    note_app(caller.request(), &app.name);
+    let app = caller.app(current, asked.app.as_deref())?;
     check(asked, &service.limits)?;
     if asked.orders.is_some() && app.provider.order_id().is_none() {
         return Err(no_orders(app));
@@ -152,32 +150,6 @@ async fn count<'a>(
     Ok(Some((found.values().sum(), counts)))
 }
 
-/// The app that is asked about. A key that is limited to one app need not name it.
-fn app<'c>(
-    current: &'c ReloadableConfig,
-    caller: &Caller<'_>,
-    asked: Option<&str>,
-) -> Result<&'c App, Problem> {
-    let limited_to = match caller.apps() {
-        Some([only]) => Some(only.as_str()),
-        _ => None,
-    };
-    let Some(name) = asked.or(limited_to) else {
-        let detail = match (caller.apps(), current.apps.as_slice()) {
-            (None, [only]) => return Ok(only),
-            (None, _) => "several apps are configured; name one",
-            (Some(_), _) => "the key is for several apps; name one",
-        };
-        return Err(Problem::at(Code::MissingField, "app", detail));
-    };
-    caller.check_app(name)?;
-    let unknown = "no app of this name is configured";
-    match current.app(name) {
-        Some(app) => Ok(app),
-        None => Err(Problem::at(Code::UnknownApp, "app", unknown)),
-    }
-}
-
 /// Zeros would say that there is nothing to read.
 fn no_orders(app: &App) -> Problem {
     let provider = app.provider.name();
@@ -215,7 +187,8 @@ fn check(asked: &UnreadQuery, limits: &Http) -> Result<(), Problem> {
     Ok(())
 }
 
-fn check_id(path: &str, id: &str, limits: &Http) -> Result<(), Problem> {
+/// Checks an id's length.
+pub fn check_id(path: &str, id: &str, limits: &Http) -> Result<(), Problem> {
     if id.is_empty() {
         return Err(Problem::at(
             Code::EmptyId,

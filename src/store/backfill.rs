@@ -31,7 +31,8 @@ use super::write::WriteCommand;
 use super::{Store, collection};
 use crate::callback::ProviderName;
 use crate::callback::columns::{Columns, Value};
-use crate::callback::event::{Class, Derived, MessageRef};
+use crate::callback::derived::Derived;
+use crate::callback::event::{Class, MessageRef};
 use crate::callback::ids::AppName;
 
 /// How many messages are read and written at once.
@@ -191,7 +192,7 @@ fn statement(
     report.conversations += differs("conversation", conversation);
     report.orders += differs("orderId", order_id);
     let has_state = message.get("state").ok().flatten().is_some();
-    match (counts.is_some(), has_state) {
+    match (counts.is_ok(), has_state) {
         (true, false) => {
             report.count_now += 1;
             let unread = doc! { "$cond": [is_there("$recall"), 1, 0] };
@@ -216,7 +217,7 @@ fn statement(
 }
 
 /// The columns of a stored message, as they were received: for an edited one, with the text before the edits.
-fn columns(message: &RawDocument) -> Columns<'_> {
+pub(super) fn columns(message: &RawDocument) -> Columns<'_> {
     let mut columns = Columns::default();
     let original = message.get("originalBody").ok().flatten();
     for element in message {

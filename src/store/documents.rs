@@ -205,7 +205,7 @@ fn message_write(origin: &Origin, message: &Message<'_>) -> MessageWrite {
     for (name, value) in message.extra.iter() {
         bson::with_value(value, &mut |it| bson::append(&mut extra, name, it));
     }
-    if derived.counts.is_some() {
+    if derived.counts.is_ok() {
         document.append(cstr!("state"), 0);
     }
     if let Some(order_id) = &derived.order_id {
@@ -221,7 +221,7 @@ fn message_write(origin: &Origin, message: &Message<'_>) -> MessageWrite {
     if !extra.is_empty() {
         document.append(cstr!("extra"), &extra);
     }
-    let counts = derived.counts.as_ref().map(|counts| {
+    let counts = derived.counts.as_ref().ok().map(|counts| {
         let pair = Pair {
             app: key.app.clone(),
             reader: key.to.clone(),

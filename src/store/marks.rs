@@ -37,6 +37,12 @@ impl Marks {
     }
 }
 
+/// Whether a read mark, if there is one, makes a message of this time read. The one place that compares the two, except
+/// for MongoDB's own comparisons.
+pub fn covers(mark: Option<i64>, sent_at: i64) -> bool {
+    mark.is_some_and(|read_up_to| sent_at <= read_up_to)
+}
+
 /// The documents of some batches; `None` for an unreadable one.
 pub fn documents(batches: &[RawBatch]) -> impl Iterator<Item = Option<&RawDocument>> {
     let of_batch = |batch| RawBatch::doc_slices(batch).into_iter().flatten();

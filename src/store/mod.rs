@@ -7,6 +7,7 @@
 //! - [`projection`] updates `state` from the read marks in the background; [`reconcile`] checks all that is stored.
 //! - [`backfill`] derives anew what follows from stored messages when an app's rules change.
 //! - [`spools`] shares between instances whether their spools are empty.
+//! - [`trace`] says what happened to one message, and why it counts or does not.
 //! - [`indexes`] creates the indexes; [`error`] says whether MongoDB or a document is at fault.
 
 pub mod backfill;
@@ -22,6 +23,7 @@ pub mod projection;
 pub mod reconcile;
 pub mod spools;
 mod statements;
+pub mod trace;
 mod unread;
 mod write;
 

@@ -14,6 +14,7 @@ mod log_guard;
 mod operate;
 mod serve;
 mod support;
+mod trace;
 
 use crate::support::{Bench, succeeded, text};
 
@@ -28,6 +29,7 @@ fn help_names_every_command() {
         "reconcile",
         "spools",
         "dead-letters",
+        "trace",
         "sign",
         "send",
         "unread",

@@ -136,6 +136,7 @@ fn steps_of(decoded: Decoded<'_>) -> Vec<Step> {
                 counts: message
                     .derived
                     .counts
+                    .ok()
                     .map(|c| (pair(&c.peer), c.sent_at.get())),
             })
         }

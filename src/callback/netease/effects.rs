@@ -7,12 +7,13 @@ use super::parts::{lower, message_ref, record};
 use super::wire::{self, Kind};
 use crate::callback::columns::{Columns, Value};
 use crate::callback::event::{
-    Class, Conversation, Edit, Effect, Event, EventType, Presence, ReadMark, Reason, Recall,
+    Class, Conversation, Edit, Effect, Event, EventType, MessageRef, Presence, ReadMark, Reason,
+    Recall,
 };
 use crate::callback::fields::{
     Result, millis, optional, optional_millis, read_up_to, required, undecodable,
 };
-use crate::callback::ids::{Millis, natural_key};
+use crate::callback::ids::{Account, Millis, natural_key};
 use crate::callback::json::{Fields, scalar};
 
 /// The other fields of a recall or an edit, which are stored with the message.
@@ -159,4 +160,29 @@ pub fn conversation_read<'a>(
     ]);
     let effect = Effect::Read(ReadMark { reader, of, up_to });
     Ok(Event::Record(record(kind, event_type, key, fields, effect)))
+}
+
+/// The records of a message's recall and edits: each has one of these keys, or a longer one.
+pub fn change_keys(message: &MessageRef) -> Vec<String> {
+    let (recall, edit) = match message.class {
+        Class::P2p => ("7", "89"),
+        Class::Team => ("8", "90"),
+        Class::SuperTeam => ("25", "91"),
+        Class::CustomPerson | Class::CustomTeam => return Vec::new(),
+    };
+    [recall, edit]
+        .map(|event_type| natural_key([event_type, &message.id]))
+        .into()
+}
+
+/// The records of a conversation's receipts: after one of these the key goes on with the receipt's time.
+pub fn receipt_keys(reader: &Account, of: &Conversation) -> Vec<String> {
+    let reader = reader.as_str();
+    match of {
+        Conversation::Peer(peer) => vec![
+            natural_key(["30", reader, peer.as_str()]),
+            natural_key(["85", reader, "peer", peer.as_str()]),
+        ],
+        Conversation::Team(team) => vec![natural_key(["85", reader, "team", team])],
+    }
 }

@@ -17,6 +17,7 @@ use super::ids::Account;
 use super::{Credentials, Reply};
 
 pub use decode::decode;
+pub use effects::{change_keys, receipt_keys};
 pub use rules::NeteaseRules;
 
 /// An app at the provider.

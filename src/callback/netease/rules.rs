@@ -2,7 +2,8 @@
 
 use crate::callback::OrderIdAt;
 use crate::callback::columns::Columns;
-use crate::callback::event::{Class, Counts, Derived};
+use crate::callback::derived::{Counts, Derived, NotCounted};
+use crate::callback::event::Class;
 use crate::callback::ids::{Account, Millis};
 
 /// An app's settings for decoding.
@@ -22,7 +23,8 @@ impl NeteaseRules {
         Derived {
             counts: match class {
                 Class::P2p => self.counts(columns),
-                Class::Team | Class::SuperTeam | Class::CustomPerson | Class::CustomTeam => None,
+                Class::Team | Class::SuperTeam => Err(NotCounted::Team),
+                Class::CustomPerson | Class::CustomTeam => Err(NotCounted::SystemNotice),
             },
             order_id: self.order_id.as_ref().and_then(|at| at.find(columns)),
             conversation: class.conversation(from.as_deref(), &to),
@@ -31,22 +33,30 @@ impl NeteaseRules {
 
     /// Counts a message to another person as unread, unless the provider blocks it or an app shows it as a notice
     /// only.
-    fn counts(&self, columns: &Columns<'_>) -> Option<Counts> {
+    fn counts(&self, columns: &Columns<'_>) -> Result<Counts, NotCounted> {
         let flag = |name| {
             let flag = columns.text(name);
             flag.is_some_and(|v| v == "1" || v.eq_ignore_ascii_case("true"))
         };
-        let peer = columns.text("fromAccount")?;
-        let sent_at = Millis::new(columns.int("msgTimestamp")?)?;
+        let peer = columns.text("fromAccount");
+        let sent_at = columns.int("msgTimestamp").and_then(Millis::new);
+        let (Some(peer), Some(sent_at), Some(to)) = (peer, sent_at, columns.text("to")) else {
+            return Err(NotCounted::Incomplete);
+        };
         let msg_type = columns.text("msgType").unwrap_or_default();
-        let counts = columns.text("to")? != peer
-            && !msg_type.eq_ignore_ascii_case("NOTIFICATION")
-            && (self.count_tips || !msg_type.eq_ignore_ascii_case("TIPS"))
-            && !flag("blacklist")
-            && !flag("antispam");
-        counts.then(|| Counts {
-            peer: Account::new(peer),
-            sent_at,
-        })
+        if to == peer {
+            Err(NotCounted::ToSelf)
+        } else if msg_type.eq_ignore_ascii_case("NOTIFICATION") {
+            Err(NotCounted::Notification)
+        } else if !self.count_tips && msg_type.eq_ignore_ascii_case("TIPS") {
+            Err(NotCounted::Tips)
+        } else if flag("blacklist") || flag("antispam") {
+            Err(NotCounted::HeldBack)
+        } else {
+            Ok(Counts {
+                peer: Account::new(peer),
+                sent_at,
+            })
+        }
     }
 }

@@ -16,6 +16,7 @@ use std::time::Duration;
 use super::{Credentials, Reply};
 
 pub use decode::decode;
+pub use operation::change_keys;
 pub use rules::{RongcloudRules, Weight};
 
 /// An app at the provider.

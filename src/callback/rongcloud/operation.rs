@@ -91,3 +91,10 @@ fn rest<'a>(fields: &Fields<'a>) -> Columns<'a> {
     }
     Columns::of(rest, of_recall)
 }
+
+/// The records of a message's recall: each has this key, or a longer one. A recall that comes as a command (`RC:RcCmd`)
+/// has its own id in its key instead.
+pub fn change_keys(message: &MessageRef) -> Vec<String> {
+    let (class, to, id) = (message.class.as_str(), &message.to, &message.id);
+    vec![natural_key(["operation", "1", class, to, id])]
+}

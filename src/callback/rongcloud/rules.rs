@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use super::types;
 use crate::callback::OrderIdAt;
 use crate::callback::columns::Columns;
-use crate::callback::event::{Class, Counts, Derived};
+use crate::callback::derived::{Counts, Derived, NotCounted};
+use crate::callback::event::Class;
 use crate::callback::ids::{Account, Millis, natural_key};
 
 /// How messages of a type are handled. Callbacks do not contain it.
@@ -50,7 +51,8 @@ impl RongcloudRules {
         Derived {
             counts: match class {
                 Class::P2p => self.counts(columns),
-                Class::Team | Class::SuperTeam | Class::CustomPerson | Class::CustomTeam => None,
+                Class::Team | Class::SuperTeam => Err(NotCounted::Team),
+                Class::CustomPerson | Class::CustomTeam => Err(NotCounted::SystemNotice),
             },
             order_id: self.order_id.as_ref().and_then(|at| at.find(columns)),
             conversation: conversation.map(|group| match &channel {
@@ -62,17 +64,29 @@ impl RongcloudRules {
 
     /// Counts a message to another person as unread if its type counts and it is delivered. A message with a
     /// blocked word (`sensitiveType` 1) is not delivered; one with replaced words (2) is.
-    fn counts(&self, columns: &Columns<'_>) -> Option<Counts> {
-        let peer = columns.text("fromAccount")?;
-        let sent_at = Millis::new(columns.text("msgTimestamp")?.trim().parse().ok()?)?;
-        let counts = columns.text("to")? != peer
-            && self.weight(&columns.text("objectName")?) == Weight::Counted
-            && columns
-                .text("sensitiveType")
-                .is_none_or(|t| t.trim() != "1");
-        counts.then(|| Counts {
-            peer: Account::new(peer),
+    fn counts(&self, columns: &Columns<'_>) -> Result<Counts, NotCounted> {
+        let time = columns.text("msgTimestamp");
+        let sent_at = time.and_then(|time| Millis::new(time.trim().parse().ok()?));
+        let (Some(peer), Some(sent_at), Some(to), Some(object_name)) = (
+            columns.text("fromAccount"),
             sent_at,
-        })
+            columns.text("to"),
+            columns.text("objectName"),
+        ) else {
+            return Err(NotCounted::Incomplete);
+        };
+        let sensitive = columns.text("sensitiveType");
+        if to == peer {
+            Err(NotCounted::ToSelf)
+        } else if self.weight(&object_name) != Weight::Counted {
+            Err(NotCounted::Type)
+        } else if sensitive.is_some_and(|t| t.trim() == "1") {
+            Err(NotCounted::HeldBack)
+        } else {
+            Ok(Counts {
+                peer: Account::new(peer),
+                sent_at,
+            })
+        }
     }
 }

@@ -327,3 +327,22 @@ fn message_id(fields: &Fields<'_>) -> Result<String> {
         )),
     }
 }
+
+/// The records of a message's recall: each has this key, or a longer one.
+pub fn change_keys(message: &MessageRef) -> Vec<String> {
+    vec![natural_key([wire::RECALL, &message.id])]
+}
+
+/// The records of a conversation's receipts: after this the key goes on with the receipt's time.
+pub fn receipt_keys(reader: &Account, of: &Conversation) -> Vec<String> {
+    let (class, target) = match of {
+        Conversation::Peer(peer) => (Class::P2p, peer.as_str()),
+        Conversation::Team(team) => (Class::Team, &**team),
+    };
+    vec![natural_key([
+        wire::READ,
+        reader.as_str(),
+        class.as_str(),
+        target,
+    ])]
+}

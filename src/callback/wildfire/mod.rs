@@ -14,7 +14,7 @@ pub mod wire;
 
 use super::{Credentials, Reply};
 
-pub use decode::decode;
+pub use decode::{change_keys, decode, receipt_keys};
 pub use rules::WildfireRules;
 
 /// An app at the provider.

@@ -3,7 +3,8 @@
 use super::wire::{self, Persist};
 use crate::callback::OrderIdAt;
 use crate::callback::columns::Columns;
-use crate::callback::event::{Class, Counts, Derived};
+use crate::callback::derived::{Counts, Derived, NotCounted};
+use crate::callback::event::Class;
 use crate::callback::ids::{Account, Millis};
 
 /// An app's settings for decoding.
@@ -27,11 +28,9 @@ impl WildfireRules {
         Derived {
             counts: match class {
                 Class::P2p if line == Some(self.line) => counts(columns),
-                Class::P2p
-                | Class::Team
-                | Class::SuperTeam
-                | Class::CustomPerson
-                | Class::CustomTeam => None,
+                Class::P2p => Err(NotCounted::OtherLine),
+                Class::Team | Class::SuperTeam => Err(NotCounted::Team),
+                Class::CustomPerson | Class::CustomTeam => Err(NotCounted::SystemNotice),
             },
             order_id: self.order_id.as_ref().and_then(|at| at.find(columns)),
             conversation: conversation.zip(line).map(|(both, line)| match line {
@@ -44,13 +43,28 @@ impl WildfireRules {
 
 /// Counts a private message to another person as unread if the sending client says that it counts. It does not
 /// matter whether the receiver is online or has muted the conversation (spec, section 1.4).
-fn counts(columns: &Columns<'_>) -> Option<Counts> {
-    let peer = columns.text("fromAccount")?;
-    let sent_at = Millis::new(columns.text("msgTimestamp")?.parse().ok()?)?;
-    let flag = columns.get("payload")?.scalar_at("/persistFlag")?;
-    let counts = columns.text("to")? != peer && Persist::parse(&flag)?.counts();
-    counts.then(|| Counts {
-        peer: Account::new(peer),
+fn counts(columns: &Columns<'_>) -> Result<Counts, NotCounted> {
+    let time = columns.text("msgTimestamp");
+    let sent_at = time.and_then(|time| Millis::new(time.parse().ok()?));
+    let flag = columns.get("payload");
+    let flag = flag.and_then(|payload| payload.scalar_at("/persistFlag"));
+    let flag = flag.and_then(|flag| Persist::parse(&flag));
+    let (Some(peer), Some(sent_at), Some(to), Some(persist)) = (
+        columns.text("fromAccount"),
         sent_at,
-    })
+        columns.text("to"),
+        flag,
+    ) else {
+        return Err(NotCounted::Incomplete);
+    };
+    if to == peer {
+        Err(NotCounted::ToSelf)
+    } else if !persist.counts() {
+        Err(NotCounted::SenderSays)
+    } else {
+        Ok(Counts {
+            peer: Account::new(peer),
+            sent_at,
+        })
+    }
 }

@@ -49,7 +49,7 @@ fn counted(line: i64, body: &str) -> Option<(String, String, i64)> {
     decoded(line, "message", body, |decoded| match &decoded.events[..] {
         [Event::Message(message)] => {
             assert_eq!(decoded.undecodable, None);
-            let counts = message.derived.counts.as_ref()?;
+            let counts = message.derived.counts.as_ref().ok()?;
             let peer = counts.peer.to_string();
             Some((message.message.to.clone(), peer, counts.sent_at.get()))
         }

@@ -3,6 +3,7 @@
 use mongodb::bson::{DateTime, Document, RawDocumentBuf, doc};
 
 use crate::store::bson::raw;
+use crate::store::marks::covers;
 use crate::store::place::{MessageKey, Pair};
 use crate::store::statements::{derive, is_there};
 
@@ -69,7 +70,7 @@ impl Seen {
     pub fn judge(self, mark: Option<i64>) -> Option<Finding> {
         let truth = match mark {
             _ if self.recalled => Truth::Recalled,
-            Some(mark) if self.sent_at <= mark => Truth::Read(mark),
+            Some(read_up_to) if covers(mark, self.sent_at) => Truth::Read(read_up_to),
             _ => Truth::Unread,
         };
         let is_right = (self.state == 0) == matches!(truth, Truth::Unread);

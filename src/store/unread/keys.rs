@@ -8,7 +8,7 @@ use mongodb::raw_batch_cursor::RawBatch;
 
 use super::UnreadBy;
 use crate::callback::ids::AppName;
-use crate::store::marks::{MOST_PAIRS, Marks, documents, number};
+use crate::store::marks::{MOST_PAIRS, Marks, covers, documents, number};
 use crate::store::{Store, StoreError, collection};
 
 /// Index keys of unread messages, in the order of the index.
@@ -105,8 +105,9 @@ pub fn count<'k>(
         let IndexKey {
             reader, id, peer, ..
         } = of_pair[0];
-        let mark = marks.get(&(reader, peer)).copied().unwrap_or(i64::MIN);
-        let unread = of_pair.iter().filter(|key| key.sent_at > mark).count();
+        let mark = marks.get(&(reader, peer)).copied();
+        let is_unread = |key: &&IndexKey<'_>| !covers(mark, key.sent_at);
+        let unread = of_pair.iter().filter(is_unread).count();
         *counts.entry((reader, id)).or_default() += unread as u64;
     }
     Ok(counts)

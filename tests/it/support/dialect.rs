@@ -109,7 +109,8 @@ impl Dialect {
         }
     }
 
-    fn provider(self) -> Provider {
+    /// The provider with the tests' settings, without a service around it.
+    pub fn provider(self) -> Provider {
         let credentials = |secret: &str| Credentials {
             app_key: APP_KEY.to_owned(),
             secrets: vec![secret.into()],
