@@ -24,3 +24,4 @@ pub mod spool;
 pub mod store;
 pub mod telemetry;
 pub mod throttle;
+pub mod words;

@@ -2,6 +2,8 @@
 
 use mongodb::error::{Error, ErrorKind, WriteFailure};
 
+use crate::words::without_os_codes;
+
 /// A failed command.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
@@ -129,9 +131,31 @@ impl From<Error> for StoreError {
             ErrorKind::Write(_) | ErrorKind::InsertMany(_) | ErrorKind::BulkWrite(_) => {
                 Self::Unavailable("a write failed".to_owned())
             }
-            // Not the whole error: its text has the server's response in it.
-            kind => Self::Unavailable(kind.to_string()),
+            ErrorKind::ServerSelection { message, .. } => Self::Unavailable(servers(message)),
+            // Not the whole error: its text has labels, in any order, and the server's response in it.
+            kind => Self::Unavailable(without_os_codes(&kind.to_string())),
         }
+    }
+}
+
+/// Which servers the driver tried, and what it knows of each, from its long account of all that it knows.
+fn servers(message: &str) -> String {
+    let servers = message.split("Address: ").skip(1).filter_map(|server| {
+        let (address, rest) = server.split_once(", Type: ")?;
+        let known = match rest.split_once("Error: Kind: ") {
+            Some((_, error)) => error.split(", labels: ").next()?,
+            None => rest.split([',', ' ']).next()?,
+        };
+        let known = known.strip_prefix("I/O error: ").unwrap_or(known);
+        Some(format!("{address} ({known})"))
+    });
+    let servers: Vec<_> = servers.collect();
+    match servers.is_empty() {
+        true => "no server can be selected".to_owned(),
+        false => without_os_codes(&format!(
+            "no server can be selected of {}",
+            servers.join(", ")
+        )),
     }
 }
 
@@ -147,5 +171,19 @@ mod tests {
             told,
             "MongoDB is not available: I/O error: connection refused"
         );
+    }
+
+    #[test]
+    fn servers_are_told_without_the_drivers_own_terms() {
+        let refused = "Server selection timeout: No available servers. Topology: { Type: ReplicaSetNoPrimary, \
+                       Set Name: rs0, Servers: [ { Address: a:27017, Type: Unknown, Error: Kind: I/O error: \
+                       Connection refused (os error 111), labels: {\"RetryableError\"}, source: None, server \
+                       response: None }, { Address: b:27018, Type: RsSecondary, Average RTT: 1ms } ] }";
+        assert_eq!(
+            servers(refused),
+            "no server can be selected of a:27017 (Connection refused), b:27018 (RsSecondary)"
+        );
+        let none = "Server selection timeout: No available servers. Topology: { Type: Unknown, Servers: [] }";
+        assert_eq!(servers(none), "no server can be selected");
     }
 }
