@@ -6,8 +6,10 @@
 
 mod apps;
 mod error;
+mod hints;
 mod keys;
 mod layers;
+mod mongodb_uri;
 mod raw;
 mod validate;
 
@@ -15,7 +17,6 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use figment::Figment;
 use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
@@ -30,7 +31,7 @@ use crate::store::reconcile::ReconcileSettings;
 
 pub use error::{ConfigError, ConfigProblem};
 pub use raw::LogFormat;
-use validate::Validation;
+use validate::{Secrets, Validation};
 
 /// The prefix of environment variables that set configuration keys.
 pub const ENV_PREFIX: &str = "IM_CALLBACK__";
@@ -122,16 +123,40 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] with every problem found.
     pub fn load(file: Option<&Path>, flags: &[(&str, String)]) -> Result<Self, ConfigError> {
-        let mut layers = Figment::from(layers::defaults(DEFAULTS)?);
-        if let Some(path) = file {
-            layers = layers.merge(layers::file(path)?);
-        }
-        layers = layers.merge(layers::environment());
-        for (key, value) in flags {
-            layers = layers.merge(layers::flag(key, value));
-        }
-        let raw: raw::RawConfig = layers.extract().map_err(ConfigError::from_figment)?;
-        Validation::new(&layers).config(raw)
+        let (config, _) = Self::read(file, flags, Secrets::Read)?;
+        Ok(config)
+    }
+
+    /// Checks all but the secrets in files and variables, which may be on another machine. Also gives the keys of
+    /// these secrets; the configuration has stand-ins for them.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with every problem found.
+    pub fn load_without_secrets(file: Option<&Path>) -> Result<(Self, Vec<String>), ConfigError> {
+        Self::read(file, &[], Secrets::Elsewhere)
+    }
+
+    /// The address to listen on, whatever the rest of the configuration is like.
+    ///
+    /// # Errors
+    /// When a layer cannot be read, or the address is none.
+    pub fn listen(file: Option<&Path>) -> Result<SocketAddr, ConfigError> {
+        let layers = layers::all(file, &[])?;
+        let listen = layers.extract_inner::<raw::Listen>("http.listen");
+        let listen = listen.map_err(|e| ConfigError::from_figment(e, &layers))?;
+        Ok(listen.0)
+    }
+
+    fn read(
+        file: Option<&Path>,
+        flags: &[(&str, String)],
+        secrets: Secrets,
+    ) -> Result<(Self, Vec<String>), ConfigError> {
+        let layers = layers::all(file, flags)?;
+        let raw: raw::RawConfig = layers
+            .extract()
+            .map_err(|e| ConfigError::from_figment(e, &layers))?;
+        Validation::new(&layers, secrets).config(raw)
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use jiff::SignedDuration;
 use secrecy::SecretString;
-use serde::de::{Error as _, SeqAccess, Visitor};
+use serde::de::{Error as _, SeqAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use crate::auth::Scope;
@@ -37,15 +37,15 @@ pub struct RawConfig {
 #[serde(deny_unknown_fields)]
 pub struct RawHttp {
     pub listen: Listen,
-    pub max_body: ByteSize,
+    pub max_body: Size,
     pub max_ids: u64,
     pub max_id_length: u64,
     pub max_connections: u64,
     pub header_timeout: Time,
     pub keep_alive: Time,
     pub body_timeout: Time,
-    pub min_body_rate: ByteSize,
-    pub bytes_reading: ByteSize,
+    pub min_body_rate: Size,
+    pub bytes_reading: Size,
     pub trusted_proxies: Vec<String>,
     pub open_metrics: bool,
     pub shutdown_timeout: Time,
@@ -66,9 +66,9 @@ pub struct Mongodb {
 pub struct Ingest {
     pub commits_in_flight: u64,
     pub batch_callbacks: u64,
-    pub batch_bytes: ByteSize,
+    pub batch_bytes: Size,
     pub callbacks_in_flight: u64,
-    pub bytes_in_flight: ByteSize,
+    pub bytes_in_flight: Size,
     pub linger: Time,
 }
 
@@ -109,7 +109,7 @@ pub struct Reconcile {
 #[serde(deny_unknown_fields)]
 pub struct RawSpool {
     pub path: PathBuf,
-    pub max_bytes: ByteSize,
+    pub max_bytes: Size,
 }
 
 #[derive(Deserialize)]
@@ -177,7 +177,7 @@ pub struct RawKey {
 #[derive(Deserialize)]
 #[serde(
     untagged,
-    expecting = "expected a secret: a text, { file = \"…\" } or { env = \"…\" }"
+    expecting = "is no secret; write a text, { file = \"…\" } or { env = \"…\" }"
 )]
 pub enum Secret {
     Value(SecretString),
@@ -241,29 +241,69 @@ where
     list(deserializer).map(Some)
 }
 
+/// A number of bytes, such as `1MiB`.
+#[derive(Clone, Copy)]
+pub struct Size(pub u64);
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Bytes;
+        impl Visitor<'_> for Bytes {
+            type Value = Size;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a size")
+            }
+            fn visit_u64<E: serde::de::Error>(self, bytes: u64) -> Result<Size, E> {
+                Ok(Size(bytes))
+            }
+            fn visit_i64<E: serde::de::Error>(self, bytes: i64) -> Result<Size, E> {
+                let size = u64::try_from(bytes).map(Size);
+                size.map_err(|_| E::invalid_value(Unexpected::Signed(bytes), &self))
+            }
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Size, E> {
+                let size = text.parse::<ByteSize>();
+                size.map(|size| Size(size.as_u64()))
+                    .map_err(|_| E::invalid_value(Unexpected::Str(text), &self))
+            }
+        }
+        deserializer.deserialize_any(Bytes)
+    }
+}
+
 /// A length of time above zero, such as `30s`.
 #[derive(Clone, Copy)]
 pub struct Time(pub Duration);
 
 impl<'de> Deserialize<'de> for Time {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        // A configured day has 24 hours; jiff refuses days where it would have to guess that.
-        let whole_days = text
-            .trim()
-            .strip_suffix('d')
-            .and_then(|n| n.trim().parse::<i64>().ok());
-        let time = match whole_days {
-            Some(days) => days
-                .checked_mul(24)
-                .and_then(SignedDuration::try_from_hours),
-            None => text.parse::<SignedDuration>().ok(),
-        };
-        time.and_then(|t| Duration::try_from(t).ok())
-            .filter(|t| !t.is_zero())
-            .map(Self)
-            .ok_or_else(|| {
-                D::Error::custom("expected a length of time above zero, such as 30s, 5m or 365d")
-            })
+        struct Length;
+        impl Visitor<'_> for Length {
+            type Value = Time;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a length of time above zero")
+            }
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Time, E> {
+                length_of_time(text)
+                    .filter(|time| !time.is_zero())
+                    .map(Time)
+                    .ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
+            }
+        }
+        deserializer.deserialize_str(Length)
     }
+}
+
+/// Reads `30s`, `1h30m` or `365d`. A configured day has 24 hours; jiff refuses days where it would have to guess that.
+fn length_of_time(text: &str) -> Option<Duration> {
+    let whole_days = text
+        .trim()
+        .strip_suffix('d')
+        .and_then(|n| n.trim().parse::<i64>().ok());
+    let time = match whole_days {
+        Some(days) => days
+            .checked_mul(24)
+            .and_then(SignedDuration::try_from_hours),
+        None => text.parse::<SignedDuration>().ok(),
+    };
+    Duration::try_from(time?).ok()
 }

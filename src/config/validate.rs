@@ -1,14 +1,16 @@
 //! Turns the raw configuration into [`Config`]. Checks what the type of a single value cannot express, and goes on
 //! after a problem, so that all problems are reported at once. Apps are in `apps`, query keys in `keys`.
 
+use std::env::VarError;
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use figment::Figment;
 use ipnet::IpNet;
-use mongodb::options::ConnectionString;
 use secrecy::{ExposeSecret, SecretString};
 
+use super::mongodb_uri;
 use super::raw;
 use super::{Config, ConfigError, ConfigProblem, Http, Log};
 use crate::ingest::group;
@@ -16,20 +18,34 @@ use crate::spool::{self, SpoolSettings};
 use crate::store::StoreSettings;
 use crate::store::indexes::Retention;
 use crate::store::reconcile::ReconcileSettings;
+use crate::words::without_os_codes;
 
 const MIB: u64 = 1024 * 1024;
+
+/// Whether secrets are read from their files and variables.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Secrets {
+    Read,
+    /// They are on another machine. Each has a stand-in that no check refuses.
+    Elsewhere,
+}
 
 /// Collects problems on the way.
 pub(super) struct Validation<'l> {
     layers: &'l Figment,
+    secrets: Secrets,
     problems: Vec<ConfigProblem>,
+    /// The keys of secrets that were not read.
+    unread: Vec<String>,
 }
 
 impl<'l> Validation<'l> {
-    pub(super) fn new(layers: &'l Figment) -> Self {
+    pub(super) fn new(layers: &'l Figment, secrets: Secrets) -> Self {
         Self {
             layers,
+            secrets,
             problems: Vec::new(),
+            unread: Vec::new(),
         }
     }
 
@@ -38,7 +54,11 @@ impl<'l> Validation<'l> {
             .push(ConfigProblem::new(self.layers, key, message.into()));
     }
 
-    pub(super) fn config(mut self, raw: raw::RawConfig) -> Result<Config, ConfigError> {
+    /// The configuration, and the keys of the secrets that were not read.
+    pub(super) fn config(
+        mut self,
+        raw: raw::RawConfig,
+    ) -> Result<(Config, Vec<String>), ConfigError> {
         let raw::RawConfig {
             http,
             mongodb,
@@ -81,20 +101,16 @@ impl<'l> Validation<'l> {
                     "ingest.batch_callbacks",
                     ingest.batch_callbacks,
                 ),
-                batch_bytes: self.up_to(
-                    64 * MIB,
-                    "ingest.batch_bytes",
-                    ingest.batch_bytes.as_u64(),
-                ),
+                batch_bytes: self.up_to_bytes(64 * MIB, "ingest.batch_bytes", ingest.batch_bytes),
                 callbacks_in_flight: self.up_to(
                     1_000_000,
                     "ingest.callbacks_in_flight",
                     ingest.callbacks_in_flight,
                 ),
-                bytes_in_flight: self.up_to(
+                bytes_in_flight: self.up_to_bytes(
                     1024 * MIB,
                     "ingest.bytes_in_flight",
-                    ingest.bytes_in_flight.as_u64(),
+                    ingest.bytes_in_flight,
                 ),
                 linger: self.linger(ingest.linger),
             },
@@ -114,7 +130,7 @@ impl<'l> Validation<'l> {
             spool: self.spool(spool),
         };
         if self.problems.is_empty() {
-            Ok(config)
+            Ok((config, self.unread))
         } else {
             Err(ConfigError {
                 problems: self.problems,
@@ -123,26 +139,24 @@ impl<'l> Validation<'l> {
     }
 
     fn http(&mut self, raw: raw::RawHttp) -> Http {
-        let bytes_reading = raw.bytes_reading.as_u64();
-        if bytes_reading < raw.max_body.as_u64() {
+        if raw.bytes_reading.0 < raw.max_body.0 {
             self.problem("http.bytes_reading", "must be at least http.max_body");
         }
         if raw.shutdown_delay.0 >= raw.shutdown_timeout.0 {
             self.problem("http.shutdown_delay", "must be below http.shutdown_timeout");
         }
-        let rate = raw.min_body_rate.as_u64();
         Http {
             listen: raw.listen.0,
             // A document is limited to 16 MiB, and a body grows when it becomes one.
-            max_body: self.up_to(8 * MIB, "http.max_body", raw.max_body.as_u64()),
+            max_body: self.up_to_bytes(8 * MIB, "http.max_body", raw.max_body),
             max_ids: self.up_to(10_000, "http.max_ids", raw.max_ids),
             max_id_length: self.up_to(4096, "http.max_id_length", raw.max_id_length),
             max_connections: self.up_to(100_000, "http.max_connections", raw.max_connections),
             header_timeout: self.up_to_a_minute("http.header_timeout", raw.header_timeout),
             keep_alive: self.up_to_a_minute("http.keep_alive", raw.keep_alive),
             body_timeout: self.up_to_a_minute("http.body_timeout", raw.body_timeout),
-            min_body_rate: self.up_to(MIB, "http.min_body_rate", rate) as u64,
-            bytes_reading: self.up_to(1024 * MIB, "http.bytes_reading", bytes_reading),
+            min_body_rate: self.up_to_bytes(MIB, "http.min_body_rate", raw.min_body_rate) as u64,
+            bytes_reading: self.up_to_bytes(1024 * MIB, "http.bytes_reading", raw.bytes_reading),
             trusted_proxies: self.networks("http.trusted_proxies", &raw.trusted_proxies),
             open_metrics: raw.open_metrics,
             shutdown_timeout: raw.shutdown_timeout.0,
@@ -182,14 +196,21 @@ impl<'l> Validation<'l> {
         usize::try_from(value).unwrap_or(usize::MAX)
     }
 
+    fn up_to_bytes(&mut self, most: u64, key: &str, value: raw::Size) -> usize {
+        if !(1..=most).contains(&value.0) {
+            self.problem(key, format!("must be between 1 and {}MiB", most / MIB));
+        }
+        usize::try_from(value.0).unwrap_or(usize::MAX)
+    }
+
     fn spool(&mut self, raw: raw::RawSpool) -> SpoolSettings {
         if raw.path.as_os_str().is_empty() {
             self.problem("spool.path", "is empty; name a folder");
         }
-        let max_bytes = raw.max_bytes.as_u64();
+        let max_bytes = raw.max_bytes.0;
         if max_bytes < spool::SEGMENT_BYTES {
-            let least = spool::SEGMENT_BYTES;
-            self.problem("spool.max_bytes", format!("must be at least {least}"));
+            let least = spool::SEGMENT_BYTES / MIB;
+            self.problem("spool.max_bytes", format!("must be at least {least}MiB"));
         }
         SpoolSettings {
             path: raw.path,
@@ -230,14 +251,11 @@ impl<'l> Validation<'l> {
     }
 
     fn mongodb_uri(&mut self, raw: raw::Secret) -> SecretString {
-        let uri = self.secret("mongodb.uri", raw);
-        // The driver's own message may quote a part of the string, which may hold a password.
-        if !uri.expose_secret().is_empty() && ConnectionString::parse(uri.expose_secret()).is_err()
-        {
-            self.problem(
-                "mongodb.uri",
-                "is no MongoDB connection string; write mongodb://host:port/?replicaSet=name",
-            );
+        const KEY: &str = "mongodb.uri";
+        let uri = self.secret(KEY, raw);
+        let is_known = !uri.expose_secret().is_empty() && !self.unread.iter().any(|key| key == KEY);
+        if is_known && let Some(fault) = mongodb_uri::fault(uri.expose_secret()) {
+            self.problem(KEY, fault);
         }
         uri
     }
@@ -256,14 +274,25 @@ impl<'l> Validation<'l> {
 
     /// Reads a secret from its file or variable.
     pub(super) fn secret(&mut self, key: &str, raw: raw::Secret) -> SecretString {
+        if self.secrets == Secrets::Elsewhere && !matches!(raw, raw::Secret::Value(_)) {
+            self.unread.push(key.to_owned());
+            // Long enough, in letters that a path may have, and another one for each key.
+            return SecretString::from(format!("not-read-{}", key.replace('.', "-")));
+        }
         let found = match raw {
             raw::Secret::Value(secret) => Ok(secret),
             raw::Secret::File(raw::SecretFile { file }) => std::fs::read_to_string(&file)
                 .map(|text| SecretString::from(text.trim_end_matches(['\r', '\n'])))
-                .map_err(|e| format!("cannot read {}: {e}", file.display())),
+                .map_err(|e| cannot_read(&file, &e)),
             raw::Secret::Env(raw::SecretEnv { env }) => std::env::var(&env)
                 .map(SecretString::from)
-                .map_err(|_| format!("the environment has no variable {env}")),
+                .map_err(|error| {
+                    let why = match error {
+                        VarError::NotPresent => "not set",
+                        VarError::NotUnicode(_) => "not UTF-8",
+                    };
+                    format!("is to come from the variable {env}, which is {why}")
+                }),
         };
         match found {
             Ok(secret) if secret.expose_secret().is_empty() => {
@@ -277,4 +306,9 @@ impl<'l> Validation<'l> {
             }
         }
     }
+}
+
+fn cannot_read(path: &Path, error: &std::io::Error) -> String {
+    let path = path.display();
+    without_os_codes(&format!("cannot be read from {path}: {error}"))
 }

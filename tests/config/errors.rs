@@ -55,7 +55,7 @@ fn errors_name_key_and_source_and_never_a_secret() {
         ),
         (
             "mongodb.commit_timeout = \"0s\"\n".to_owned() + APP,
-            &["`mongodb.commit_timeout`", "30s"],
+            &["`mongodb.commit_timeout`", "such as \"2s\""],
         ),
         (
             "mongodb.uri = \"postgres://u:hunter2@h\"\n".to_owned() + APP,
@@ -71,7 +71,7 @@ fn errors_name_key_and_source_and_never_a_secret() {
         ),
         (
             "spool.max_bytes = \"1MiB\"\n".to_owned() + APP,
-            &["`spool.max_bytes`", "at least 4194304"],
+            &["`spool.max_bytes`", "at least 4MiB"],
         ),
         (
             "http.shutdown_delay = \"8s\"\n".to_owned() + APP,
@@ -111,7 +111,7 @@ fn errors_name_key_and_source_and_never_a_secret() {
         ),
         (
             APP.replace("\"hunter2\"", "{ file = \"im.toml\", typo = 1 }"),
-            &["`apps.0.app_secrets.0`", "expected a secret"],
+            &["`apps.0.app_secrets.0`", "is no secret; write"],
         ),
         (
             "mongodb.database = \"a.b\"\n".to_owned() + APP,

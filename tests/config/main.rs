@@ -7,6 +7,7 @@
 )]
 
 mod errors;
+mod messages;
 mod providers;
 mod sources;
 mod values;
