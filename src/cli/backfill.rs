@@ -2,8 +2,9 @@
 
 use std::io::Write;
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 
+use super::client::unknown_app;
 use super::{Failure, Load};
 use crate::app::connect;
 use crate::callback::columns::Columns;
@@ -11,6 +12,7 @@ use crate::ingest::App;
 use crate::store::Store;
 use crate::store::backfill::{Backfill, BackfillReport};
 use crate::store::reconcile;
+use crate::words::counted;
 
 #[derive(clap::Args, Debug)]
 pub struct BackfillArgs {
@@ -27,21 +29,18 @@ pub struct BackfillArgs {
 
 pub async fn run(args: BackfillArgs, load: impl Load) -> Result<(), Failure> {
     let config = load(&[])?;
+    if let Some(name) = &args.app
+        && !config.apps.iter().any(|a| a.app.name.as_str() == name)
+    {
+        return Err(unknown_app(name, config.apps.iter().map(|a| &a.app.name)));
+    }
     let store = connect(&config).await?;
     let apps = config.apps.into_iter().map(|configured| configured.app);
-    let chosen: Vec<App> = apps
-        .filter(|app| {
-            args.app
-                .as_deref()
-                .is_none_or(|name| app.name.as_str() == name)
-        })
-        .collect();
-    if chosen.is_empty() {
-        let name = args.app.unwrap_or_default();
-        return Err(Failure::Usage(anyhow!(
-            "no app named `{name}` is configured"
-        )));
-    }
+    let is_chosen = |app: &App| {
+        let wanted = args.app.as_deref();
+        wanted.is_none_or(|name| app.name.as_str() == name)
+    };
+    let chosen: Vec<App> = apps.filter(is_chosen).collect();
     let result = backfill_all(&store, &chosen, &args).await;
     store.close().await;
     Ok(result?)
@@ -97,8 +96,9 @@ fn told(app: &App, report: BackfillReport, args: &BackfillArgs) -> String {
         0 => String::new(),
         n => format!("; {n} of another provider left alone"),
     };
+    let messages = counted(looked_at, "message");
     format!(
-        "{name}: looked at {looked_at} messages: {conversations} without their conversation, {orders} with \
+        "{name}: looked at {messages}: {conversations} without their conversation, {orders} with \
          another order, {count_now} that count now, {count_no_more} that count no longer; {done}{others}"
     )
 }

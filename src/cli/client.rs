@@ -1,5 +1,8 @@
 //! Shared by the commands that talk to a service: the app to sign for, and the service's address.
 
+use std::error::Error;
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -7,11 +10,12 @@ use anyhow::{Context, anyhow, bail};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{Failure, Load};
-use crate::callback::ids::Millis;
+use crate::callback::ids::{AppName, Millis};
 use crate::callback::netease::{Netease, NeteaseRules};
 use crate::callback::{Credentials, Provider};
 use crate::config::Config;
 use crate::ingest::App;
+use crate::words::without_os_codes;
 
 /// The environment variable for an app's secret, used without a configuration.
 const SECRET_VARIABLE: &str = "IM_CALLBACK_APP_SECRET";
@@ -76,11 +80,17 @@ impl SignerArgs {
         let mut apps = config.apps;
         let found = match (&self.app, apps.len()) {
             (None, 1) => 0,
-            (None, _) => return Err(usage("several apps are configured; choose one with --app")),
+            (None, _) => {
+                let names: Vec<_> = apps.iter().map(|app| app.app.name.to_string()).collect();
+                let names = names.join(", ");
+                return Err(usage(&format!(
+                    "several apps are configured; choose one with --app: {names}"
+                )));
+            }
             (Some(name), _) => apps
                 .iter()
                 .position(|app| app.app.name.as_str() == name)
-                .ok_or_else(|| usage(&format!("no app named `{name}` is configured")))?,
+                .ok_or_else(|| unknown_app(name, apps.iter().map(|app| &app.app.name)))?,
         };
         let App {
             name, mut provider, ..
@@ -137,9 +147,62 @@ pub fn web_address(text: &str) -> Result<String, String> {
     }
 }
 
-/// Why there was no answer, with all causes.
-pub fn no_answer(error: reqwest::Error) -> String {
-    format!("no answer: {:#}", anyhow!(error.without_url()))
+/// What to do when nothing listens at an address.
+pub const NOBODY_LISTENS: &str =
+    "is the service running? start it with `im-callback serve`, or give its address with --url";
+
+/// How long an answer may take.
+pub const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// That there was no answer, why, and what to do.
+pub fn no_answer_from(url: &str, error: &reqwest::Error) -> anyhow::Error {
+    let why = no_answer(error);
+    match refused(error) {
+        true => anyhow!("no answer from {url}: {why}; {NOBODY_LISTENS}"),
+        false => anyhow!("no answer from {url}: {why}"),
+    }
+}
+
+/// Why there was no answer: the last cause, which is the system's.
+pub fn no_answer(error: &reqwest::Error) -> String {
+    if error.is_timeout() {
+        return "it took too long".to_owned();
+    }
+    let last = causes(error).last();
+    let last = without_os_codes(&last.map(ToString::to_string).unwrap_or_default());
+    let is_https = error.url().is_some_and(|url| url.scheme() == "https");
+    let is_of_system = io_errors(error).any(|error| error.raw_os_error().is_some());
+    if is_https && error.is_connect() && !is_of_system {
+        return format!("TLS failed: {last}");
+    }
+    // The system begins with a capital letter.
+    let mut letters = last.chars();
+    let first = letters.next().map(|c| c.to_ascii_lowercase());
+    first.into_iter().chain(letters).collect()
+}
+
+/// Whether nothing listens at the address.
+pub fn refused(error: &reqwest::Error) -> bool {
+    io_errors(error).any(|error| error.kind() == ErrorKind::ConnectionRefused)
+}
+
+fn io_errors(error: &reqwest::Error) -> impl Iterator<Item = &std::io::Error> {
+    causes(error).filter_map(|cause| cause.downcast_ref())
+}
+
+/// The error itself and its causes.
+fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn Error + 'static)> {
+    let first: &(dyn Error + 'static) = error;
+    std::iter::successors(Some(first), |cause| (*cause).source())
+}
+
+/// An app of this name is not configured.
+pub fn unknown_app<'a>(name: &str, configured: impl Iterator<Item = &'a AppName>) -> Failure {
+    let names: Vec<_> = configured.map(|name| format!("`{name}`")).collect();
+    let names = names.join(", ");
+    usage(&format!(
+        "no app named `{name}` is configured, only {names}"
+    ))
 }
 
 impl Signer {
@@ -155,7 +218,10 @@ impl Signer {
     /// Signs a body: the address to send it to, and its headers.
     pub fn sign(&self, url: &str, body: &[u8], now: Millis) -> (String, HeaderList) {
         let signed = self.provider.sign(body, &self.route, now);
-        let mut url = format!("{url}{}", signed.path);
+        let mut url = match signed.path.as_str() {
+            "" => url.to_owned(),
+            below => format!("{}{below}", url.trim_end_matches('/')),
+        };
         if !signed.query.is_empty() {
             url = format!("{url}?{}", signed.query);
         }
@@ -168,11 +234,17 @@ pub type HeaderList = Vec<(&'static str, String)>;
 
 /// The address at which this machine reaches the configured service.
 pub fn base_url(config: &Config) -> String {
-    let mut address = config.http.listen;
-    if address.ip().is_unspecified() {
-        address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+    reachable(config.http.listen)
+}
+
+/// The address at which this machine reaches a service that listens there.
+pub fn reachable(mut listen: SocketAddr) -> String {
+    match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => listen.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => listen.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
     }
-    format!("http://{address}")
+    format!("http://{listen}")
 }
 
 /// Reads a secret from a file, without a trailing newline.
@@ -195,11 +267,11 @@ pub fn now() -> anyhow::Result<Millis> {
         .context("the clock is wrong")
 }
 
-/// An HTTP client with timeouts.
-pub fn http() -> anyhow::Result<reqwest::Client> {
+/// An HTTP client.
+pub fn http(timeout: Duration) -> anyhow::Result<reqwest::Client> {
     reqwest::Client::builder()
         .user_agent(concat!("im-callback/", env!("CARGO_PKG_VERSION")))
-        .timeout(Duration::from_secs(15))
+        .timeout(timeout)
         // No redirects: a query contains its key, which must not go to another address.
         .no_proxy()
         .build()

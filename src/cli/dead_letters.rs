@@ -4,7 +4,7 @@ use std::io::Write;
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
-use clap::Subcommand;
+use clap::{ArgGroup, Subcommand};
 
 use super::{Failure, Load};
 use crate::app::connect;
@@ -13,6 +13,7 @@ use crate::ingest::App;
 use crate::ingest::dead_letters::{Retried, retry};
 use crate::store::Store;
 use crate::store::dead_letters::{Heading, Place, Which};
+use crate::words::counted;
 
 /// How many dead letters are read at once.
 const PAGE: u32 = 500;
@@ -30,8 +31,8 @@ enum Action {
         #[command(flatten)]
         filter: Filter,
         /// The most dead letters to list
-        #[arg(long, default_value_t = 50)]
-        limit: usize,
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+        limit: u32,
         /// Print one JSON object per line
         #[arg(long)]
         json: bool,
@@ -67,9 +68,10 @@ struct Filter {
 }
 
 #[derive(clap::Args, Debug)]
+#[command(group = ArgGroup::new("chosen").required(true).args(["ids", "all"]))]
 struct Chosen {
     /// Their ids, such as otc/0a1b…
-    #[arg(required_unless_present = "all", conflicts_with_all = ["all", "app", "code"])]
+    #[arg(conflicts_with_all = ["app", "code"])]
     ids: Vec<String>,
     /// All dead letters that match --app and --code
     #[arg(long)]
@@ -88,10 +90,10 @@ pub async fn run(args: DeadLettersArgs, load: impl Load) -> Result<(), Failure> 
             filter,
             limit,
             json,
-        } => list(&store, &filter, limit, json).await,
+        } => list(&store, &filter, limit, json, &apps).await,
         Action::Show { id, json } => show(&store, &id, json).await,
         Action::Retry(chosen) => {
-            let done = each(&store, chosen, async |id| {
+            let done = each(&store, &chosen, &apps, async |id| {
                 one_retry(&apps, &store, id).await
             });
             let done = done.await;
@@ -101,21 +103,33 @@ pub async fn run(args: DeadLettersArgs, load: impl Load) -> Result<(), Failure> 
             }
             done
         }
-        Action::Drop { chosen, yes } if chosen.all && !yes => refuse(&store, &chosen.filter).await,
+        Action::Drop { chosen, yes } if chosen.all && !yes => {
+            refuse(&store, &chosen.filter, &apps).await
+        }
         Action::Drop { chosen, .. } => {
-            each(&store, chosen, async |id| one_drop(&store, id).await).await
+            each(&store, &chosen, &apps, async |id| {
+                one_drop(&store, id).await
+            })
+            .await
         }
     };
     store.close().await;
     Ok(done?)
 }
 
-async fn list(store: &Store, filter: &Filter, limit: usize, json: bool) -> anyhow::Result<()> {
+async fn list(
+    store: &Store,
+    filter: &Filter,
+    limit: u32,
+    json: bool,
+    apps: &[Arc<App>],
+) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     let mut left = limit;
     let mut after = None;
+    let mut is_all = false;
     while left > 0 {
-        let page = u32::try_from(left).unwrap_or(PAGE).min(PAGE);
+        let page = left.min(PAGE);
         let dead_letters = store
             .dead_letters(&filter.which(), after.as_ref(), page)
             .await?;
@@ -127,12 +141,22 @@ async fn list(store: &Store, filter: &Filter, limit: usize, json: bool) -> anyho
                 writeln!(out, "{}", line(heading)).context("cannot print")?;
             }
         }
-        let (read, last) = (dead_letters.len(), dead_letters.last().map(Place::of));
-        if read < page as usize {
+        left -= page;
+        after = dead_letters.last().map(Place::of).or(after);
+        is_all = dead_letters.len() < page as usize;
+        if is_all {
             break;
         }
-        left -= read;
-        after = last;
+    }
+    if is_all && after.is_none() && !json {
+        eprintln!("{}", filter.none(apps));
+    }
+    if !is_all {
+        let which = filter.which();
+        let more = store.dead_letters(&which, after.as_ref(), 1).await?;
+        if !more.is_empty() {
+            eprintln!("there are more; list them with a higher --limit");
+        }
     }
     Ok(())
 }
@@ -165,7 +189,9 @@ pub fn plain(text: &str) -> String {
 
 async fn show(store: &Store, id: &str, json: bool) -> anyhow::Result<()> {
     let dead_letter = store.dead_letter(id).await?;
-    let dead_letter = dead_letter.ok_or_else(|| anyhow!("no dead letter has the id `{id}`"))?;
+    let dead_letter = dead_letter.ok_or_else(|| {
+        anyhow!("no dead letter has the id `{id}`; `im-callback dead-letters list` lists them")
+    })?;
     let mut out = std::io::stdout().lock();
     if json {
         let whole = serde_json::to_string(&WholeDeadLetter::from(&dead_letter))?;
@@ -181,21 +207,35 @@ async fn show(store: &Store, id: &str, json: bool) -> anyhow::Result<()> {
     writeln!(out, "{}\n{body}", line(&dead_letter.heading)).context("cannot print")
 }
 
+/// A chosen dead letter that an action left as it is.
+enum Left {
+    /// Why it stays.
+    Remains(String),
+    NotThere,
+}
+
 /// Applies an action to each chosen dead letter, prints the outcomes, and fails if one failed.
 async fn each(
     store: &Store,
-    chosen: Chosen,
-    act: impl AsyncFn(&str) -> anyhow::Result<Result<&'static str, String>>,
+    chosen: &Chosen,
+    apps: &[Arc<App>],
+    act: impl AsyncFn(&str) -> anyhow::Result<Result<&'static str, Left>>,
 ) -> anyhow::Result<()> {
-    let mut failed = 0;
+    let (mut done, mut remain, mut absent) = (0_u64, 0_u64, 0_u64);
     let mut act_on = async |id: &str| -> anyhow::Result<()> {
-        let outcome = act(id).await?;
-        failed += usize::from(outcome.is_err());
-        let outcome = match &outcome {
-            Ok(done) => done,
-            Err(why) => why.as_str(),
+        done += 1;
+        let outcome = match act(id).await? {
+            Ok(done) => done.to_owned(),
+            Err(Left::Remains(why)) => {
+                remain += 1;
+                why
+            }
+            Err(Left::NotThere) => {
+                absent += 1;
+                "does not exist".to_owned()
+            }
         };
-        writeln!(std::io::stdout(), "{id}  {}", plain(outcome)).context("cannot print")
+        writeln!(std::io::stdout(), "{id}  {}", plain(&outcome)).context("cannot print")
     };
     for id in &chosen.ids {
         act_on(id).await?;
@@ -211,14 +251,29 @@ async fn each(
         after = dead_letters.last().map(Place::of);
         is_last = after.is_none();
     }
-    if failed > 0 {
-        return Err(anyhow!("{failed} dead letter(s) remain"));
+    if done == 0 {
+        eprintln!("{}", chosen.filter.none(apps));
     }
-    Ok(())
+    let mut left = Vec::new();
+    if remain > 0 {
+        let verb = if remain == 1 { "remains" } else { "remain" };
+        left.push(format!("{} {verb}", counted(remain, "dead letter")));
+    }
+    if absent > 0 {
+        let verb = if absent == 1 { "does" } else { "do" };
+        left.push(format!(
+            "{} {verb} not exist",
+            counted(absent, "dead letter")
+        ));
+    }
+    match left.is_empty() {
+        true => Ok(()),
+        false => Err(anyhow!("{}", left.join(", "))),
+    }
 }
 
 /// Reports how many dead letters would be removed, and fails.
-async fn refuse(store: &Store, filter: &Filter) -> anyhow::Result<()> {
+async fn refuse(store: &Store, filter: &Filter, apps: &[Arc<App>]) -> anyhow::Result<()> {
     let (mut number, mut after) = (0, None);
     loop {
         let dead_letters = store
@@ -230,8 +285,13 @@ async fn refuse(store: &Store, filter: &Filter) -> anyhow::Result<()> {
         number += dead_letters.len();
         after = Some(Place::of(last));
     }
+    if number == 0 {
+        eprintln!("{}", filter.none(apps));
+        return Ok(());
+    }
+    let number = counted(number, "dead letter");
     Err(anyhow!(
-        "{number} dead letter(s) would be removed permanently; add --yes to drop them"
+        "{number} would be removed permanently; add --yes to do so"
     ))
 }
 
@@ -239,23 +299,24 @@ async fn one_retry(
     apps: &[Arc<App>],
     store: &Store,
     id: &str,
-) -> anyhow::Result<Result<&'static str, String>> {
-    Ok(match retry(apps, store, id, None).await? {
-        Retried::Stored => Ok("stored"),
+) -> anyhow::Result<Result<&'static str, Left>> {
+    let why = match retry(apps, store, id, None).await? {
+        Retried::Stored => return Ok(Ok("stored")),
+        Retried::NotThere => return Ok(Err(Left::NotThere)),
         Retried::StillUndecodable { code, reason, path } => {
-            Err(format!("still undecodable: {code} at {path}: {reason}"))
+            format!("still undecodable: {code} at {path}: {reason}")
         }
-        Retried::StillRefused => Err("still refused by MongoDB".to_owned()),
-        Retried::SaysNothing => Err("contains no event; drop it if it is not needed".to_owned()),
-        Retried::UnknownApp => Err("its app is not configured".to_owned()),
-        Retried::NotThere => Err("does not exist".to_owned()),
-    })
+        Retried::StillRefused => "still refused by MongoDB".to_owned(),
+        Retried::SaysNothing => "contains no event; drop it if it is not needed".to_owned(),
+        Retried::UnknownApp => "its app is not configured".to_owned(),
+    };
+    Ok(Err(Left::Remains(why)))
 }
 
-async fn one_drop(store: &Store, id: &str) -> anyhow::Result<Result<&'static str, String>> {
+async fn one_drop(store: &Store, id: &str) -> anyhow::Result<Result<&'static str, Left>> {
     Ok(match store.remove_dead_letter(id).await? {
         Some(_code) => Ok("dropped"),
-        None => Err("does not exist".to_owned()),
+        None => Err(Left::NotThere),
     })
 }
 
@@ -265,5 +326,20 @@ impl Filter {
             apps: self.app.clone().map(|app| vec![app]),
             code: self.code.clone(),
         }
+    }
+
+    /// What is said when none matches.
+    fn none(&self, apps: &[Arc<App>]) -> String {
+        let mut said = "no dead letters".to_owned();
+        if let Some(code) = &self.code {
+            said.push_str(&format!(" with the code `{code}`"));
+        }
+        if let Some(app) = &self.app {
+            said.push_str(&format!(" of app `{app}`"));
+            if !apps.iter().any(|known| known.name.as_str() == app) {
+                said.push_str(", which is not configured");
+            }
+        }
+        said
     }
 }

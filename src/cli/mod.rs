@@ -4,6 +4,7 @@
 //! 2 for a wrong call or configuration.
 
 mod backfill;
+mod bodies;
 mod check_config;
 mod client;
 mod dead_letters;
@@ -22,6 +23,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{Config, ConfigError};
+use crate::words::without_os_codes;
 
 const AFTER_HELP: &str = "\
 Any configuration key can be set in the environment: IM_CALLBACK__HTTP__LISTEN=127.0.0.1:9000
@@ -51,7 +53,7 @@ enum Command {
     /// Runs the service until SIGTERM or SIGINT
     Serve(serve::ServeArgs),
     /// Checks the configuration and says what it means, without starting anything
-    CheckConfig,
+    CheckConfig(check_config::CheckConfigArgs),
     /// Makes MongoDB's indexes and retention agree with the configuration
     Indexes,
     /// Finds messages whose `state` is wrong in MongoDB, and repairs them
@@ -101,7 +103,7 @@ pub async fn main() -> ExitCode {
     let load = |flags: &[(&str, String)]| Config::load(config.as_deref(), flags);
     let result = match command {
         Command::Serve(args) => serve::run(args, load).await,
-        Command::CheckConfig => check_config::run(load),
+        Command::CheckConfig(args) => check_config::run(&args, load, config.as_deref()),
         Command::Indexes => indexes::run(load).await,
         Command::Reconcile(args) => reconcile::run(args, load).await,
         Command::Backfill(args) => backfill::run(args, load).await,
@@ -129,8 +131,21 @@ fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
     if broken_pipe {
         return ExitCode::SUCCESS;
     }
-    eprintln!("error: {error:#}");
+    eprintln!("error: {}", told(error));
     ExitCode::from(code)
+}
+
+/// An error with its causes, each once: the text of some ends with their cause's.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.ends_with(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    without_os_codes(&text)
 }
 
 /// Loads the configuration with the given flags over it.
@@ -144,5 +159,20 @@ mod tests {
     #[test]
     fn the_arguments_are_consistent() {
         super::Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn causes_are_told_once() {
+        let missing = std::io::Error::from_raw_os_error(2);
+        let doubled = crate::spool::OpenError::Io {
+            path: "data/spool".into(),
+            error: missing,
+        };
+        let error = anyhow::Error::new(doubled).context("cannot start");
+        let told = super::told(&error);
+        assert_eq!(
+            told,
+            "cannot start: cannot use the spool data/spool: No such file or directory"
+        );
     }
 }

@@ -8,6 +8,7 @@ use super::{Failure, Load};
 use crate::app::connect;
 use crate::store::Store;
 use crate::store::reconcile::{ReconcileScope, Report};
+use crate::words::counted;
 
 #[derive(clap::Args, Debug)]
 pub struct ReconcileArgs {
@@ -75,7 +76,6 @@ fn told(args: &ReconcileArgs, report: Report) -> String {
     } else {
         format!("{repaired} repaired")
     };
-    format!(
-        "looked at {looked_at} messages: {behind} behind their read mark, {disagreed} disagreed, {done}"
-    )
+    let messages = counted(looked_at, "message");
+    format!("looked at {messages}: {behind} behind their read mark, {disagreed} disagreed, {done}")
 }

@@ -1,9 +1,8 @@
 //! `im-callback send`
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufRead, BufReader, IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
@@ -11,13 +10,17 @@ use futures_util::{Stream, StreamExt, stream};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::mpsc;
 
-use super::client::{Signer, SignerArgs, http, no_answer, now, usage, web_address};
+use super::bodies::{Files, SourcedBody};
+use super::client::{
+    NOBODY_LISTENS, Signer, SignerArgs, TIMEOUT, http, no_answer, now, refused, usage, web_address,
+};
 use super::{Failure, Load};
+use crate::words::counted;
 
 #[derive(clap::Args, Debug)]
 pub struct SendArgs {
-    /// Files with one body each, .jsonl or .ndjson files with one body per line, folders with such files, or `-`
-    /// for JSON lines on standard input
+    /// Files with one body each, .jsonl or .ndjson files with one body per line, folders with .json and such files at
+    /// any depth, or `-` for JSON lines on standard input
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
     #[command(flatten)]
@@ -30,21 +33,24 @@ pub struct SendArgs {
     connections: u16,
 }
 
-/// A body and where it comes from.
-type Body = (String, Vec<u8>);
-
 /// The outcome of one callback: status and problem code, or why there was no answer.
 struct Answer {
     from: String,
     outcome: String,
     delivered: bool,
+    /// Nothing listens at the address.
+    refused: bool,
     took: Duration,
 }
 
 pub async fn run(args: SendArgs, load: impl Load, has_config: bool) -> Result<(), Failure> {
     let signer = args.signer.signer(load, has_config)?;
     let url = signer.callback_url(args.url.as_deref())?;
-    let client = http()?;
+    let client = http(TIMEOUT)?;
+    let files = Files::find(&args.paths)?;
+    if let Some(skipped) = files.skipped() {
+        eprintln!("{skipped}");
+    }
     let progress = ProgressBar::new_spinner();
     if std::io::stderr().is_terminal() {
         let style = ProgressStyle::with_template("{spinner} {pos} sent, {per_sec}, {elapsed}");
@@ -54,7 +60,7 @@ pub async fn run(args: SendArgs, load: impl Load, has_config: bool) -> Result<()
     }
 
     let started = Instant::now();
-    let sent = stream_of(bodies(&args.paths)?)
+    let sent = stream_of(files.bodies())
         .map(|body| send(&client, &signer, &url, body))
         .buffered(usize::from(args.connections));
     let mut sent = std::pin::pin!(sent);
@@ -72,7 +78,9 @@ pub async fn run(args: SendArgs, load: impl Load, has_config: bool) -> Result<()
     }
     progress.finish_and_clear();
     // Bodies that were sent before a read error are in the summary, too.
-    summary.print(started.elapsed()).context("cannot print")?;
+    if !summary.took.is_empty() {
+        summary.print(started.elapsed()).context("cannot print")?;
+    }
     if let Some(error) = unreadable {
         return Err(error.into());
     }
@@ -80,10 +88,13 @@ pub async fn run(args: SendArgs, load: impl Load, has_config: bool) -> Result<()
         return Err(usage("there is nothing to send in these paths"));
     }
     if summary.failed > 0 {
-        return Err(Failure::Failed(anyhow!(
-            "{} callbacks were not delivered",
-            summary.failed
-        )));
+        let failed = counted(summary.failed, "callback");
+        let verb = if summary.failed == 1 { "was" } else { "were" };
+        let hint = match summary.refused {
+            true => format!("; {NOBODY_LISTENS}"),
+            false => String::new(),
+        };
+        return Err(anyhow!("{failed} {verb} not delivered{hint}").into());
     }
     Ok(())
 }
@@ -92,7 +103,7 @@ async fn send(
     client: &reqwest::Client,
     signer: &Signer,
     url: &str,
-    body: anyhow::Result<Body>,
+    body: anyhow::Result<SourcedBody>,
 ) -> anyhow::Result<Answer> {
     let (from, body) = body?;
     let (url, headers) = signer.sign(url, &body, now()?);
@@ -103,6 +114,7 @@ async fn send(
     let started = Instant::now();
     let response = request.body(body).send().await;
     let took = started.elapsed();
+    let is_refused = response.as_ref().is_err_and(refused);
     let (delivered, outcome) = match response {
         Ok(response) => {
             let status = response.status();
@@ -115,12 +127,13 @@ async fn send(
                 format!("{}{}", status.as_u16(), code.unwrap_or_default()),
             )
         }
-        Err(error) => (false, no_answer(error)),
+        Err(error) => (false, format!("no answer: {}", no_answer(&error))),
     };
     Ok(Answer {
         from,
         outcome,
         delivered,
+        refused: is_refused,
         took,
     })
 }
@@ -130,6 +143,7 @@ struct Summary {
     outcomes: BTreeMap<String, usize>,
     took: Vec<Duration>,
     failed: usize,
+    refused: bool,
     first_failures: Vec<String>,
 }
 
@@ -145,6 +159,7 @@ impl Summary {
                     .push(format!("{}: {}", answer.from, answer.outcome));
             }
         }
+        self.refused |= answer.refused;
         self.took.push(answer.took);
         *self.outcomes.entry(answer.outcome).or_default() += 1;
     }
@@ -155,7 +170,8 @@ impl Summary {
         let rate = n as f64 / elapsed.as_secs_f64();
         writeln!(
             out,
-            "{n} callbacks in {:.2} s ({rate:.0} a second)",
+            "{} in {:.2} s ({rate:.0} a second)",
+            counted(n, "callback"),
             elapsed.as_secs_f64()
         )?;
         for (outcome, n) in &self.outcomes {
@@ -181,8 +197,8 @@ impl Summary {
 /// Reads ahead in a separate thread: standard input may be a blocking pipe, which must not block requests in
 /// flight.
 fn stream_of(
-    bodies: impl Iterator<Item = anyhow::Result<Body>> + Send + 'static,
-) -> impl Stream<Item = anyhow::Result<Body>> {
+    bodies: impl Iterator<Item = anyhow::Result<SourcedBody>> + Send + 'static,
+) -> impl Stream<Item = anyhow::Result<SourcedBody>> {
     let (ahead, mut read) = mpsc::channel(64);
     std::thread::spawn(move || {
         bodies
@@ -190,68 +206,4 @@ fn stream_of(
             .try_for_each(|body| ahead.blocking_send(body))
     });
     stream::poll_fn(move |context| read.poll_recv(context))
-}
-
-/// The bodies of all paths, read lazily.
-fn bodies(
-    paths: &[PathBuf],
-) -> anyhow::Result<impl Iterator<Item = anyhow::Result<Body>> + Send + use<>> {
-    let mut files = Vec::new();
-    for path in paths {
-        if path.is_dir() {
-            let mut inside = Vec::new();
-            let folder = std::fs::read_dir(path);
-            for entry in folder.with_context(|| format!("cannot read {}", path.display()))? {
-                let file = entry?.path();
-                if file.is_file() && (is_lines(&file) || has_extension(&file, "json")) {
-                    inside.push(file);
-                }
-            }
-            inside.sort();
-            files.extend(inside);
-        } else {
-            files.push(path.clone());
-        }
-    }
-    Ok(files.into_iter().flat_map(read))
-}
-
-fn has_extension(path: &Path, wanted: &str) -> bool {
-    path.extension()
-        .is_some_and(|e| e.eq_ignore_ascii_case(wanted))
-}
-
-fn is_lines(path: &Path) -> bool {
-    has_extension(path, "jsonl") || has_extension(path, "ndjson")
-}
-
-fn read(path: PathBuf) -> Box<dyn Iterator<Item = anyhow::Result<Body>> + Send> {
-    let name = path.display().to_string();
-    if path.as_os_str() == "-" {
-        return Box::new(lines(
-            "standard input".to_owned(),
-            BufReader::new(std::io::stdin()),
-        ));
-    }
-    let cannot = format!("cannot read {name}");
-    if is_lines(&path) {
-        return match File::open(&path) {
-            Ok(file) => Box::new(lines(name, BufReader::new(file))),
-            Err(e) => Box::new(std::iter::once(Err(anyhow!(e).context(cannot)))),
-        };
-    }
-    let body = std::fs::read(&path).context(cannot);
-    Box::new(std::iter::once(body.map(|body| (name, body))))
-}
-
-fn lines(name: String, file: impl BufRead) -> impl Iterator<Item = anyhow::Result<Body>> {
-    let lines = file.split(b'\n').zip(1..);
-    lines.filter_map(move |(line, number)| match line {
-        Ok(line) if line.trim_ascii().is_empty() => None,
-        Ok(line) => Some(Ok((
-            format!("{name}:{number}"),
-            line.trim_ascii_end().to_vec(),
-        ))),
-        Err(e) => Some(Err(anyhow!(e).context(format!("cannot read {name}")))),
-    })
 }

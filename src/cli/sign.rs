@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, anyhow};
 
+use super::bodies::tell_of_terminal;
 use super::client::{SignerArgs, now, web_address};
 use super::{Failure, Load};
 use crate::callback::ids::Millis;
@@ -17,8 +18,8 @@ pub struct SignArgs {
     #[command(flatten)]
     signer: SignerArgs,
     /// Time of signing, in milliseconds since 1970; by default the current time
-    #[arg(long, value_name = "MS")]
-    cur_time: Option<i64>,
+    #[arg(long, value_name = "MS", value_parser = millis, allow_negative_numbers = true)]
+    cur_time: Option<Millis>,
     /// Print a curl command instead of the headers
     #[arg(long)]
     curl: bool,
@@ -35,6 +36,7 @@ pub fn run(args: &SignArgs, load: impl Load, has_config: bool) -> Result<(), Fai
             std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?
         }
         None => {
+            tell_of_terminal("the body");
             let mut body = Vec::new();
             std::io::stdin()
                 .read_to_end(&mut body)
@@ -43,8 +45,7 @@ pub fn run(args: &SignArgs, load: impl Load, has_config: bool) -> Result<(), Fai
         }
     };
     let cur_time = match args.cur_time {
-        Some(millis) => Millis::new(millis)
-            .ok_or_else(|| Failure::Usage(anyhow!("--cur-time is out of range")))?,
+        Some(millis) => millis,
         None => now()?,
     };
     let url = match args.curl {
@@ -87,6 +88,11 @@ pub fn run(args: &SignArgs, load: impl Load, has_config: bool) -> Result<(), Fai
         .write_all(text.as_bytes())
         .context("cannot print")?;
     Ok(())
+}
+
+fn millis(text: &str) -> Result<Millis, &'static str> {
+    let millis = text.parse().ok().and_then(Millis::new);
+    millis.ok_or("write milliseconds since 1970, such as 1700000000000")
 }
 
 /// Quotes a text for the shell.

@@ -23,10 +23,19 @@ pub async fn run(args: SpoolsArgs, load: impl Load) -> Result<(), Failure> {
         Some(id) if store.forget_spool(id).await.context("not forgotten")? => {
             format!("{id} is forgotten\n")
         }
-        Some(id) => return Err(anyhow!("no instance has told of a spool `{id}`").into()),
+        Some(id) => {
+            return Err(anyhow!(
+                "no instance has told of a spool `{id}`; `im-callback spools` lists them"
+            )
+            .into());
+        }
         None => {
             let known = store.known_spools().await;
-            table(&known.context("the spools cannot be read")?)
+            let known = known.context("the spools cannot be read")?;
+            if known.is_empty() {
+                eprintln!("no instance has told of a spool");
+            }
+            table(&known)
         }
     };
     store.close().await;
@@ -35,9 +44,6 @@ pub async fn run(args: SpoolsArgs, load: impl Load) -> Result<(), Failure> {
 }
 
 fn table(known: &[KnownSpool]) -> String {
-    if known.is_empty() {
-        return "no instance has told of a spool\n".to_owned();
-    }
     let lines = known.iter().map(|spool| {
         let KnownSpool {
             state:

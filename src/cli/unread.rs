@@ -4,10 +4,13 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::{Context, anyhow};
+use clap::ArgGroup;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value, json};
 
-use super::client::{base_url, http, no_answer, read_secret, secret_variable, usage, web_address};
+use super::client::{
+    TIMEOUT, base_url, http, no_answer_from, read_secret, secret_variable, usage, web_address,
+};
 use super::{Failure, Load};
 use crate::auth::{Key, Scope};
 use crate::config::Config;
@@ -16,18 +19,13 @@ use crate::config::Config;
 const KEY_VARIABLE: &str = "IM_CALLBACK_KEY";
 
 #[derive(clap::Args, Debug)]
+#[command(group = ArgGroup::new("counted").required(true).multiple(true).args(["peer", "order"]))]
 pub struct UnreadArgs {
     /// Whose unread messages to count
     #[arg(long, short, value_name = "ACCOUNT")]
     user: String,
     /// Count those from this account; several with commas or repeated
-    #[arg(
-        long,
-        short,
-        value_name = "ACCOUNT",
-        value_delimiter = ',',
-        required_unless_present = "order"
-    )]
+    #[arg(long, short, value_name = "ACCOUNT", value_delimiter = ',')]
     peer: Vec<String>,
     /// Count those of this order; several with commas or repeated
     #[arg(long, short, value_name = "ORDER", value_delimiter = ',')]
@@ -58,38 +56,46 @@ pub async fn run(args: UnreadArgs, load: impl Load, has_config: bool) -> Result<
     if let Some(app) = &args.app {
         body["app"] = json!(app);
     }
-    let response = http()?
+    let response = http(TIMEOUT)?
         .post(format!("{}/v1/unread", url.trim_end_matches('/')))
         .bearer_auth(key.expose_secret())
         .json(&body)
         .send()
         .await
-        .map_err(|e| anyhow!("{} (from {url})", no_answer(e)))?;
+        .map_err(|error| no_answer_from(&url, &error))?;
     let status = response.status();
     let text = response
         .text()
         .await
         .context("the answer did not arrive whole")?;
     if !status.is_success() {
-        let problem: Value = serde_json::from_str(&text).unwrap_or_default();
-        let detail = problem["detail"].as_str().unwrap_or("no problem document");
-        let code = problem["code"].as_str().unwrap_or_default();
-        let path = problem["path"]
-            .as_str()
-            .map(|p| format!(" at {p}"))
-            .unwrap_or_default();
-        return Err(anyhow!("the service answers {status} {code}{path}: {detail}").into());
+        return Err(anyhow!("{}", refusal(&url, &status.to_string(), &text)).into());
     }
     let mut out = std::io::stdout().lock();
     if args.json {
         writeln!(out, "{text}").context("cannot print")?;
     } else {
         let counts: Map<String, Value> =
-            serde_json::from_str(&text).context("the answer is not what was expected")?;
+            serde_json::from_str(&text).with_context(|| not_ours(&url, status.as_str()))?;
         out.write_all(table(&args, &counts).as_bytes())
             .context("cannot print")?;
     }
     Ok(())
+}
+
+/// What a problem document says.
+fn refusal(url: &str, status: &str, answer: &str) -> String {
+    let problem: Value = serde_json::from_str(answer).unwrap_or_default();
+    let (Some(code), Some(detail)) = (problem["code"].as_str(), problem["detail"].as_str()) else {
+        return not_ours(url, status);
+    };
+    let path = problem["path"].as_str();
+    let path = path.map(|p| format!(" at {p}")).unwrap_or_default();
+    format!("the service answers {status} {code}{path}: {detail}")
+}
+
+fn not_ours(url: &str, status: &str) -> String {
+    format!("{url} answers {status}, but not as im-callback does")
 }
 
 fn address_and_key(
