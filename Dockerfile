@@ -20,5 +20,8 @@ ENV IM_CALLBACK__HTTP__LISTEN=0.0.0.0:8080 \
 # Callbacks that MongoDB has not confirmed yet, and the spool's id: keep it.
 VOLUME /var/lib/im-callback
 EXPOSE 8080
+# Healthy as long as callbacks are taken, also while MongoDB is away. With another address than the configured one,
+# such as `serve --listen`, give it with --url.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=10s --retries=3 CMD ["im-callback", "healthcheck"]
 ENTRYPOINT ["im-callback"]
 CMD ["serve"]

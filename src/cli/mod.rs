@@ -7,7 +7,9 @@ mod backfill;
 mod bodies;
 mod check_config;
 mod client;
+mod completions;
 mod dead_letters;
+mod healthcheck;
 mod indexes;
 mod reconcile;
 mod send;
@@ -72,6 +74,10 @@ enum Command {
     Send(send::SendArgs),
     /// Asks a running service for unread counts
     Unread(unread::UnreadArgs),
+    /// Asks a running service whether it takes callbacks: one line, and exit code 0 or 1
+    Healthcheck(healthcheck::HealthcheckArgs),
+    /// Prints a shell's completion script
+    Completions(completions::CompletionsArgs),
 }
 
 /// What went wrong, by exit code.
@@ -113,6 +119,8 @@ pub async fn main() -> ExitCode {
         Command::Sign(args) => sign::run(&args, load, config.is_some()),
         Command::Send(args) => send::run(args, load, config.is_some()).await,
         Command::Unread(args) => unread::run(args, load, config.is_some()).await,
+        Command::Healthcheck(args) => healthcheck::run(args, config.as_deref()).await,
+        Command::Completions(args) => completions::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -5,7 +5,9 @@
     reason = "a test that panics has failed, which is what it is for"
 )]
 
+mod completions;
 mod dead_letters;
+mod health;
 #[allow(
     dead_code,
     reason = "part of it is for services inside the test process"
@@ -35,6 +37,8 @@ fn help_names_every_command() {
         "sign",
         "send",
         "unread",
+        "healthcheck",
+        "completions",
     ] {
         assert!(help.contains(command), "{help}");
         assert!(succeeded(&bench.run(&[command, "--help"])).contains("Usage:"));
