@@ -76,7 +76,7 @@ pub async fn run(args: UnreadArgs, load: impl Load, has_config: bool) -> Result<
         writeln!(out, "{text}").context("cannot print")?;
     } else {
         let counts: Map<String, Value> =
-            serde_json::from_str(&text).with_context(|| not_ours(&url, status.as_str()))?;
+            serde_json::from_str(&text).with_context(|| not_ours(&url, &status.to_string()))?;
         out.write_all(table(&args, &counts).as_bytes())
             .context("cannot print")?;
     }

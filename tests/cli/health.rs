@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::process::Output;
+use std::thread::JoinHandle;
 
 use crate::support::{Bench, Served, succeeded, text, until};
 
@@ -13,6 +14,20 @@ fn is_unhealthy(output: &Output, expected: &str) {
     assert!(error.contains(expected), "{error}");
     assert_eq!(error.lines().count(), 1, "{error}");
     assert_eq!(text(&output.stdout), "", "{output:?}");
+}
+
+/// A program that answers one question with this.
+fn another_program(answer: &'static str) -> (String, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let program = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let _ = stream.read(&mut [0; 4096]).unwrap();
+        stream.write_all(answer.as_bytes()).unwrap();
+        // Until the other side closes.
+        let _ = stream.read(&mut [0; 1]);
+    });
+    (url, program)
 }
 
 #[test]
@@ -87,16 +102,33 @@ fn what_cannot_be_asked_is_unhealthy() {
         // Takes the question and never answers.
         ("", "it took too long"),
     ] {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let other = std::thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            let _ = stream.read(&mut [0; 4096]).unwrap();
-            stream.write_all(answer.as_bytes()).unwrap();
-            // Until the other side closes.
-            let _ = stream.read(&mut [0; 1]);
-        });
+        let (url, other) = another_program(answer);
         is_unhealthy(&bench.run(&["healthcheck", "--url", &url]), expected);
+        other.join().unwrap();
+    }
+}
+
+/// `unread`, too, tells another program at its address from a service that refuses.
+#[test]
+fn another_program_is_no_service() {
+    let bench = Bench::new();
+    for answer in [
+        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        "HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno",
+    ] {
+        let (url, other) = another_program(answer);
+        let asked = bench
+            .command(&["unread", "-u", "a", "-p", "b", "--url", &url])
+            .env("IM_CALLBACK_KEY", "the-read-key")
+            .output()
+            .unwrap();
+        let status = answer
+            .lines()
+            .next()
+            .unwrap()
+            .trim_start_matches("HTTP/1.1 ");
+        let expected = format!("{url} answers {status}, but not as im-callback does");
+        is_unhealthy(&asked, &expected);
         other.join().unwrap();
     }
 }
