@@ -24,6 +24,7 @@ const EXAMPLES: &[(&str, &str)] = &[
     ),
     ("auth.keys", "[[auth.keys]] sections"),
     ("auth.keys.scopes", r#"["read"]"#),
+    ("auth.keys.apps", r#"["otc"]"#),
 ];
 
 /// Keys without a default that people write in another section.
