@@ -4,6 +4,7 @@ use std::io::Write;
 
 use anyhow::{Context, anyhow};
 
+use super::client::unknown_app;
 use super::dead_letters::plain;
 use super::{Failure, Load};
 use crate::app::connect;
@@ -48,18 +49,16 @@ pub async fn run(args: TraceArgs, load: impl Load) -> Result<(), Failure> {
         return Err(Failure::Usage(limit));
     }
     let config = load(&[])?;
-    let apps = config.apps.iter().map(|configured| &configured.app);
+    let apps = || config.apps.iter().map(|configured| &configured.app);
     let named = |app: &&App| {
         args.app
             .as_deref()
             .is_none_or(|name| app.name.as_str() == name)
     };
-    let chosen: Vec<&App> = apps.filter(named).collect();
+    let chosen: Vec<&App> = apps().filter(named).collect();
     if chosen.is_empty() {
         let name = args.app.unwrap_or_default();
-        return Err(Failure::Usage(anyhow!(
-            "no app named `{name}` is configured"
-        )));
+        return Err(unknown_app(&name, apps().map(|app| &app.name)));
     }
     let store = connect(&config).await?;
     let done = trace_all(&store, &chosen, &args).await;
