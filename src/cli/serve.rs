@@ -24,7 +24,7 @@ pub async fn run(args: ServeArgs, load: impl Load) -> Result<(), Failure> {
         .into_iter()
         .collect();
     let config = load(&flags)?;
-    telemetry::init(&config.log);
+    let telemetry = telemetry::init(&config.log);
     for app in &config.apps {
         let name = app.app.name.as_str();
         let also = app.callback_path.as_deref();
@@ -55,6 +55,7 @@ pub async fn run(args: ServeArgs, load: impl Load) -> Result<(), Failure> {
         never = async { reloads.await; std::future::pending().await } => never,
     }
     tracing::info!("stopped");
+    telemetry.end().await;
     Ok(())
 }
 
