@@ -71,6 +71,7 @@ WELL = [
         "Alerts", "Alerts of ops/prometheus/alerts.yml that fire, or will if it goes on. docs/operations.md has a "
         "runbook for each.", 12, 'ALERTS{alertname=~"ImCallback.*"}',
         {"alertname": "alert", "alertstate": "state", "severity": "severity", "instance": "instance", "app": "app"},
+        sort="state",
     ),
     table(
         "Instances", "What runs, and for how long.", 12,
@@ -85,7 +86,7 @@ COMES_IN = [
         "Callbacks by outcome", "stored: in MongoDB. spooled: in the local spool, later in MongoDB. dead_letter: kept, "
         "but not decoded. empty: the provider's address probe. All others are codes of rejections, explained in "
         "docs/errors.md.", "cps", [(happened(rate("callbacks_total", APP, "outcome")), "{{outcome}}")], stacked=True,
-        colors={"stored": GREEN, "spooled": YELLOW, "dead_letter": ORANGE, "empty": GREY},
+        colors={"stored": GREEN, "spooled": YELLOW, "dead_letter": ORANGE, "empty": GREY}, others=RED,
     ),
     lines(
         "Callbacks by kind", "The kind of the first event. none: rejected before it was decoded, or without an event.",
@@ -259,7 +260,7 @@ QUERIES = [
         "Queries by status", "Queries for unread counts. 503: MongoDB cannot answer. 401 and 403: see “Rejected "
         "keys”.", "reqps",
         [(rate("http_requests_total", f'{ALL},route="unread"', "status"), "{{status}}")], stacked=True,
-        colors={"200": GREEN, "503": RED},
+        colors={"200": GREEN}, others=RED,
     ),
     lines(
         "Query latency", "A count costs as much as there are unread messages of the users asked for.", "s",

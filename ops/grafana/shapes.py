@@ -72,7 +72,8 @@ def stat(title, description, unit, expr, steps, mappings=None, none="none", deci
     return panel("stat", title, description, *size, unit, [target(expr, title)], defaults, options)
 
 
-def lines(title, description, unit, series, width=8, stacked=False, bars=False, colors=None, limits=()):
+def lines(title, description, unit, series, width=8, stacked=False, bars=False, colors=None, others=None, limits=()):
+    """`colors` are of series by name, and `others` is the colour whose shades all others have."""
     custom = {
         "drawStyle": "bars" if bars else "line",
         "fillOpacity": 60 if stacked or bars else 8,
@@ -82,7 +83,8 @@ def lines(title, description, unit, series, width=8, stacked=False, bars=False, 
         "stacking": {"mode": "normal" if stacked else "none", "group": "A"},
         "thresholdsStyle": {"mode": "dashed" if limits else "off"},
     }
-    defaults = {"custom": custom, "min": 0, "color": {"mode": "palette-classic"}, "noValue": "none"}
+    color = {"mode": "shades", "fixedColor": others} if others else {"mode": "palette-classic"}
+    defaults = {"custom": custom, "min": 0, "color": color, "noValue": "none"}
     if limits:
         defaults["thresholds"] = thresholds((GREEN, None), *((RED, limit) for limit in limits))
     overrides = [
@@ -100,8 +102,9 @@ def lines(title, description, unit, series, width=8, stacked=False, bars=False, 
     return panel("timeseries", title, description, width, 8, unit, targets, defaults, options, overrides)
 
 
-def table(title, description, width, expr, columns, unit="short"):
-    """`columns` are the labels that are shown, with their headings; `Value` is the value."""
+def table(title, description, width, expr, columns, unit="short", sort=None):
+    """`columns` are the labels that are shown, with their headings; `Value` is the value. `sort` is a heading."""
+    options = {"showHeader": True, "sortBy": [{"displayName": sort}] if sort else []}
     transformations = [
         {
             "id": "organize",
@@ -114,7 +117,7 @@ def table(title, description, width, expr, columns, unit="short"):
     ]
     query = target(expr, "", format="table", instant=True, range=False)
     return panel(
-        "table", title, description, width, 5, unit, [query], {"noValue": "none"}, {"showHeader": True},
+        "table", title, description, width, 5, unit, [query], {"noValue": "none"}, options,
         transformations=transformations,
     )
 
