@@ -22,11 +22,13 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Config, Http};
 use crate::http;
 use crate::ingest::drain::AppLookup;
-use crate::ingest::{Drain, Durable};
+use crate::ingest::outage::note_deployment;
+use crate::ingest::{Drain, Durable, Outage};
 use crate::live::{Live, ReloadableConfig};
 use crate::metrics::Metrics;
 use crate::spool::Spool;
 use crate::store::Store;
+use crate::store::diagnosis::Cause;
 use crate::store::indexes::Retention;
 use crate::store::reconcile::ReconcileSettings;
 
@@ -39,14 +41,27 @@ pub struct Application {
     limits: Http,
     committers: TaskTracker,
     drain: Drain,
-    unresolved: Option<SecretString>,
+    mongodb_uri: SecretString,
+    is_resolved: bool,
+}
+
+/// MongoDB has said that this configuration can never store anything.
+#[derive(Debug, thiserror::Error)]
+#[error("{cause}{}", if *.is_running {
+    "; callbacks that were acknowledged are in the spool, and are stored after the next start"
+} else { "" })]
+pub struct CannotWork {
+    cause: Cause,
+    /// Whether callbacks were taken meanwhile.
+    is_running: bool,
 }
 
 impl Application {
     /// Makes the parts, opens the spool and binds the socket. MongoDB may still be unavailable.
     ///
     /// # Errors
-    /// When the address or the spool is in use, or the MongoDB options are invalid.
+    /// When the address or the spool is in use, the MongoDB options are invalid, or MongoDB says that it can never work
+    /// ([`CannotWork`]).
     pub async fn build(config: Config) -> anyhow::Result<Self> {
         let spool = Spool::open(config.spool)?;
         let metrics = Arc::new(Metrics::new());
@@ -62,22 +77,7 @@ impl Application {
             &committers,
         );
         committers.close();
-        let unresolved = match timeout(
-            RESOLVE_TIMEOUT,
-            store.reach(config.mongodb_uri.expose_secret()),
-        )
-        .await
-        {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) if !matches!(*error.kind, ErrorKind::DnsResolve { .. }) => {
-                return Err(unusable());
-            }
-            Ok(Err(_)) | Err(_) => {
-                tracing::error!("the name in mongodb.uri is not resolved");
-                durable.outage.begin();
-                Some(config.mongodb_uri)
-            }
-        };
+        let is_resolved = contact(&store, &config.mongodb_uri, &durable.outage).await?;
         let limits = config.http;
         let listener = listen(limits.listen)
             .with_context(|| format!("cannot listen on {} (http.listen)", limits.listen))?;
@@ -109,7 +109,8 @@ impl Application {
             limits,
             committers,
             drain,
-            unresolved,
+            mongodb_uri: config.mongodb_uri,
+            is_resolved,
         })
     }
 
@@ -130,7 +131,8 @@ impl Application {
     /// spool keeps its callbacks for the next start.
     ///
     /// # Errors
-    /// When the socket cannot be served.
+    /// When the socket cannot be served, or with [`CannotWork`] when MongoDB says before the first confirmed write that it
+    /// can never work.
     pub async fn run(
         self,
         shutdown: impl Future<Output = ()> + Send + 'static,
@@ -143,41 +145,49 @@ impl Application {
             limits,
             committers,
             drain,
-            unresolved,
+            mongodb_uri,
+            is_resolved,
         } = self;
         let durable = shared.durable.clone();
         let stopping = shared.stopping.clone();
         // Callbacks are accepted until the server has ended, and depend on the background tasks until then.
         let ended = CancellationToken::new();
         let upkeep = {
-            let store = durable.store.clone();
+            let (store, uri) = (durable.store.clone(), mongodb_uri.clone());
             async move || {
-                if let Some(uri) = &unresolved {
-                    keep_resolving(&store, uri).await;
+                if !is_resolved {
+                    keep_resolving(&store, &uri).await;
                 }
                 keep_ensuring_indexes(&store, retention).await;
-                store.keep_catching_up(reconcile).await;
+                tokio::join!(
+                    store.keep_catching_up(reconcile),
+                    keep_watching_retention(&store, retention),
+                );
             }
         };
         let upkeep = supervise(upkeep).boxed();
-        let background = spawn_background(&durable, &ended, upkeep, drain);
+        let background = spawn_background(&durable, &ended, upkeep, drain, mongodb_uri);
         let (store, complete) = (durable.store.clone(), durable.complete.clone());
+        let outage = durable.outage.clone();
         drop(durable);
         let server = http::server::start(listener, shared)?;
         let handle = server.handle();
         let stopped = tokio::spawn(async move {
-            shutdown.await;
+            let refused = tokio::select! {
+                () = shutdown => None,
+                cause = outage.refused() => Some(cause),
+            };
             let deadline = Instant::now() + limits.shutdown_timeout;
             // `/readyz` answers 503 from here on.
             stopping.cancel();
             tracing::info!("stopping");
             tokio::time::sleep(limits.shutdown_delay).await;
             handle.stop(true).await;
-            deadline
+            (deadline, refused)
         });
         server.await.context("the HTTP server failed")?;
         ended.cancel();
-        let deadline = stopped.await.context("the shutdown task failed")?;
+        let (deadline, refused) = stopped.await.context("the shutdown task failed")?;
         // The workers held the last senders of the queue, so the committers finish it and end.
         let finish = async {
             committers.wait().await;
@@ -191,8 +201,51 @@ impl Application {
         {
             tracing::warn!("not everything under way ended in time");
         }
-        Ok(())
+        match refused {
+            Some(cause) => Err(CannotWork {
+                cause,
+                is_running: true,
+            }
+            .into()),
+            None => Ok(()),
+        }
     }
+}
+
+/// Makes the first contact with MongoDB, and returns whether its name is resolved. Unless MongoDB confirms a write, an
+/// outage begins, so that callbacks go to the spool at once and the probe finds out why.
+///
+/// # Errors
+/// [`CannotWork`], or when the connection string cannot be used.
+async fn contact(store: &Store, uri: &SecretString, outage: &Outage) -> anyhow::Result<bool> {
+    let first = async {
+        match store.reach(uri.expose_secret()).await {
+            Ok(()) => Ok(store.diagnose(uri.expose_secret(), FIRST_PATIENCE).await),
+            Err(error) => Err(error),
+        }
+    };
+    match timeout(CONTACT_TIMEOUT, first).await {
+        Ok(Ok(diagnosis)) => {
+            note_deployment(store, &diagnosis);
+            match diagnosis.cause {
+                None => outage.confirmed(),
+                Some(cause) if cause.is_permanent => {
+                    let is_running = false;
+                    return Err(CannotWork { cause, is_running }.into());
+                }
+                Some(cause) => outage.begin_by(cause),
+            }
+        }
+        Ok(Err(error)) if !matches!(*error.kind, ErrorKind::DnsResolve { .. }) => {
+            return Err(unusable());
+        }
+        Ok(Err(_)) => {
+            tracing::error!("the name in mongodb.uri is not resolved");
+            outage.begin();
+        }
+        Err(_) => outage.begin(),
+    }
+    Ok(store.is_reached())
 }
 
 /// The way from names to the apps that are configured now.
@@ -206,6 +259,7 @@ fn spawn_background(
     ended: &CancellationToken,
     upkeep: BoxFuture<'static, ()>,
     drain: Drain,
+    mongodb_uri: SecretString,
 ) -> TaskTracker {
     let background = TaskTracker::new();
     let spawn = |task: BoxFuture<'static, ()>| {
@@ -216,7 +270,7 @@ fn spawn_background(
     let (projection, complete, end) = (store.clone(), durable.complete.clone(), ended.clone());
     spawn(upkeep);
     spawn(supervise(async move || projection.keep_applying_marks().await).boxed());
-    spawn(supervise(async move || outage.keep_probing(&store).await).boxed());
+    spawn(supervise(async move || outage.keep_probing(&store, &mongodb_uri).await).boxed());
     spawn(supervise(async move || drain.run().await).boxed());
     background.spawn(supervise(async move || complete.keep_reporting(&end).await));
     background.close();
@@ -235,8 +289,11 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.listen(1024)?.into_std()
 }
 
-/// How long the start waits for name servers.
-const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the start waits for name servers and for MongoDB.
+const CONTACT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long each question at the start waits for an answer: one dead member must not take all of that time.
+const FIRST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Connects the store of a configuration, for commands.
 ///
@@ -287,7 +344,25 @@ async fn keep_ensuring_indexes(store: &Store, retention: Retention) {
         )
         .notify(|error, _| tracing::warn!(%error, "indexes cannot be made yet"))
         .await;
-    if ensured.is_ok() {
+    if let Ok(left) = ensured {
         tracing::info!("indexes are present");
+        store.known().set_retention_waits(!left.is_empty());
+        for change in left {
+            tracing::warn!(
+                %change,
+                "a shorter retention waits, since it would delete documents at once; run `im-callback indexes --yes`"
+            );
+        }
+    }
+}
+
+/// Notices that somebody has said yes, or changed MongoDB, while a retention waits.
+async fn keep_watching_retention(store: &Store, retention: Retention) {
+    while store.known().retention_waits() == Some(true) {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        if let Ok(true) = store.has_retention(retention).await {
+            store.known().set_retention_waits(false);
+            tracing::info!("the retention is as configured");
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Context, anyhow};
 use bytesize::ByteSize;
 
+use super::doctor::{Findings, of_mongodb};
 use super::{Failure, Load};
 use crate::callback::ids::AppName;
 use crate::config::{Config, ENV_PREFIX};
@@ -16,9 +17,16 @@ pub struct CheckConfigArgs {
     /// Do not read the secrets in files and variables, which may be on another machine
     #[arg(long)]
     no_secrets: bool,
+    /// Also check MongoDB, as `im-callback doctor` does
+    #[arg(long, conflicts_with = "no_secrets")]
+    connect: bool,
 }
 
-pub fn run(args: &CheckConfigArgs, load: impl Load, file: Option<&Path>) -> Result<(), Failure> {
+pub async fn run(
+    args: &CheckConfigArgs,
+    load: impl Load,
+    file: Option<&Path>,
+) -> Result<(), Failure> {
     let (config, unread) = match args.no_secrets {
         true => Config::load_without_secrets(file)?,
         false => (load(&[]).map_err(|e| with_hint(e, file))?, Vec::new()),
@@ -27,6 +35,11 @@ pub fn run(args: &CheckConfigArgs, load: impl Load, file: Option<&Path>) -> Resu
     std::io::stdout()
         .write_all(text.as_bytes())
         .context("cannot print")?;
+    if args.connect {
+        let mut findings = Findings::new(false);
+        findings.say(&of_mongodb(&config).await)?;
+        findings.end()?;
+    }
     Ok(())
 }
 

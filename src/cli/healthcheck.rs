@@ -61,17 +61,24 @@ async fn ask(args: HealthcheckArgs, config: Option<&Path>) -> anyhow::Result<Str
     }
 }
 
-/// The service's status, and the checks that are not as they should be.
+/// The states in which a check is as it should be.
+const AS_IT_SHOULD_BE: [&str; 5] = ["up", "present", "replica_set", "sharded", "applied"];
+
+/// Checks of what is not known yet just after the start.
+const KNOWN_LATER: [&str; 2] = ["mongodb_kind", "retention"];
+
+/// The service's status, the checks that are not as they should be, and why MongoDB is down.
 fn told(body: &Map<String, Value>) -> Option<String> {
     let status = body.get("status")?.as_str()?;
     let checks = body.get("checks").and_then(Value::as_object);
     let unusual = checks.into_iter().flatten().filter_map(|(name, value)| {
-        let name = name.replace('_', " ");
+        let may_be_unknown = KNOWN_LATER.contains(&name.as_str());
+        let words = name.replace('_', " ");
         match value {
-            Value::String(state) if state != "up" && state != "present" => {
-                Some(format!("{name} {state}"))
-            }
-            Value::Bool(true) => Some(name),
+            Value::String(state) if AS_IT_SHOULD_BE.contains(&state.as_str()) => None,
+            Value::String(state) if may_be_unknown && state == "unknown" => None,
+            Value::String(state) => Some(format!("{words} {state}")),
+            Value::Bool(true) => Some(words),
             _ => None,
         }
     });
@@ -82,6 +89,9 @@ fn told(body: &Map<String, Value>) -> Option<String> {
     }
     if !unusual.is_empty() {
         said.push_str(&format!(" ({})", unusual.join(", ")));
+    }
+    if let Some(why) = body.get("detail").and_then(Value::as_str) {
+        said.push_str(&format!(": {why}"));
     }
     Some(said)
 }
@@ -107,6 +117,20 @@ mod tests {
             (
                 json!({ "status": "not ready", "checks": { "mongodb": "unknown", "spool": "down", "stopping": true } }),
                 Some("not ready (mongodb unknown, spool down, stopping)"),
+            ),
+            (
+                json!({ "status": "ready", "checks": { "mongodb": "up", "mongodb_kind": "replica_set", "retention": "unknown" } }),
+                Some("ready"),
+            ),
+            (
+                json!({ "status": "ready", "checks": { "mongodb": "up", "mongodb_kind": "standalone", "retention": "waits" } }),
+                Some("ready (mongodb kind standalone, retention waits)"),
+            ),
+            (
+                json!({ "status": "degraded", "checks": { "mongodb": "down" }, "detail": "the replica set has no primary now" }),
+                Some(
+                    "degraded: callbacks are taken, queries are not answered (mongodb down): the replica set has no primary now",
+                ),
             ),
             (json!({ "ok": true }), None),
         ];

@@ -2,24 +2,68 @@
 
 use std::io::Write;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 
 use super::{Failure, Load};
 use crate::app::connect;
+use crate::store::indexes::{ChangeMade, IndexChange};
 
-pub async fn run(load: impl Load) -> Result<(), Failure> {
+#[derive(clap::Args, Debug)]
+pub struct IndexesArgs {
+    /// Say what would be done, and do nothing
+    #[arg(long, conflicts_with = "yes")]
+    dry_run: bool,
+    /// Also set a shorter retention that deletes documents at once
+    #[arg(long)]
+    yes: bool,
+}
+
+pub async fn run(args: IndexesArgs, load: impl Load) -> Result<(), Failure> {
     let config = load(&[])?;
     let store = connect(&config).await?;
-    store
-        .ensure_indexes(config.retention)
-        .await
-        .context("the indexes cannot be made")?;
-    writeln!(
-        std::io::stdout(),
-        "indexes are present in database {}",
-        config.store.database
-    )
-    .context("cannot print")?;
+    let plan = store.index_plan(config.retention).await.context(
+        "the indexes cannot be compared with the configuration (`im-callback doctor` finds out why)",
+    )?;
+    let mut out = std::io::stdout().lock();
+    if args.dry_run {
+        for change in &plan {
+            writeln!(out, "to do: {change}").context("cannot print")?;
+        }
+        if plan.is_empty() {
+            writeln!(out, "nothing to do").context("cannot print")?;
+        }
+        store.close().await;
+        return Ok(());
+    }
+    let needs_yes = |change: &IndexChange| change.deletes().is_some() && !args.yes;
+    let (left, agreed): (Vec<_>, Vec<_>) = plan.into_iter().partition(needs_yes);
+    let mut printed = Ok(());
+    let made = store
+        .apply_index_changes(&agreed, |change| {
+            // What is done is done, whether it can be said or not.
+            if printed.is_ok() {
+                printed = writeln!(out, "{}", ChangeMade(change));
+            }
+        })
+        .await;
+    made.context("the indexes cannot be made")?;
+    printed.context("cannot print")?;
     store.close().await;
+    if !left.is_empty() {
+        for change in &left {
+            writeln!(out, "not done: {change}").context("cannot print")?;
+        }
+        return Err(anyhow!(
+            "a retention that deletes documents at once needs a yes: run `im-callback indexes --yes`, or configure a longer one"
+        )
+        .into());
+    }
+    let nothing = if agreed.is_empty() {
+        "nothing to do: "
+    } else {
+        ""
+    };
+    let database = &config.store.database;
+    writeln!(out, "{nothing}indexes are present in database {database}").context("cannot print")?;
     Ok(())
 }

@@ -9,6 +9,7 @@ mod check_config;
 mod client;
 mod completions;
 mod dead_letters;
+mod doctor;
 mod healthcheck;
 mod indexes;
 mod reconcile;
@@ -56,8 +57,10 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Checks the configuration and says what it means, without starting anything
     CheckConfig(check_config::CheckConfigArgs),
+    /// Looks at all that the service depends on, and says what is wrong and the way out
+    Doctor(doctor::DoctorArgs),
     /// Makes MongoDB's indexes and retention agree with the configuration
-    Indexes,
+    Indexes(indexes::IndexesArgs),
     /// Finds messages whose `state` is wrong in MongoDB, and repairs them
     Reconcile(reconcile::ReconcileArgs),
     /// Derives `conversation`, `orderId` and what counts anew for stored messages, by the configuration of today
@@ -109,8 +112,9 @@ pub async fn main() -> ExitCode {
     let load = |flags: &[(&str, String)]| Config::load(config.as_deref(), flags);
     let result = match command {
         Command::Serve(args) => serve::run(args, load).await,
-        Command::CheckConfig(args) => check_config::run(&args, load, config.as_deref()),
-        Command::Indexes => indexes::run(load).await,
+        Command::CheckConfig(args) => check_config::run(&args, load, config.as_deref()).await,
+        Command::Doctor(args) => doctor::run(args, load).await,
+        Command::Indexes(args) => indexes::run(args, load).await,
         Command::Reconcile(args) => reconcile::run(args, load).await,
         Command::Backfill(args) => backfill::run(args, load).await,
         Command::Spools(args) => spools::run(args, load).await,

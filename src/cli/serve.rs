@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use anyhow::Context;
 
 use super::{Failure, Load};
-use crate::app::Application;
-use crate::config::{Config, ConfigError};
+use crate::app::{Application, CannotWork};
+use crate::config::{Config, ConfigError, LookAlike, look_alikes};
 use crate::live::{Live, ReloadableConfig};
 use crate::{shutdown, telemetry};
 
@@ -31,6 +31,13 @@ pub async fn run(args: ServeArgs, load: impl Load) -> Result<(), Failure> {
         let path = format!("/callbacks/{name}{}", app.app.provider.route_pattern());
         tracing::info!(app = name, path, also, "callbacks are accepted");
     }
+    for LookAlike { found, right } in look_alikes(&config.secret_variables) {
+        tracing::warn!(
+            variable = found,
+            right,
+            "an environment variable looks like a configuration key and is not read"
+        );
+    }
     if config.keys.is_empty() {
         tracing::warn!(
             "no key is configured, so queries are answered 403; add an [[auth.keys]] section with \
@@ -40,7 +47,7 @@ pub async fn run(args: ServeArgs, load: impl Load) -> Result<(), Failure> {
     let stop = shutdown::signalled().context("cannot wait for signals")?;
     let mut hangups = shutdown::hangups().context("cannot wait for signals")?;
     let fixed = config.fixed();
-    let service = Application::build(config).await?;
+    let service = Application::build(config).await.map_err(failure)?;
     let address = service.address().context("the socket has no address")?;
     tracing::info!(%address, "listening");
     let live = service.live();
@@ -50,13 +57,22 @@ pub async fn run(args: ServeArgs, load: impl Load) -> Result<(), Failure> {
         }
     };
     tokio::select! {
-        stopped = service.run(stop) => stopped?,
+        stopped = service.run(stop) => stopped.map_err(failure)?,
         // The stream of signals may end; the service goes on without reloads.
         never = async { reloads.await; std::future::pending().await } => never,
     }
     tracing::info!("stopped");
     telemetry.end().await;
     Ok(())
+}
+
+/// What can never work is a wrong configuration, not a failed service: to start it again would not help.
+fn failure(error: anyhow::Error) -> Failure {
+    if error.is::<CannotWork>() {
+        Failure::Usage(error)
+    } else {
+        Failure::Failed(error)
+    }
 }
 
 /// Replaces the reloadable part of the configuration, unless the new file has errors.

@@ -60,6 +60,17 @@ fn defaults(text: &str) -> Result<Layer<Parsed>, ConfigError> {
     parse(text, Metadata::named(DEFAULTS), DEFAULTS.to_owned())
 }
 
+/// The keys that have a default, such as `http.listen`.
+pub(super) fn keys() -> Vec<String> {
+    let sections = defaults(super::DEFAULTS).map(|layer| layer.provider.0);
+    let mut keys = Vec::new();
+    for (section, value) in sections.unwrap_or_default() {
+        let of_section = value.as_dict().into_iter().flat_map(Dict::keys);
+        keys.extend(of_section.map(|key| format!("{section}.{key}")));
+    }
+    keys
+}
+
 /// A file of the user's.
 fn file(path: &Path) -> Result<Layer<Parsed>, ConfigError> {
     let bytes = std::fs::read(path).map_err(|e| ConfigError::unreadable(path, &e))?;

@@ -9,6 +9,7 @@ mod error;
 mod hints;
 mod keys;
 mod layers;
+mod look_alikes;
 mod mongodb_uri;
 mod raw;
 mod validate;
@@ -30,6 +31,7 @@ use crate::store::indexes::Retention;
 use crate::store::reconcile::ReconcileSettings;
 
 pub use error::{ConfigError, ConfigProblem};
+pub use look_alikes::LookAlike;
 pub use raw::LogFormat;
 use validate::{Secrets, Validation};
 
@@ -64,6 +66,8 @@ pub struct Config {
     pub keys: Vec<Key>,
     /// The local queue.
     pub spool: SpoolSettings,
+    /// The environment variables that secrets are read from.
+    pub secret_variables: Vec<String>,
 }
 
 /// An app and its addresses.
@@ -158,6 +162,12 @@ impl Config {
             .map_err(|e| ConfigError::from_figment(e, &layers))?;
         Validation::new(&layers, secrets).config(raw)
     }
+}
+
+/// Environment variables that look like configuration keys and are not read. `used` are those that secrets are read from.
+pub fn look_alikes(used: &[String]) -> Vec<LookAlike> {
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    look_alikes::among(names, layers::keys().into_iter(), used)
 }
 
 impl Config {

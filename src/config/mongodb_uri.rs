@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use futures_util::FutureExt;
-use mongodb::options::{AuthMechanism, ClientOptions, ConnectionString, Tls};
+use mongodb::options::{Acknowledgment, AuthMechanism, ClientOptions, ConnectionString, Tls};
 
 use super::hints::most_similar;
 use crate::words::without_os_codes;
@@ -72,6 +72,12 @@ pub(super) fn fault(uri: &str) -> Option<String> {
     if uri.trim() != uri {
         return Some("has spaces or line breaks around it".to_owned());
     }
+    if is_unacknowledged(uri) {
+        return Some(
+            "sets w=0, which asks MongoDB to confirm nothing; remove it: callbacks wait for a majority and its journal"
+                .to_owned(),
+        );
+    }
     if let Some(options) = parsed(uri) {
         return options.and_then(|options| unusable(&options));
     }
@@ -85,6 +91,14 @@ pub(super) fn fault(uri: &str) -> Option<String> {
     Some(found.unwrap_or_else(|| {
         "is no MongoDB connection string; write mongodb://host:port/?replicaSet=name".to_owned()
     }))
+}
+
+/// Whether the connection string asks for no confirmation of writes.
+fn is_unacknowledged(uri: &str) -> bool {
+    let concern = ConnectionString::parse(uri)
+        .ok()
+        .and_then(|uri| uri.write_concern);
+    concern.is_some_and(|concern| matches!(concern.w, Some(Acknowledgment::Nodes(0))))
 }
 
 /// What the driver makes of a connection string. For `mongodb+srv` it would ask name servers, so there are no options.

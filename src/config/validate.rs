@@ -35,6 +35,8 @@ pub(super) struct Validation<'l> {
     layers: &'l Figment,
     secrets: Secrets,
     problems: Vec<ConfigProblem>,
+    /// The variables that secrets were read from.
+    secret_variables: Vec<String>,
     /// The keys of secrets that were not read.
     unread: Vec<String>,
 }
@@ -45,6 +47,7 @@ impl<'l> Validation<'l> {
             layers,
             secrets,
             problems: Vec::new(),
+            secret_variables: Vec::new(),
             unread: Vec::new(),
         }
     }
@@ -128,6 +131,7 @@ impl<'l> Validation<'l> {
             apps,
             keys,
             spool: self.spool(spool),
+            secret_variables: std::mem::take(&mut self.secret_variables),
         };
         if self.problems.is_empty() {
             Ok((config, self.unread))
@@ -284,15 +288,18 @@ impl<'l> Validation<'l> {
             raw::Secret::File(raw::SecretFile { file }) => std::fs::read_to_string(&file)
                 .map(|text| SecretString::from(text.trim_end_matches(['\r', '\n'])))
                 .map_err(|e| cannot_read(&file, &e)),
-            raw::Secret::Env(raw::SecretEnv { env }) => std::env::var(&env)
-                .map(SecretString::from)
-                .map_err(|error| {
+            raw::Secret::Env(raw::SecretEnv { env }) => {
+                let found = std::env::var(&env).map(SecretString::from);
+                let found = found.map_err(|error| {
                     let why = match error {
                         VarError::NotPresent => "not set",
                         VarError::NotUnicode(_) => "not UTF-8",
                     };
                     format!("is to come from the variable {env}, which is {why}")
-                }),
+                });
+                self.secret_variables.push(env);
+                found
+            }
         };
         match found {
             Ok(secret) if secret.expose_secret().is_empty() => {

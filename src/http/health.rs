@@ -8,6 +8,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout};
 
 use super::Service;
+use crate::store::diagnosis::{Deployment, OutageReason};
 
 /// How long a check may take. Most orchestrators wait for one second.
 const TIMEOUT: Duration = Duration::from_millis(700);
@@ -21,7 +22,7 @@ pub async fn livez() -> HttpResponse {
 #[derive(Clone, Copy)]
 pub struct Checked {
     at: Instant,
-    mongodb: &'static str,
+    mongodb: Result<&'static str, OutageReason>,
     indexes: &'static str,
 }
 
@@ -33,19 +34,27 @@ const FRESH: Duration = Duration::from_millis(500);
 /// 200 as long as callbacks can be taken: a balancer that took the service out while MongoDB is away
 /// would lose the callbacks that the spool is there for. Queries then are answered 503, and the body
 /// says so; the same holds while MongoDB is there without its indexes, as at a first start. 503 when
-/// callbacks cannot be taken, and from the moment on at which the service is told to stop.
+/// callbacks cannot be taken, and from the moment on at which the service is told to stop. Where MongoDB is down, `reason`
+/// and `detail` say why, as far as is known; anybody may ask, so they name no host.
 pub async fn readyz(service: web::Data<Service>) -> HttpResponse {
     let stopping = service.stopping.is_cancelled();
+    let outage = &service.durable.outage;
     let (mongodb, indexes) = if stopping {
-        ("unknown", "unknown")
+        (Ok("unknown"), "unknown")
     } else {
         let checked = checked(&service).await;
-        if service.durable.outage.is_known() {
-            ("down", "unknown")
+        if outage.is_known() {
+            (Err(outage.reason()), "unknown")
         } else {
             (checked.mongodb, checked.indexes)
         }
     };
+    let (mongodb, reason) = match mongodb {
+        Ok(word) => (word, None),
+        Err(reason) => ("down", Some(reason)),
+    };
+    let known = service.durable.store.known();
+    let kind = known.deployment().map_or("unknown", Deployment::as_str);
     let spool = service.durable.spool.status();
     let lag = service.durable.store.lag();
     let queries = indexes == "present" && !stopping;
@@ -56,7 +65,7 @@ pub async fn readyz(service: web::Data<Service>) -> HttpResponse {
     } else {
         HttpResponse::ServiceUnavailable()
     };
-    response.json(json!({
+    let mut report = json!({
         "status": match (callbacks, queries) {
             (true, true) => "ready",
             (true, false) => "degraded",
@@ -66,7 +75,13 @@ pub async fn readyz(service: web::Data<Service>) -> HttpResponse {
         "queries": word(queries),
         "checks": {
             "mongodb": mongodb,
+            "mongodb_kind": kind,
             "indexes": indexes,
+            "retention": match known.retention_waits() {
+                Some(true) => "waits",
+                Some(false) => "applied",
+                None => "unknown",
+            },
             "spool": if spool.is_writable { "up" } else { "down" },
             "stopping": stopping,
         },
@@ -76,7 +91,12 @@ pub async fn readyz(service: web::Data<Service>) -> HttpResponse {
             "lag_ms": lag.oldest.as_millis() as u64,
             "caught_up": lag.has_caught_up,
         },
-    }))
+    });
+    if let Some(reason) = reason {
+        report["reason"] = reason.code().into();
+        report["detail"] = reason.sentence().into();
+    }
+    response.json(report)
 }
 
 /// Asks MongoDB, and a disk that has refused something, how they are, unless that was just done.
@@ -93,12 +113,12 @@ async fn checked(service: &Service) -> Checked {
         let _ = timeout(TIMEOUT, spawn_blocking(move || spool.try_disk())).await;
     }
     let (mongodb, indexes) = if durable.outage.is_known() {
-        ("down", "unknown")
+        (Err(durable.outage.reason()), "unknown")
     } else {
         match timeout(TIMEOUT, durable.store.has_indexes()).await {
-            Ok(Ok(true)) => ("up", "present"),
-            Ok(Ok(false)) => ("up", "missing"),
-            Ok(Err(_)) | Err(_) => ("down", "unknown"),
+            Ok(Ok(true)) => (Ok("up"), "present"),
+            Ok(Ok(false)) => (Ok("up"), "missing"),
+            Ok(Err(_)) | Err(_) => (Err(OutageReason::NotAnswering), "unknown"),
         }
     };
     let at = Instant::now();

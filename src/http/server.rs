@@ -23,7 +23,7 @@ use super::{Service, routes};
 use crate::config::Http;
 
 /// File descriptors kept for MongoDB, the spool and logs.
-const OTHER_FILES: usize = 128;
+pub(crate) const OTHER_FILES: usize = 128;
 
 /// How long a connection stays open after a response whose request body was left unread, so that the client
 /// can read the response.

@@ -83,6 +83,8 @@ impl Durable {
                     let verdicts = store.commit(&batch).await;
                     if verdicts.contains(&Err(NotStored::Unavailable)) {
                         outage.begin();
+                    } else if verdicts.iter().any(Result::is_ok) {
+                        outage.confirmed();
                     }
                     verdicts
                 }

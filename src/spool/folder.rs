@@ -10,7 +10,7 @@ use super::segment::Salt;
 
 /// Locked while a process uses the folder.
 pub const LOCK: &str = "lock";
-/// Written to find out whether the disk works.
+/// Written to find out whether the disk works. So are others whose names begin so.
 pub const TRIAL: &str = "trial";
 /// Holds the spool's id.
 pub const ID: &str = "id";
@@ -96,7 +96,7 @@ impl FolderContents {
                     "quarantined bytes of the spool wait for a person to look at them"
                 );
                 found.quarantined_bytes += bytes;
-            } else if ![LOCK, TRIAL, ID].contains(&name.as_str()) {
+            } else if ![LOCK, ID].contains(&name.as_str()) && !name.starts_with(TRIAL) {
                 tracing::error!(
                     file = name,
                     bytes,

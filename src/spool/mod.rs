@@ -38,6 +38,7 @@
 //! # Why not an embedded database
 //! `docs/spool.md` has the experiment.
 
+mod examine;
 mod file;
 mod folder;
 mod segment;
@@ -57,6 +58,7 @@ use crate::callback::Received;
 
 use folder::{FolderContents, private, sync_folder};
 
+pub use examine::{SpoolFacts, examine};
 pub use file::Segment;
 pub use segment::{Damage, Reader, Salt, write};
 

@@ -33,6 +33,9 @@ pub enum Blame {
     Unknown,
 }
 
+/// The code of a right that is lacking, or a login that is.
+pub const UNAUTHORIZED: i32 = 13;
+
 /// The code of a duplicate key.
 pub const DUPLICATE_KEY: i32 = 11000;
 
@@ -97,6 +100,20 @@ pub fn blame(code: i32) -> Blame {
     }
 }
 
+/// The code in MongoDB's answer. The driver wraps the answer to a login.
+pub fn code(error: &Error) -> Option<i32> {
+    let of = |error: &Error| match error.kind.as_ref() {
+        ErrorKind::Command(command) => Some(command.code),
+        _ => None,
+    };
+    let inner = || {
+        let source = std::error::Error::source(error)?;
+        let boxed = || source.downcast_ref::<Box<Error>>().map(Box::as_ref);
+        source.downcast_ref::<Error>().or_else(boxed)
+    };
+    of(error).or_else(|| of(inner()?))
+}
+
 impl StoreError {
     /// The same error, of a command in which no document can be at fault.
     pub fn as_of_state(self) -> Self {
@@ -132,6 +149,9 @@ impl From<Error> for StoreError {
                 Self::Unavailable("a write failed".to_owned())
             }
             ErrorKind::ServerSelection { message, .. } => Self::Unavailable(servers(message)),
+            ErrorKind::ConnectionPoolCleared { .. } => {
+                Self::Unavailable("a connection was closed after the error of another".to_owned())
+            }
             // Not the whole error: its text has labels, in any order, and the server's response in it.
             kind => Self::Unavailable(without_os_codes(&kind.to_string())),
         }

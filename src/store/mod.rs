@@ -9,14 +9,17 @@
 //! - [`spools`] shares between instances whether their spools are empty.
 //! - [`trace`] says what happened to one message, and why it counts or does not.
 //! - [`indexes`] creates the indexes; [`error`] says whether MongoDB or a document is at fault.
+//! - [`diagnosis`] finds out why MongoDB does not take writes.
 
 pub mod backfill;
 pub mod bson;
 mod commit;
 pub mod dead_letters;
+pub mod diagnosis;
 pub mod documents;
 pub mod error;
 pub mod indexes;
+mod known;
 pub mod marks;
 mod place;
 pub mod projection;
@@ -45,6 +48,7 @@ use crate::metrics::Metrics;
 pub use commit::{Durability, NotStored, Verdict};
 pub use documents::Submission;
 pub use error::StoreError;
+pub use known::Known;
 use projection::Behind;
 use unread::Questions;
 pub use unread::{IdReservation, MOST_KEYS, UnreadBy};
@@ -104,6 +108,8 @@ pub struct Store {
     behind: Arc<Behind>,
     /// Running commits.
     committing: Arc<AtomicUsize>,
+    /// What was learned about MongoDB.
+    known: Arc<Known>,
     metrics: Arc<Metrics>,
 }
 
@@ -131,8 +137,14 @@ impl Store {
             runtime: Handle::current(),
             behind: Arc::default(),
             committing: Arc::default(),
+            known: Arc::default(),
             metrics,
         }
+    }
+
+    /// What was learned about MongoDB.
+    pub fn known(&self) -> &Known {
+        &self.known
     }
 
     /// Creates the client, which connects in the background, so MongoDB may still be unavailable. To resolve a
@@ -159,6 +171,11 @@ impl Store {
         // If two calls race, either client will do.
         let _ = self.database.set(database);
         Ok(())
+    }
+
+    /// Whether there is a client.
+    pub fn is_reached(&self) -> bool {
+        self.database.get().is_some()
     }
 
     fn database(&self) -> Result<&Database, StoreError> {

@@ -7,6 +7,7 @@
 
 mod completions;
 mod dead_letters;
+mod doctor;
 mod health;
 #[allow(
     dead_code,
@@ -29,6 +30,7 @@ fn help_names_every_command() {
     for command in [
         "serve",
         "check-config",
+        "doctor",
         "indexes",
         "reconcile",
         "spools",

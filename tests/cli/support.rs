@@ -170,7 +170,11 @@ pub struct Served {
 impl Served {
     pub fn start(bench: &Bench) -> Self {
         bench.forbid_secrets();
-        let mut command = bench.command(&["serve", "--config", "im.toml"]);
+        Self::by(bench.command(&["serve", "--config", "im.toml"]))
+    }
+
+    /// Started by a command of one's own.
+    pub fn by(mut command: Command) -> Self {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap());
         let mut seen = String::new();

@@ -74,6 +74,24 @@ impl Process {
         output
     }
 
+    /// Runs `serve` to its end, which must come soon: the exit code and what it said.
+    pub fn serve_in_vain(&self) -> (Option<i32>, String) {
+        let mut command = self.command(&["serve"]);
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let since = Instant::now();
+        while child.try_wait().unwrap().is_none() {
+            if since.elapsed() > Duration::from_secs(20) {
+                child.kill().unwrap();
+                panic!("the service serves: {:?}", child.wait_with_output());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        log_guard::check(&said);
+        (output.status.code(), said)
+    }
+
     /// Starts it and waits until it listens.
     pub fn start(&mut self) {
         let log = std::fs::OpenOptions::new()
@@ -152,12 +170,13 @@ impl Process {
         .await;
     }
 
-    async fn until(&self, http: &reqwest::Client, is_so: impl Fn(&Value) -> bool) {
+    /// Waits until `/readyz` says this.
+    pub async fn until(&self, http: &reqwest::Client, is_so: impl Fn(&Value) -> bool) -> Value {
         let since = Instant::now();
         loop {
             let ready = self.ready(http).await;
             if is_so(&ready) {
-                return;
+                return ready;
             }
             assert!(
                 since.elapsed() < Duration::from_secs(90),

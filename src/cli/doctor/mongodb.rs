@@ -1,0 +1,109 @@
+//! The doctor's look at MongoDB, its indexes and the retention.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::ExposeSecret;
+use tokio::time::timeout;
+
+use crate::check::Check;
+use crate::config::Config;
+use crate::store::indexes::{ChangeToIndex, IndexChange};
+use crate::store::{Store, StoreError, diagnosis};
+
+const INDEXES: &str = "indexes";
+const RETENTION: &str = "retention";
+
+/// The names of all checks of MongoDB.
+pub const CHECKS: [&str; diagnosis::CHECKS.len() + 2] = {
+    let mut names = [INDEXES; diagnosis::CHECKS.len() + 2];
+    let mut i = 0;
+    while i < diagnosis::CHECKS.len() {
+        names[i] = diagnosis::CHECKS[i];
+        i += 1;
+    }
+    names[i + 1] = RETENTION;
+    names
+};
+
+/// How long each question waits for an answer.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// How long the comparison of indexes may take, with counting what a retention would delete.
+const PLANNING: Duration = Duration::from_secs(60);
+
+/// Checks MongoDB. Changes nothing: the only write is one without effect.
+pub async fn checks(config: &Config) -> Vec<Check> {
+    let store = Store::new(config.store.clone(), Arc::default());
+    let uri = config.mongodb_uri.expose_secret();
+    // If that fails the diagnosis says why.
+    let _ = timeout(PATIENCE, store.reach(uri)).await;
+    let diagnosis = store.diagnose(uri, PATIENCE).await;
+    let mut checks = diagnosis.checks().await;
+    if diagnosis.cause.is_none() {
+        checks.extend(of_indexes(&store, config).await);
+    } else {
+        let why = "MongoDB does not take writes";
+        checks.extend([INDEXES, RETENTION].map(|name| Check::not_checked(name, why)));
+    }
+    store.close().await;
+    checks
+}
+
+async fn of_indexes(store: &Store, config: &Config) -> [Check; 2] {
+    let plan = timeout(PLANNING, store.index_plan(config.retention)).await;
+    let changes = match plan.unwrap_or(Err(StoreError::TimedOut)) {
+        Ok(changes) => changes,
+        Err(error) => {
+            let why = error.to_string();
+            return [INDEXES, RETENTION].map(|name| Check::not_checked(name, &why));
+        }
+    };
+    let is_retention = |change: &IndexChange| matches!(change.change, ChangeToIndex::Retain { .. });
+    let (retention, indexes): (Vec<_>, Vec<_>) = changes.into_iter().partition(is_retention);
+    let are_built = indexes.is_empty().then_some(store.has_indexes().await);
+    [
+        indexes_check(&indexes, are_built),
+        retention_check(&retention),
+    ]
+}
+
+fn said(changes: &[IndexChange]) -> String {
+    let each: Vec<_> = changes.iter().map(IndexChange::to_string).collect();
+    each.join("; ")
+}
+
+fn indexes_check(missing: &[IndexChange], are_built: Option<Result<bool, StoreError>>) -> Check {
+    match are_built {
+        None => Check::warning(
+            INDEXES,
+            format!("not as they should be: {}", said(missing)),
+            "the service does so at its start; to do it before, run `im-callback indexes`; without them queries are answered 503",
+        ),
+        Some(Ok(true)) => Check::ok(INDEXES, "all are there and built"),
+        Some(Ok(false)) => Check::warning(
+            INDEXES,
+            "one is still being built",
+            "wait; until then queries are answered 503, and callbacks are taken",
+        ),
+        Some(Err(error)) => Check::not_checked(INDEXES, error.to_string()),
+    }
+}
+
+fn retention_check(changes: &[IndexChange]) -> Check {
+    if changes.is_empty() {
+        return Check::ok(RETENTION, "as configured");
+    }
+    if changes.iter().any(|change| change.deletes().is_some()) {
+        return Check::warning(
+            RETENTION,
+            said(changes),
+            "the service leaves such a retention alone: run `im-callback indexes --yes` if that is meant, or configure a longer one",
+        );
+    }
+    let found = format!(
+        "deletes nothing now, and is set at the next start: {}",
+        said(changes)
+    );
+    Check::ok(RETENTION, found)
+}

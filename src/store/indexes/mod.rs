@@ -1,0 +1,194 @@
+//! The collections and their indexes, created at start and by `im-callback indexes`. Idempotent.
+//!
+//! [`Store::index_plan`] says what differs from the configuration, and [`Store::apply_index_changes`] makes it so.
+//! The service does both at its start, except for a [`Retention`] that would delete documents at once: somebody who
+//! mistypes `retention.messages` must not lose the history by a restart, so that waits for `im-callback indexes --yes`.
+//!
+//! Pages are 1 MB: MongoDB collects writes in pages in memory, by default of 10 MB in a collection and 5 MB in an
+//! index, and a writer to a full page waits until it is compressed and split. Small pages replace a few pauses that
+//! hold up every commit by many short ones; `docs/benchmarks.md` says more. Existing collections stay as they are.
+
+mod plan;
+mod retention;
+
+use futures_util::TryStreamExt;
+use futures_util::future::try_join_all;
+use mongodb::bson::{Document, doc};
+use mongodb::error::ErrorKind;
+use mongodb::options::{Acknowledgment, WriteConcern};
+use mongodb::{Collection, IndexModel};
+
+use super::error::{Blame, StoreError, blame};
+use super::{Store, UnreadBy, collection};
+use crate::callback::ids::AppName;
+
+pub use plan::{ChangeMade, ChangeToIndex, IndexChange};
+pub use retention::{Deletion, Retention};
+
+/// Unread messages by reader and sender. Also used to apply read marks.
+pub const UNREAD_BY_PEER: &str = "unread_by_peer";
+/// Unread messages by reader, order and sender.
+pub const UNREAD_BY_ORDER: &str = "unread_by_order";
+/// Messages by conversation and time, for whoever reads one.
+pub const CONVERSATION: &str = "conversation";
+/// Read marks by reader and peer.
+pub const MARKS: &str = "marks";
+/// The TTL index, where retention is configured.
+pub const RETENTION: &str = "retention";
+
+/// Dead letters by time, for lists.
+pub const NEWEST: &str = "newest";
+
+/// An index that the service needs.
+struct WantedIndex {
+    collection: &'static str,
+    name: &'static str,
+    keys: Document,
+    filter: Option<Document>,
+}
+
+/// The indexes that queries name. They cover all that a count reads. `state` is in the keys although it is always 0
+/// there: MongoDB would fetch the document to check a condition on a field that the key lacks, even if the partial
+/// filter implies it.
+fn query_indexes() -> [WantedIndex; 3] {
+    [
+        WantedIndex {
+            collection: collection::MESSAGES,
+            name: UNREAD_BY_PEER,
+            keys: doc! { "app": 1, "to": 1, "state": 1, "fromAccount": 1, "msgTimestamp": 1 },
+            filter: Some(doc! { "state": 0 }),
+        },
+        WantedIndex {
+            collection: collection::MESSAGES,
+            name: UNREAD_BY_ORDER,
+            keys: doc! { "app": 1, "to": 1, "state": 1, "orderId": 1, "fromAccount": 1, "msgTimestamp": 1 },
+            filter: Some(doc! { "state": 0, "orderId": { "$exists": true } }),
+        },
+        WantedIndex {
+            collection: collection::READ_MARKS,
+            name: MARKS,
+            keys: doc! { "app": 1, "reader": 1, "peer": 1, "readUpTo": 1 },
+            filter: None,
+        },
+    ]
+}
+
+/// The indexes that help people and lists.
+fn other_indexes() -> [WantedIndex; 2] {
+    [
+        WantedIndex {
+            collection: collection::MESSAGES,
+            name: CONVERSATION,
+            keys: doc! { "app": 1, "conversation": 1, "msgTimestamp": 1, "_id": 1 },
+            filter: Some(doc! { "conversation": { "$exists": true } }),
+        },
+        WantedIndex {
+            collection: collection::DEAD_LETTERS,
+            name: NEWEST,
+            keys: doc! { "receivedAt": -1, "_id": -1 },
+            filter: None,
+        },
+    ]
+}
+
+impl Store {
+    /// Creates the collections that callbacks write to, once per process and before the first write.
+    pub(super) async fn ensure_collections(&self) -> Result<(), StoreError> {
+        let make = async || {
+            let each = collection::WRITTEN.map(|name| self.ensure_collection(name));
+            try_join_all(each).await.map(drop)
+        };
+        self.collections.get_or_try_init(make).await.copied()
+    }
+
+    async fn ensure_collection(&self, name: &str) -> Result<(), StoreError> {
+        const EXISTS: i32 = 48;
+        let small_pages = doc! { "wiredTiger": { "configString": "memory_page_max=1MB" } };
+        let create = doc! {
+            "create": name,
+            "storageEngine": &small_pages,
+            "indexOptionDefaults": { "storageEngine": &small_pages },
+        };
+        let Err(error) = self.database()?.run_command(create).await else {
+            return Ok(());
+        };
+        match error.kind.as_ref() {
+            ErrorKind::Command(command) if command.code == EXISTS => Ok(()),
+            ErrorKind::Command(command) if blame(command.code) != Blame::Server => {
+                let (code, why) = (command.code, &command.code_name);
+                tracing::info!(
+                    name,
+                    code,
+                    why,
+                    "MongoDB creates the collection with its own page size"
+                );
+                Ok(())
+            }
+            _ => Err(StoreError::of_state(error)),
+        }
+    }
+
+    /// Adds the indexed fields to read marks of an older version.
+    async fn complete_marks(&self) -> Result<(), StoreError> {
+        let marks = self.collection(collection::READ_MARKS)?;
+        let from_id = doc! { "$set": {
+            "app": "$_id.app", "reader": "$_id.reader", "peer": "$_id.peer", "team": "$_id.team",
+        } };
+        let completed = marks
+            .update_many(doc! { "app": null }, vec![from_id])
+            .write_concern(WriteConcern::builder().w(Acknowledgment::Majority).build())
+            .await?;
+        if completed.modified_count > 0 {
+            let marks = completed.modified_count;
+            tracing::info!(marks, "read marks of an older version were completed");
+        }
+        Ok(())
+    }
+
+    /// Whether the indexes that queries need exist and are built.
+    ///
+    /// # Errors
+    /// When MongoDB does not answer in time.
+    pub async fn has_indexes(&self) -> Result<bool, StoreError> {
+        for wanted in query_indexes() {
+            let documents = self.collection(wanted.collection)?;
+            let there = self
+                .within_query_timeout(async move { indexes_of(&documents).await })
+                .await?;
+            let is_it =
+                |model: &IndexModel| is_named(model, wanted.name) && model.keys == wanted.keys;
+            if !there.iter().any(is_it) {
+                return Ok(false);
+            }
+        }
+        // An index is listed while it is still being built, but a query that names it is refused.
+        let app = AppName::new("-").expect("a name by its rules");
+        for by in [UnreadBy::Peer, UnreadBy::Order] {
+            let keys = self.unread_keys(by, by.matching(&app, &[""], &[""]), 1);
+            let asked = tokio::try_join!(keys, self.marks_between(&app, &[""], &[""]));
+            match asked {
+                Ok(_) => {}
+                Err(StoreError::Refused(_)) => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// A collection's indexes; none if the collection does not exist.
+async fn indexes_of(documents: &Collection<Document>) -> mongodb::error::Result<Vec<IndexModel>> {
+    const NAMESPACE_NOT_FOUND: i32 = 26;
+    match documents.list_indexes().await {
+        Ok(cursor) => cursor.try_collect().await,
+        Err(e) => match e.kind.as_ref() {
+            ErrorKind::Command(c) if c.code == NAMESPACE_NOT_FOUND => Ok(Vec::new()),
+            _ => Err(e),
+        },
+    }
+}
+
+fn is_named(index: &IndexModel, name: &str) -> bool {
+    let options = index.options.as_ref();
+    options.is_some_and(|options| options.name.as_deref() == Some(name))
+}
