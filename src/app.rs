@@ -89,6 +89,7 @@ impl Application {
             app: apps(live.clone()),
             limits: config.ingest,
             metrics: metrics.clone(),
+            dead_letter_lines: durable.dead_letter_lines.clone(),
         };
         let shared = web::Data::new(http::Service {
             live,

@@ -17,6 +17,8 @@ pub enum Scope {
     Write,
     /// Operates the service.
     Admin,
+    /// Reads metrics, where these are not open.
+    Metrics,
 }
 
 impl Scope {
@@ -26,6 +28,7 @@ impl Scope {
             Self::Read => "read",
             Self::Write => "write",
             Self::Admin => "admin",
+            Self::Metrics => "metrics",
         }
     }
 }
@@ -71,9 +74,10 @@ impl Key {
         names.join(", ")
     }
 
-    /// Whether the key allows this.
+    /// Whether the key allows this. Who operates the service may also read its metrics.
     pub fn allows(&self, scope: Scope) -> bool {
-        self.scopes.contains(&scope)
+        let by_admin = scope == Scope::Metrics && self.scopes.contains(&Scope::Admin);
+        by_admin || self.scopes.contains(&scope)
     }
 
     /// The apps that the key is limited to; `None` if it is not.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow, bail};
+use reqwest::redirect::Policy;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{Failure, Load};
@@ -140,6 +141,10 @@ pub fn usage(message: &str) -> Failure {
 /// Parses an `http` or `https` address.
 pub fn web_address(text: &str) -> Result<String, String> {
     match url::Url::parse(text) {
+        // Messages show the address.
+        Ok(url) if !url.username().is_empty() || url.password().is_some() => {
+            Err("write the address without a user and a password".to_owned())
+        }
         Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => {
             Ok(text.to_owned())
         }
@@ -272,7 +277,8 @@ pub fn http(timeout: Duration) -> anyhow::Result<reqwest::Client> {
     reqwest::Client::builder()
         .user_agent(concat!("im-callback/", env!("CARGO_PKG_VERSION")))
         .timeout(timeout)
-        // No redirects: a query contains its key, which must not go to another address.
+        // A request has a key or a signature, which must go to the given address and no other.
+        .redirect(Policy::none())
         .no_proxy()
         .build()
         .context("cannot make an HTTP client")

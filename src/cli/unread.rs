@@ -71,15 +71,15 @@ pub async fn run(args: UnreadArgs, load: impl Load, has_config: bool) -> Result<
     if !status.is_success() {
         return Err(anyhow!("{}", refusal(&url, &status.to_string(), &text)).into());
     }
+    let counts: Option<Map<String, Value>> = serde_json::from_str(&text).ok();
+    let table = counts.and_then(|counts| table(&args, &counts));
+    let table = table.ok_or_else(|| anyhow!("{}", not_ours(&url, &status.to_string())))?;
     let mut out = std::io::stdout().lock();
-    if args.json {
-        writeln!(out, "{text}").context("cannot print")?;
-    } else {
-        let counts: Map<String, Value> =
-            serde_json::from_str(&text).with_context(|| not_ours(&url, &status.to_string()))?;
-        out.write_all(table(&args, &counts).as_bytes())
-            .context("cannot print")?;
+    match args.json {
+        true => writeln!(out, "{text}"),
+        false => out.write_all(table.as_bytes()),
     }
+    .context("cannot print")?;
     Ok(())
 }
 
@@ -139,7 +139,8 @@ fn configured_key(config: &Config, app: Option<&str>) -> Result<SecretString, Fa
     }
 }
 
-fn table(args: &UnreadArgs, counts: &Map<String, Value>) -> String {
+/// The counts; `None` if one that was asked for is missing.
+fn table(args: &UnreadArgs, counts: &Map<String, Value>) -> Option<String> {
     let mut text = String::new();
     let lists = [
         ("peers", "PEER", &args.peer),
@@ -157,20 +158,14 @@ fn table(args: &UnreadArgs, counts: &Map<String, Value>) -> String {
         let width = width.unwrap_or_default();
         text.push_str(&format!("{heading:width$}  UNREAD\n"));
         for id in asked {
-            let n = counts
-                .get(field)
-                .and_then(|c| c[id].as_u64())
-                .unwrap_or_default();
+            let n = counts.get(field)?.get(id)?.as_u64()?;
             text.push_str(&format!("{id:width$}  {n:>6}\n"));
         }
     }
-    let total = counts
-        .get("total")
-        .and_then(Value::as_u64)
-        .unwrap_or_default();
+    let total = counts.get("total")?.as_u64()?;
     text.push_str(&format!("{} has {total} unread\n", args.user));
     if counts.get("complete") == Some(&Value::Bool(false)) {
         text.push_str("not complete: callbacks wait in a spool (`im-callback spools`)\n");
     }
-    text
+    Some(text)
 }

@@ -78,8 +78,8 @@ pub(super) fn fault(uri: &str) -> Option<String> {
                 .to_owned(),
         );
     }
-    if let Some(options) = parsed(uri) {
-        return options.and_then(|options| unusable(&options));
+    if let Some(parsed) = parsed(uri) {
+        return unusable(&parsed);
     }
     let parts = match UriParts::of(uri) {
         Ok(parts) => parts,
@@ -101,20 +101,20 @@ fn is_unacknowledged(uri: &str) -> bool {
     concern.is_some_and(|concern| matches!(concern.w, Some(Acknowledgment::Nodes(0))))
 }
 
-/// What the driver makes of a connection string. For `mongodb+srv` it would ask name servers, so there are no options.
-fn parsed(uri: &str) -> Option<Option<ClientOptions>> {
-    ConnectionString::parse(uri).ok()?;
-    if uri.starts_with("mongodb+srv") {
-        return Some(None);
+/// A connection string that the driver can use.
+fn parsed(uri: &str) -> Option<ConnectionString> {
+    let parsed = ConnectionString::parse(uri).ok()?;
+    // For `mongodb+srv` the options would wait for name servers; with the hosts given there is nothing to wait for.
+    if !uri.starts_with("mongodb+srv") {
+        let options = ClientOptions::parse(uri).into_future().now_or_never()?;
+        options.ok()?;
     }
-    // With the hosts given there is nothing to wait for.
-    let options = ClientOptions::parse(uri).into_future().now_or_never()?;
-    options.ok().map(Some)
+    Some(parsed)
 }
 
 /// What will fail at the first connection, each time.
-fn unusable(options: &ClientOptions) -> Option<String> {
-    if let Some(credential) = &options.credential {
+fn unusable(uri: &ConnectionString) -> Option<String> {
+    if let Some(credential) = &uri.credential {
         let needs_password = matches!(
             credential.mechanism,
             None | Some(AuthMechanism::ScramSha1 | AuthMechanism::ScramSha256)
@@ -123,7 +123,7 @@ fn unusable(options: &ClientOptions) -> Option<String> {
             return Some("names a user without a password; write user:password@".to_owned());
         }
     }
-    let Some(Tls::Enabled(tls)) = &options.tls else {
+    let Some(Tls::Enabled(tls)) = &uri.tls else {
         return None;
     };
     let files = [
@@ -161,7 +161,8 @@ impl<'u> UriParts<'u> {
             Some((user_info, hosts)) => (Some(user_info), hosts),
             None => (None, address),
         };
-        if user_info.is_none() && options.contains('@') {
+        // Otherwise a part of the password could be named as an option.
+        if options.contains('@') {
             return Err(
                 "has a `?` before an `@`; in a user or password write %3F for it".to_owned(),
             );
@@ -368,6 +369,13 @@ mod tests {
             ("mongodb://u:hunter@2@h/", "in its password; write %3A"),
             ("mongodb://u:hunter/2@h/", "in its password"),
             ("mongodb://u:hunter?2@h/", "%3F"),
+            ("mongodb://u:p@hunter?hunter=1@h/", "%3F"),
+            ("mongodb://u:p@ss?hunter&x@h/", "%3F"),
+            ("mongodb+srv://u@cluster.example.org/", "without a password"),
+            (
+                "mongodb+srv://cluster.example.org/?tlsCAFile=/nowhere/hunter2",
+                "`tlsCAFile` that cannot be read: No such",
+            ),
             ("mongodb://u:hunter%2@h/", "`%` in its password"),
             ("mongodb://u:hunter%ü2@h/", "`%` in its password"),
             ("mongodb://u%z:hunter2@h/", "`%` in its user"),

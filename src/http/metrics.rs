@@ -22,7 +22,7 @@ pub async fn get(
 ) -> Result<HttpResponse, Problem> {
     if !service.limits.open_metrics {
         let current = service.live.current();
-        authorize(&service, &current.keys, &request, Scope::Admin)?.check_all_apps()?;
+        authorize(&service, &current.keys, &request, Scope::Metrics)?.check_all_apps()?;
     }
     begin_at_zero(&service);
     read_state(&service);

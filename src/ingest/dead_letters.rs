@@ -10,11 +10,34 @@
 //! That is harmless: every write is idempotent, so the next retry changes nothing and removes the dead letter.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::{App, replay};
+use crate::callback::event::Reason;
+use crate::callback::ids::AppName;
 use crate::store::dead_letters::DeadLetter;
-use crate::store::documents::{STORE_REFUSED, Write};
+use crate::store::documents::{DeadLetterNote, OTHER_CODES, STORE_REFUSED, Write};
 use crate::store::{Durability, Store, StoreError};
+use crate::throttle::Throttle;
+
+/// The log lines about new dead letters: at a limited rate, since a provider may change its format for every callback.
+/// Each code has a limit of its own, so that a flood of one hides no other.
+#[derive(Debug, Default)]
+pub struct DeadLetterLines([Throttle; CODES]);
+
+const CODES: usize = Reason::CODES.len() + OTHER_CODES.len();
+
+impl DeadLetterLines {
+    /// Logs a dead letter that is stored now.
+    pub fn log(&self, app: &AppName, stored: &DeadLetterNote) {
+        let DeadLetterNote { id, code, path } = stored;
+        let mut codes = Reason::CODES.iter().chain(&OTHER_CODES);
+        let throttle = codes.position(|known| known == code).map(|n| &self.0[n]);
+        if let Some(kept_back) = throttle.and_then(|lines| lines.pass(Instant::now())) {
+            tracing::warn!(%app, id, code, path, kept_back, "a verified body becomes a dead letter");
+        }
+    }
+}
 
 /// The outcome of a retry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,7 +139,7 @@ async fn decode_and_store(
     if submission.writes.is_empty() {
         return Ok(undecodable.unwrap_or(Retried::SaysNothing));
     }
-    let verdicts = store.commit(&[submission]).await;
+    let verdicts = store.commit_again(&[submission]).await;
     let unavailable = |why: &str| StoreError::Unavailable(why.to_owned());
     match verdicts.first() {
         Some(Ok(durability)) => Ok(undecodable.unwrap_or(match durability {

@@ -21,13 +21,15 @@ use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, stream};
 use tokio::time::{Instant, sleep};
 
+use super::dead_letters::DeadLetterLines;
 use super::group::Limits;
 use super::{App, Outage, replay, without_app};
 use crate::callback::Received;
 use crate::callback::ids::AppName;
 use crate::metrics::Metrics;
 use crate::spool::{self, Segment, Spool};
-use crate::store::{Store, Submission};
+use crate::store::documents::STORE_REFUSED;
+use crate::store::{Durability, Store, Submission};
 
 /// How long the drain waits if a segment cannot be deleted: at first, and at most.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -56,6 +58,8 @@ pub struct Drain {
     pub limits: Limits,
     /// What is drained is counted.
     pub metrics: Arc<Metrics>,
+    /// Logs new dead letters.
+    pub dead_letter_lines: Arc<DeadLetterLines>,
 }
 
 /// Why a segment cannot be drained now.
@@ -234,6 +238,7 @@ impl Drain {
             .store
             .write_dead_letters(&refused, Instant::now() + DEAD_LETTER);
         if written.await.is_ok() {
+            self.store.count_dead_letter(received, STORE_REFUSED);
             return Ok(Vec::new());
         }
         self.ask_for_outage().await?;
@@ -256,6 +261,13 @@ impl Drain {
                 })
                 .collect();
             let verdicts = self.store.commit(&submissions).await;
+            for (submission, verdict) in submissions.iter().zip(&verdicts) {
+                if let (Ok(Durability::Stored), Some(stored)) = (verdict, submission.dead_letter())
+                {
+                    let app = &submission.received.origin.app;
+                    self.dead_letter_lines.log(app, &stored);
+                }
+            }
             verdicts.into_iter().try_for_each(|v| v.map(drop))
         };
         match AssertUnwindSafe(store).catch_unwind().await {

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use super::complete::{Complete, SLOW};
+use super::dead_letters::DeadLetterLines;
 use super::group::{GroupCommit, Limits, NoVerdict, QueueStatus};
 use super::outage::Outage;
 use crate::callback::Received;
@@ -45,6 +46,8 @@ pub struct Durable {
     commits: GroupCommit<Submission, Verdict>,
     appends: GroupCommit<Received, Result<(), NotAppended>>,
     commit_timeout: Duration,
+    /// Logs new dead letters.
+    pub dead_letter_lines: Arc<DeadLetterLines>,
     metrics: Arc<Metrics>,
 }
 
@@ -110,6 +113,7 @@ impl Durable {
             commits: GroupCommit::start(commit, limits, tracker),
             appends: GroupCommit::start(append, one_by_one, tracker),
             commit_timeout,
+            dead_letter_lines: Arc::default(),
             metrics,
         }
     }

@@ -89,7 +89,7 @@ pub async fn ingest<'h>(
     body: &'h Bytes,
     now: Millis,
 ) -> Result<Acknowledged, IngestError> {
-    let (submission, kind, at, is_whole) = {
+    let (submission, kind, at) = {
         let verified = app.provider.verify(&RawCallback { head, body }, now)?;
         let received = Received {
             origin: Origin {
@@ -102,15 +102,19 @@ pub async fn ingest<'h>(
         };
         let decoded = app.provider.decode(&verified, now);
         let (kind, at) = first_event(&decoded);
-        let is_whole = decoded.undecodable.is_none();
-        (write_of(app, received, &decoded), kind, at, is_whole)
+        (submission(received, &decoded), kind, at)
     };
+    let dead_letter = submission.dead_letter();
     let durability = match submission.writes.as_slice() {
         [] => None,
-        _ => Some(match durable.commit(submission).await? {
-            Durability::Stored if !is_whole => Durability::DeadLetter,
-            durability => durability,
-        }),
+        _ => Some(durable.commit(submission).await?),
+    };
+    let durability = match (durability, dead_letter) {
+        (Some(Durability::Stored), Some(stored)) => {
+            durable.dead_letter_lines.log(&app.name, &stored);
+            Some(Durability::DeadLetter)
+        }
+        (durability, _) => durability,
     };
     Ok(Acknowledged {
         durability,
@@ -137,34 +141,27 @@ pub fn replay(app: &App, received: Received) -> Submission {
             reason: Reason::OtherProvider,
             path: "$".to_owned(),
         };
-        return write_of(app, received, &other.into());
+        return submission(received, &other.into());
     }
     // The time it was received, not the time of the replay.
     let received_at = received.origin.received_at;
     let verified = VerifiedCallback::kept(&kept);
     let decoded = app.provider.decode(&verified, received_at);
-    write_of(app, received, &decoded)
+    submission(received, &decoded)
 }
 
 /// The dead letter of a stored callback whose app is no longer configured. It can be retried once the app is
 /// configured again.
 pub fn without_app(received: Received) -> Submission {
-    let (code, reason) = (documents::UNKNOWN_APP, "no app of this name is configured");
-    let dead_letter = Write::DeadLetter(documents::dead_letter(&received, code, reason, "$"));
-    let (app, id) = (&received.origin.app, dead_letter.dead_letter_id());
-    tracing::warn!(%app, id, code, "a callback of the spool becomes a dead letter");
+    let reason = "no app of this name is configured";
+    let dead_letter = documents::dead_letter(&received, documents::UNKNOWN_APP, reason, "$");
     Submission {
         received,
-        writes: vec![dead_letter],
+        writes: vec![Write::DeadLetter(dead_letter)],
     }
 }
 
-fn write_of(app: &App, received: Received, decoded: &Decoded<'_>) -> Submission {
+fn submission(received: Received, decoded: &Decoded<'_>) -> Submission {
     let writes = documents::writes(&received, decoded);
-    if let Some(undecodable) = &decoded.undecodable {
-        let (code, path) = (undecodable.reason.code(), &undecodable.path);
-        let id = writes.iter().find_map(Write::dead_letter_id);
-        tracing::warn!(app = %app.name, id, code, path, "a verified body becomes a dead letter");
-    }
     Submission { received, writes }
 }

@@ -81,8 +81,11 @@ impl FolderContents {
             let number = name.split('-').next().and_then(|n| n.parse::<u64>().ok());
             found.next = found.next.max(number.map_or(1, |n| n.saturating_add(1)));
             if let Some(salt) = salt_of(&name) {
-                // Not every file system knows when a file was created.
-                let since = metadata.created().or_else(|_| metadata.modified())?;
+                // A copy is created later than it was last written, and not every file system knows when.
+                let modified = metadata.modified()?;
+                let since = metadata
+                    .created()
+                    .map_or(modified, |created| created.min(modified));
                 found.segments.push(Segment {
                     path,
                     salt,

@@ -20,15 +20,13 @@
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
-use mongodb::bson::RawDocument;
 use tokio::time::Instant;
 
-use super::documents::{OTHER_CODES, STORE_REFUSED, Submission, Write, dead_letter};
+use super::documents::{STORE_REFUSED, Submission, dead_letter};
 use super::error::StoreError;
 use super::write::WriteRejection;
 use super::{Store, collection};
 use crate::callback::Received;
-use crate::callback::event::Reason;
 use crate::metrics::DeadLetterLabels;
 
 /// Where a callback is durable.
@@ -59,6 +57,25 @@ pub enum NotStored {
 impl Store {
     /// Commits a batch, and returns the verdicts in its order.
     pub async fn commit(&self, batch: &[Submission]) -> Vec<Verdict> {
+        let verdicts = self.commit_again(batch).await;
+        for (submission, verdict) in batch.iter().zip(&verdicts) {
+            match verdict {
+                Ok(Durability::Stored) => {
+                    if let Some(dead_letter) = submission.dead_letter() {
+                        self.count_dead_letter(&submission.received, dead_letter.code);
+                    }
+                }
+                Ok(Durability::DeadLetter) => {
+                    self.count_dead_letter(&submission.received, STORE_REFUSED);
+                }
+                Ok(Durability::Spooled) | Err(_) => {}
+            }
+        }
+        verdicts
+    }
+
+    /// Commits callbacks that are dead letters already, so that none is made.
+    pub async fn commit_again(&self, batch: &[Submission]) -> Vec<Verdict> {
         let _busy = self.busy();
         let started = Instant::now();
         let deadline = started + self.settings.commit_timeout;
@@ -67,25 +84,17 @@ impl Store {
         let stored = batch.iter().zip(&verdicts);
         let stored = stored.filter(|(_, verdict)| **verdict == Ok(Durability::Stored));
         let writes = stored.flat_map(|(submission, _)| &submission.writes);
-        self.behind.add(writes.clone(), self.settings.state_delay);
+        self.behind.add(writes, self.settings.state_delay);
         let took = started.elapsed().as_secs_f64();
         self.metrics.commit_duration.observe(took);
         self.metrics.commit_callbacks.observe(batch.len() as f64);
-        for write in writes {
-            if let Write::DeadLetter(dead_letter) = write {
-                self.count_dead_letter(dead_letter);
-            }
-        }
         verdicts
     }
 
-    fn count_dead_letter(&self, dead_letter: &RawDocument) {
-        let text = |name: &str| dead_letter.get_str(name).unwrap_or_default();
-        let mut codes = Reason::CODES.into_iter().chain(OTHER_CODES);
-        let labels = DeadLetterLabels {
-            app: text("app").into(),
-            code: codes.find(|code| *code == text("code")).unwrap_or("other"),
-        };
+    /// Counts a callback that is a dead letter now.
+    pub fn count_dead_letter(&self, received: &Received, code: &'static str) {
+        let app = received.origin.app.shared();
+        let labels = DeadLetterLabels { app, code };
         self.metrics.dead_letters.get_or_create(&labels).inc();
     }
 
@@ -199,25 +208,23 @@ impl Store {
             .map(|(received, why)| {
                 let reason = format!("MongoDB refused the document: {why}");
                 let refused = dead_letter(received, STORE_REFUSED, &reason, "$");
-                let id = refused.get_str("_id").unwrap_or_default();
-                tracing::error!(
-                    app = %received.origin.app,
-                    id,
-                    code = STORE_REFUSED,
-                    why,
-                    "a refused callback becomes a dead letter"
-                );
+                if let Some(kept_back) = self.refused_lines.pass(std::time::Instant::now()) {
+                    tracing::error!(
+                        app = %received.origin.app,
+                        id = refused.get_str("_id").unwrap_or_default(),
+                        code = STORE_REFUSED,
+                        why,
+                        kept_back,
+                        "MongoDB refuses a callback, which is kept as a dead letter"
+                    );
+                }
                 refused
             })
             .collect();
         let all: Vec<_> = dead_letters.iter().map(|one| (0, &**one)).collect();
         let written = self.insert(collection::DEAD_LETTERS, &all);
         match tokio::time::timeout_at(deadline, written).await {
-            Ok(Ok(rejections)) if rejections.is_empty() => {
-                let written = dead_letters.iter();
-                written.for_each(|dead_letter| self.count_dead_letter(dead_letter));
-                Ok(Durability::DeadLetter)
-            }
+            Ok(Ok(rejections)) if rejections.is_empty() => Ok(Durability::DeadLetter),
             Ok(_) | Err(_) => Err(NotStored::Undecided),
         }
     }

@@ -9,7 +9,7 @@ use super::bson::{self, date, raw};
 use super::place::{MessageKey, Pair};
 use super::statements;
 use crate::callback::event::{
-    Conversation, Decoded, Effect, Event, EventType, Message, ReadMark, Record,
+    Conversation, Decoded, Effect, Event, EventType, Message, ReadMark, Reason, Record,
 };
 use crate::callback::ids::Millis;
 use crate::callback::{Origin, Received};
@@ -43,14 +43,17 @@ impl Write {
         };
         document.as_bytes().len()
     }
+}
 
-    /// The id of the dead letter that it inserts, if it inserts one.
-    pub fn dead_letter_id(&self) -> Option<&str> {
-        match self {
-            Self::DeadLetter(document) => document.get_str("_id").ok(),
-            _ => None,
-        }
-    }
+/// What a log line says of a dead letter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetterNote {
+    /// Its `_id`.
+    pub id: String,
+    /// Why it is one.
+    pub code: &'static str,
+    /// The place in the body.
+    pub path: String,
 }
 
 /// One callback's part of a batch. Not `Debug`: it contains a message's text.
@@ -65,6 +68,21 @@ impl Submission {
     /// Its approximate size in memory, in bytes.
     pub fn bytes(&self) -> usize {
         self.received.bytes() + self.writes.iter().map(Write::bytes).sum::<usize>()
+    }
+
+    /// The dead letter among its writes.
+    pub fn dead_letter(&self) -> Option<DeadLetterNote> {
+        let found = self.writes.iter().find_map(|write| match write {
+            Write::DeadLetter(found) => Some(found),
+            _ => None,
+        })?;
+        let text = |name: &str| found.get_str(name).unwrap_or_default();
+        let mut codes = Reason::CODES.into_iter().chain(OTHER_CODES);
+        Some(DeadLetterNote {
+            id: text("_id").to_owned(),
+            code: codes.find(|code| *code == text("code"))?,
+            path: text("path").to_owned(),
+        })
     }
 }
 

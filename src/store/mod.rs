@@ -44,6 +44,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{OnceCell, Semaphore};
 
 use crate::metrics::Metrics;
+use crate::throttle::Throttle;
 
 pub use commit::{Durability, NotStored, Verdict};
 pub use documents::Submission;
@@ -110,6 +111,8 @@ pub struct Store {
     committing: Arc<AtomicUsize>,
     /// What was learned about MongoDB.
     known: Arc<Known>,
+    /// Limits the log lines about callbacks that MongoDB refuses.
+    refused_lines: Arc<Throttle>,
     metrics: Arc<Metrics>,
 }
 
@@ -138,6 +141,7 @@ impl Store {
             behind: Arc::default(),
             committing: Arc::default(),
             known: Arc::default(),
+            refused_lines: Arc::default(),
             metrics,
         }
     }

@@ -31,7 +31,7 @@ fn told(output: &Output) -> Value {
 fn message(id: usize, more: Value) -> Vec<u8> {
     let mut message = json!({
         "eventType": 1, "convType": "PERSON", "to": "bob", "fromAccount": "Ann", "msgType": "TEXT",
-        "body": "hi", "msgTimestamp": 1_700_000_000_000_i64 + id as i64, "msgidServer": id,
+        "body": "a text that no log may have", "msgTimestamp": 1_700_000_000_000_i64 + id as i64, "msgidServer": id,
         "ext": "{\"orderId\":\"o1\",\"other\":{\"id\":12345678901234567890}}",
     });
     let fields = message.as_object_mut().unwrap();

@@ -11,7 +11,9 @@ use crate::support::{
     APP_KEY, Answer, PREVIOUS_SECRET, SECRET, TestApp, netease, signed, with_verified,
 };
 
-pub const MESSAGE: &str = r#"{"eventType":"1","convType":"PERSON","to":"bob","fromAccount":"ann","msgType":"TEXT","body":"hi","msgTimestamp":"1700000000000","msgidServer":"1"}"#;
+/// The text of [`MESSAGE`].
+pub const TEXT: &str = "a text that no log may have";
+pub const MESSAGE: &str = r#"{"eventType":"1","convType":"PERSON","to":"bob","fromAccount":"ann","msgType":"TEXT","body":"a text that no log may have","msgTimestamp":"1700000000000","msgidServer":"1"}"#;
 
 pub async fn deliver_to(
     app: &TestApp,
@@ -71,7 +73,7 @@ async fn forged_requests_are_rejected_and_leave_nothing() {
         headers.iter_mut().find(|(n, _)| *n == name).unwrap().1 = value.to_owned();
         headers
     };
-    let other_body = MESSAGE.replace("hi", "ho");
+    let other_body = MESSAGE.replace(TEXT, "ho");
     let too_large = format!("{{\"a\":\"{}\"}}", "x".repeat(1024 * 1024));
     let large_signed = signed(too_large.as_bytes(), SECRET).to_vec();
     type Case<'c> = (&'c str, Vec<(&'c str, String)>, &'c str, u16, &'c str);
@@ -168,7 +170,7 @@ async fn forged_requests_are_rejected_and_leave_nothing() {
         );
         assert_eq!(answer.header("content-type"), "application/problem+json");
         let told = format!("{answer:?}");
-        assert!(!told.contains(SECRET) && !told.contains("hi\""), "{told}");
+        assert!(!told.contains(SECRET) && !told.contains(TEXT), "{told}");
     }
     for path in ["/receiveMsg.action", "/v1/unread"] {
         let key = format!("Bearer {}", crate::support::READ_KEY);
@@ -195,8 +197,8 @@ async fn forged_requests_are_rejected_and_leave_nothing() {
 #[tokio::test]
 async fn the_largest_body_is_taken() {
     let app = TestApp::start().await;
-    let frame = MESSAGE.replace("hi", "");
-    let body = MESSAGE.replace("hi", &"x".repeat(1024 * 1024 - frame.len()));
+    let frame = MESSAGE.replace(TEXT, "");
+    let body = MESSAGE.replace(TEXT, &"x".repeat(1024 * 1024 - frame.len()));
     assert_eq!(body.len(), 1024 * 1024);
     app.deliver(&body).await.expect_ok();
     let stored = app.document("messages", "otc/p2p/1").await;
@@ -247,7 +249,7 @@ async fn chunked_bodies_are_taken_up_to_the_limit() {
     };
     let taken = tokio::task::block_in_place(|| send(MESSAGE));
     assert!(taken.starts_with("HTTP/1.1 200"), "{taken}");
-    let too_large = MESSAGE.replace("hi", &"x".repeat(2 * 1024 * 1024));
+    let too_large = MESSAGE.replace(TEXT, &"x".repeat(2 * 1024 * 1024));
     let refused = tokio::task::block_in_place(|| send(&too_large));
     // The client may still be writing when the answer arrives, and then never see it.
     assert!(
@@ -293,7 +295,7 @@ async fn broken_http_is_refused_and_the_next_request_is_served() {
 fn debug_shows_no_text() {
     let provider = netease();
     let edit = r#"{"eventType":89,"msgId":1,"to":"bob","modifyTime":1,"text":"secret text"}"#;
-    for body in [MESSAGE.replace("hi", "secret text"), edit.to_owned()] {
+    for body in [MESSAGE.replace(TEXT, "secret text"), edit.to_owned()] {
         let shown = with_verified(&provider, body.as_bytes(), |verified| {
             format!("{:?}", provider.decode(verified, Millis::nearest(0)))
         });

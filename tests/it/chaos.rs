@@ -118,7 +118,7 @@ impl Senders {
             }
             let message = json!({
                 "eventType": 1, "convType": "PERSON", "to": "once", "fromAccount": "sender",
-                "msgType": "TEXT", "body": "x", "msgTimestamp": 1_700_000_000_000_u64 + id,
+                "msgType": "TEXT", "body": "a text that no log may have", "msgTimestamp": 1_700_000_000_000_u64 + id,
                 "msgidServer": format!("once-{id}"),
             });
             if self.deliver_once(message.to_string().as_bytes()).await {
@@ -255,7 +255,7 @@ fn word(what: &str, n: usize) -> String {
     let at = 1_700_000_000_000_usize + n;
     let word = match what {
         "message" => json!({
-            "eventType": 1, "convType": "PERSON", "to": "bob", "fromAccount": "ann", "body": "x",
+            "eventType": 1, "convType": "PERSON", "to": "bob", "fromAccount": "ann", "body": "a text that no log may have",
             "msgType": "TEXT", "msgTimestamp": at, "msgidServer": n,
         }),
         "receipt" => json!({

@@ -11,7 +11,7 @@ const RECEIVED: i64 = 1_700_000_123_456;
 fn message(id: usize) -> String {
     json!({
         "eventType": 1, "convType": "PERSON", "to": "bob", "fromAccount": "ann", "msgType": "TEXT",
-        "body": "x", "msgTimestamp": 1_700_000_000_000_i64, "msgidServer": id,
+        "body": "a text that no log may have", "msgTimestamp": 1_700_000_000_000_i64, "msgidServer": id,
     })
     .to_string()
 }

@@ -41,7 +41,7 @@ async fn primaries_that_are_killed_or_step_down_cost_nothing() {
             let at = 1_700_000_000_000_usize + n;
             deliver(json!({
                 "eventType": 1, "convType": "PERSON", "to": reader, "fromAccount": "ann",
-                "msgType": "TEXT", "body": "x", "msgidServer": format!("{lane}-{n}"),
+                "msgType": "TEXT", "body": "a text that no log may have", "msgidServer": format!("{lane}-{n}"),
                 "msgTimestamp": at,
             }))
             .await;

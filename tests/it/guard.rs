@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::callbacks::MESSAGE;
+use crate::callbacks::{MESSAGE, TEXT};
 use crate::support::log_guard::{Words, check, looked_at};
 use crate::support::{SECRET, TestApp, signed};
 
@@ -76,6 +76,6 @@ async fn the_guard_sees_the_access_log() {
 #[should_panic(expected = "a message's text is in a log: said=***")]
 fn the_guard_knows_what_is_signed() {
     let text = "the text of a test about texts";
-    signed(MESSAGE.replace("hi", text).as_bytes(), SECRET);
+    signed(MESSAGE.replace(TEXT, text).as_bytes(), SECRET);
     check(&format!("said={text}"));
 }

@@ -27,7 +27,7 @@ async fn ten_thousand_messages_over_64_connections_with_repeats_are_stored_once_
                 None => n,
             };
             let body = json!({
-                "eventType": "1", "convType": "PERSON", "msgType": "TEXT", "body": "x",
+                "eventType": "1", "convType": "PERSON", "msgType": "TEXT", "body": "a text that no log may have",
                 "to": format!("reader{}", id % 50), "fromAccount": format!("peer{}", id % 7),
                 "msgTimestamp": 1_700_000_000_000_usize + id, "msgidServer": id,
             })

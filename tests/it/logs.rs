@@ -352,7 +352,7 @@ async fn a_callback_that_mongodb_refuses_is_logged_as_its_dead_letter() {
     let dead_letters = service.database.collection::<Document>("dead_letters");
     let found = dead_letters.find_one(doc! {}).await.unwrap().unwrap();
     let id = format!("id=\"{}\"", found.get_str("_id").unwrap());
-    let line = service.line("a refused callback becomes a dead letter");
+    let line = service.line("MongoDB refuses a callback, which is kept as a dead letter");
     assert_has(
         &line,
         &[

@@ -165,7 +165,6 @@ async fn an_outage_and_what_it_leaves_in_the_spool_can_be_seen() {
         &[
             (spooled, 3.0),
             ("outage", 1.0),
-            ("outages_total", 1.0),
             ("spool_appended_callbacks_total", 3.0),
             ("spool_limit_bytes", 1_073_741_824.0),
         ],
@@ -176,6 +175,8 @@ async fn an_outage_and_what_it_leaves_in_the_spool_can_be_seen() {
         .sum();
     assert_eq!(overflows, 3.0);
     assert!(during.get(r#"overflows_total{reason="outage"}"#) >= 1.0);
+    // A busy machine may have had one before.
+    assert!(during.get("outages_total") >= 1.0);
     assert!(during.get("spool_bytes") > 0.0);
     assert!(during.get("spool_oldest_age_seconds") > 0.0);
     assert!(during.get("spool_append_duration_seconds_count") >= 1.0);
@@ -187,7 +188,7 @@ async fn an_outage_and_what_it_leaves_in_the_spool_can_be_seen() {
         &after,
         &[
             ("outage", 0.0),
-            ("outages_total", 1.0),
+            ("outages_total", during.get("outages_total")),
             ("spool_drained_callbacks_total", 3.0),
             ("spool_bytes", 0.0),
             ("spool_oldest_age_seconds", 0.0),
@@ -257,6 +258,7 @@ async fn strangers_add_no_labels() {
 #[actix_web::test]
 async fn metrics_can_be_closed() {
     const LIMITED: &str = "the-tests-limited-key";
+    const SCRAPER: &str = "the-tests-scraper-key";
     let config = format!(
         r#"
         http.open_metrics = false
@@ -265,6 +267,10 @@ async fn metrics_can_be_closed() {
         secret = "{LIMITED}"
         scopes = ["admin"]
         apps = ["otc"]
+        [[auth.keys]]
+        name = "prometheus"
+        secret = "{SCRAPER}"
+        scopes = ["metrics"]
         "#
     );
     let app = TestApp::with(&config).await;
@@ -273,6 +279,7 @@ async fn metrics_can_be_closed() {
         (key(READ_KEY), 403),
         (key(ADMIN_KEY), 200),
         (key(LIMITED), 403),
+        (key(SCRAPER), 200),
     ];
     for (key, status) in &cases {
         let answer = app.get("/metrics", &[("Authorization", key)]).await;

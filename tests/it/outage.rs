@@ -193,7 +193,7 @@ async fn a_message_that_mongodb_takes_in_no_batch_is_told_apart_at_once() {
         let index =
             doc! { "createIndexes": "messages", "indexes": [{ "key": keys, "name": "theirs" }] };
         app.database.run_command(index).await.unwrap();
-        let refused = message(0).replace("\"x\"", &format!("\"x\",{refused}"));
+        let refused = message(0).replacen('{', &format!("{{{refused},"), 1);
         let bodies: Vec<_> = (1..20).map(message).chain([refused]).collect();
         for answer in join_all(bodies.iter().map(|body| app.deliver(body))).await {
             answer.expect_ok();

@@ -12,7 +12,7 @@ use crate::outage::question;
 use crate::support::disk::SmallDisk;
 use crate::support::process::{Process, try_deliver};
 use crate::support::proxy::{Line, Proxy};
-use crate::support::{TestApp, database_name, documents, http, message, mongodb_uri};
+use crate::support::{MESSAGE_TEXT, TestApp, database_name, documents, http, message, mongodb_uri};
 
 /// Without MongoDB and without a spool that takes them, callbacks are refused in time, never with 500.
 #[tokio::test(flavor = "multi_thread")]
@@ -61,7 +61,7 @@ async fn while_the_disk_is_full_callbacks_are_refused_and_then_taken_again() {
     proxy.set(Line::Cut);
     let filler = disk.path().join("filler");
     std::fs::write(&filler, vec![0; 800 * 1024]).unwrap();
-    let large = |n: usize| message(n).replace("\"x\"", &format!("\"{}\"", "x".repeat(50_000)));
+    let large = |n: usize| message(n).replace(MESSAGE_TEXT, &"x".repeat(50_000));
     let mut taken = 0;
     let refused = loop {
         let answer = app.deliver(large(taken)).await;
@@ -186,7 +186,7 @@ async fn what_is_too_much_for_mongodb_and_the_spool_is_refused() {
     let more = format!("ingest.callbacks_in_flight = 5\nspool.path = {path:?}");
     let app = TestApp::connected(&proxy.uri(), &more).await;
     std::fs::write(disk.path().join("filler"), vec![0; 800 * 1024]).unwrap();
-    let large = |n: usize| message(n).replace("\"x\"", &format!("\"{}\"", "x".repeat(50_000)));
+    let large = |n: usize| message(n).replace(MESSAGE_TEXT, &"x".repeat(50_000));
     proxy.set(Line::Stalled);
     let answers = join_all((0..60).map(|n| app.deliver(large(n)))).await;
     let (taken, refused): (Vec<_>, Vec<_>) =

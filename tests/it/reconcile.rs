@@ -16,7 +16,7 @@ pub const AT: i64 = 1_700_000_000_000;
 pub fn message(id: &str, to: &str, from: &str, at: i64) -> Value {
     json!({
         "eventType": 1, "convType": "PERSON", "to": to, "fromAccount": from, "msgType": "TEXT",
-        "body": "x", "msgTimestamp": AT + at, "msgidServer": id,
+        "body": "a text that no log may have", "msgTimestamp": AT + at, "msgidServer": id,
     })
 }
 

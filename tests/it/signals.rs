@@ -17,7 +17,7 @@ use crate::support::{PREVIOUS_SECRET, SECRET, database_name, documents, http, mo
 fn message(id: usize) -> String {
     json!({
         "eventType": 1, "convType": "PERSON", "to": "bob", "fromAccount": "ann", "msgType": "TEXT",
-        "body": "x", "msgTimestamp": 1_700_000_000_000_usize + id, "msgidServer": id,
+        "body": "a text that no log may have", "msgTimestamp": 1_700_000_000_000_usize + id, "msgidServer": id,
     })
     .to_string()
 }

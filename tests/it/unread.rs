@@ -16,7 +16,7 @@ pub async fn with_messages(app: &TestApp) {
     for (id, from, to, order) in messages {
         let body = json!({
             "eventType": 1, "convType": "PERSON", "to": to, "fromAccount": from, "msgType": "TEXT",
-            "body": "x", "msgTimestamp": 1_700_000_000_000_i64, "msgidServer": id,
+            "body": "a text that no log may have", "msgTimestamp": 1_700_000_000_000_i64, "msgidServer": id,
             "ext": { "orderId": order },
         });
         app.deliver(body.to_string()).await.expect_ok();

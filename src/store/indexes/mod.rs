@@ -39,6 +39,9 @@ pub const RETENTION: &str = "retention";
 /// Dead letters by time, for lists.
 pub const NEWEST: &str = "newest";
 
+/// Dead letters of an app by time: a key that is limited to apps must not read all others' to find few.
+pub const NEWEST_OF_APP: &str = "newest_of_app";
+
 /// An index that the service needs.
 struct WantedIndex {
     collection: &'static str,
@@ -74,7 +77,7 @@ fn query_indexes() -> [WantedIndex; 3] {
 }
 
 /// The indexes that help people and lists.
-fn other_indexes() -> [WantedIndex; 2] {
+fn other_indexes() -> [WantedIndex; 3] {
     [
         WantedIndex {
             collection: collection::MESSAGES,
@@ -86,6 +89,12 @@ fn other_indexes() -> [WantedIndex; 2] {
             collection: collection::DEAD_LETTERS,
             name: NEWEST,
             keys: doc! { "receivedAt": -1, "_id": -1 },
+            filter: None,
+        },
+        WantedIndex {
+            collection: collection::DEAD_LETTERS,
+            name: NEWEST_OF_APP,
+            keys: doc! { "app": 1, "receivedAt": -1, "_id": -1 },
             filter: None,
         },
     ]

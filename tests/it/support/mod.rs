@@ -492,11 +492,14 @@ pub fn with_verified<T>(
     then(&provider.verify(&raw, Millis::nearest(0)).unwrap())
 }
 
+/// The text of [`message`].
+pub const MESSAGE_TEXT: &str = "a text that no log may have";
+
 /// A message from ann to bob, of which only the id matters.
 pub fn message(id: usize) -> String {
     json!({
         "eventType": 1, "convType": "PERSON", "to": "bob", "fromAccount": "ann", "msgType": "TEXT",
-        "body": "x", "msgTimestamp": 1_700_000_000_000_i64, "msgidServer": id,
+        "body": MESSAGE_TEXT, "msgTimestamp": 1_700_000_000_000_i64, "msgidServer": id,
     })
     .to_string()
 }
