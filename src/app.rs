@@ -213,8 +213,8 @@ impl Application {
     }
 }
 
-/// Makes the first contact with MongoDB, and returns whether its name is resolved. Unless MongoDB confirms a write, an
-/// outage begins, so that callbacks go to the spool at once and the probe finds out why.
+/// Makes the first contact with MongoDB, and returns whether its name is resolved. If MongoDB says nothing final in time,
+/// the service starts, and its first probe decides whether there is an outage.
 ///
 /// # Errors
 /// [`CannotWork`], or when the connection string cannot be used.
@@ -234,7 +234,8 @@ async fn contact(store: &Store, uri: &SecretString, outage: &Outage) -> anyhow::
                     let is_running = false;
                     return Err(CannotWork { cause, is_running }.into());
                 }
-                Some(cause) => outage.begin_by(cause),
+                // Perhaps it is only slow now. The first probe decides.
+                Some(_) => {}
             }
         }
         Ok(Err(error)) if !matches!(*error.kind, ErrorKind::DnsResolve { .. }) => {
@@ -244,6 +245,7 @@ async fn contact(store: &Store, uri: &SecretString, outage: &Outage) -> anyhow::
             tracing::error!("the name in mongodb.uri is not resolved");
             outage.begin();
         }
+        Err(_) if store.is_reached() => {}
         Err(_) => outage.begin(),
     }
     Ok(store.is_reached())

@@ -84,12 +84,6 @@ impl Outage {
         self.0.changed.notify_waiters();
     }
 
-    /// Begins with a cause that is known.
-    pub fn begin_by(&self, cause: Cause) {
-        self.begin();
-        self.learn(cause);
-    }
-
     /// Records that MongoDB confirmed a write.
     pub fn confirmed(&self) {
         if !self.0.has_confirmed.load(Ordering::Relaxed) {
@@ -161,16 +155,23 @@ impl Outage {
         }
     }
 
-    /// During an outage, probes whether MongoDB confirms a write, and ends the outage when it does; meanwhile it looks for
-    /// the cause. Runs forever, and apart from the drain, which may be waiting for a disk.
+    /// Probes once whether MongoDB confirms a write, unless that is known from the start. During an outage, goes on with
+    /// that, and ends the outage when it does; meanwhile it looks for the cause. Runs forever, and apart from the drain,
+    /// which may be waiting for a disk.
     pub async fn keep_probing(&self, store: &Store, uri: &SecretString) {
+        if !self.is_known() && !self.0.has_confirmed.load(Ordering::Relaxed) {
+            match store.probe().await {
+                Ok(()) => self.confirmed(),
+                Err(_) => self.begin(),
+            }
+        }
         loop {
-            self.until(true).await;
-            self.probe_until_confirmed(store, uri).await;
-            if store.known().deployment().is_none() {
+            if !self.is_known() && store.known().deployment().is_none() {
                 let diagnosis = store.diagnose(uri.expose_secret(), PATIENCE).await;
                 note_deployment(store, &diagnosis);
             }
+            self.until(true).await;
+            self.probe_until_confirmed(store, uri).await;
         }
     }
 
@@ -242,9 +243,8 @@ mod tests {
         let away = || cause(OutageReason::Unreachable, false);
         let has_given_up = |outage: &Outage| outage.refused().now_or_never().is_some();
         let outage = Outage::new(Arc::default());
-        outage.begin_by(wrong());
-        assert!(!has_given_up(&outage));
-        for other in [away(), wrong(), away(), away()] {
+        outage.begin();
+        for other in [wrong(), away(), wrong(), away(), away()] {
             outage.learn(other);
             assert!(!has_given_up(&outage));
         }
@@ -255,7 +255,7 @@ mod tests {
         let outage = Outage::new(Arc::default());
         outage.confirmed();
         for _ in 0..3 {
-            outage.begin_by(wrong());
+            outage.learn(wrong());
         }
         assert!(!has_given_up(&outage));
         assert_eq!(outage.reason(), OutageReason::AuthenticationFailed);
