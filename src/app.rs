@@ -36,7 +36,6 @@ use crate::store::reconcile::ReconcileSettings;
 pub struct Application {
     listener: TcpListener,
     shared: web::Data<http::Service>,
-    retention: Retention,
     reconcile: ReconcileSettings,
     limits: Http,
     committers: TaskTracker,
@@ -100,12 +99,12 @@ impl Application {
             key_failures: http::key_failures::KeyFailures::new(metrics.clone()),
             checked: Mutex::default(),
             limits: limits.clone(),
+            retention: config.retention,
             metrics,
         });
         Ok(Self {
             listener,
             shared,
-            retention: config.retention,
             reconcile: config.reconcile,
             limits,
             committers,
@@ -141,7 +140,6 @@ impl Application {
         let Self {
             listener,
             shared,
-            retention,
             reconcile,
             limits,
             committers,
@@ -154,7 +152,8 @@ impl Application {
         // Callbacks are accepted until the server has ended, and depend on the background tasks until then.
         let ended = CancellationToken::new();
         let upkeep = {
-            let (store, uri) = (durable.store.clone(), mongodb_uri.clone());
+            let (store, uri, retention) =
+                (durable.store.clone(), mongodb_uri.clone(), shared.retention);
             async move || {
                 if !is_resolved {
                     keep_resolving(&store, &uri).await;

@@ -11,21 +11,17 @@ use crate::app::connect;
 use crate::http::trace::view::TraceAnswer;
 use crate::http::trace::words::{Completeness, absences, agreement, lag, millis, time, why};
 use crate::ingest::App;
+use crate::store::indexes::Retention;
 use crate::store::trace::{
     MOST_DEAD_LETTERS, MOST_READERS, MessageTrace, TraceQuestion, TracedMessage, TracedRecord,
-    Wanted,
+    UnreadableDocument, Wanted,
 };
 use crate::store::{Store, StoreError};
 
 #[derive(clap::Args, Debug)]
 pub struct TraceArgs {
-    /// The provider's id of the message (msgidServer, msgUID, messageId), or its whole `_id` such as otc/p2p/123
-    #[arg(value_name = "MSGID", required_unless_present = "client_id")]
-    id: Option<String>,
-    /// Look for the id that the sending client gave it (NetEase: msgidClient), among the newest messages of the
-    /// conversation
-    #[arg(long, value_name = "ID", conflicts_with = "id", requires_all = ["from", "to"])]
-    client_id: Option<String>,
+    #[command(flatten)]
+    id: WantedId,
     /// With --client-id: who sent it
     #[arg(long, value_name = "ACCOUNT", requires = "client_id")]
     from: Option<String>,
@@ -41,6 +37,19 @@ pub struct TraceArgs {
     /// Print one JSON object per app instead of text
     #[arg(long)]
     json: bool,
+}
+
+/// One of the two. A group of their own, so that the usage names both.
+#[derive(clap::Args, Debug)]
+#[group(required = true, multiple = false)]
+struct WantedId {
+    /// The provider's id of the message (msgidServer, msgUID, messageId), or its whole `_id` such as otc/p2p/123
+    #[arg(value_name = "MSGID")]
+    id: Option<String>,
+    /// Look for the id that the sending client gave it (NetEase: msgidClient), among the newest messages of the
+    /// conversation
+    #[arg(long, value_name = "ID", requires_all = ["from", "to"])]
+    client_id: Option<String>,
 }
 
 pub async fn run(args: TraceArgs, load: impl Load) -> Result<(), Failure> {
@@ -61,12 +70,17 @@ pub async fn run(args: TraceArgs, load: impl Load) -> Result<(), Failure> {
         return Err(unknown_app(&name, apps().map(|app| &app.name)));
     }
     let store = connect(&config).await?;
-    let done = trace_all(&store, &chosen, &args).await;
+    let done = trace_all(&store, &chosen, &args, config.retention).await;
     store.close().await;
     Ok(done?)
 }
 
-async fn trace_all(store: &Store, apps: &[&App], args: &TraceArgs) -> anyhow::Result<()> {
+async fn trace_all(
+    store: &Store,
+    apps: &[&App],
+    args: &TraceArgs,
+    retention: Retention,
+) -> anyhow::Result<()> {
     // Before the facts: what a spool held at the question is in MongoDB when its lease says that it is empty.
     let spools = store.known_spools().await;
     let spools = spools.context("the spools cannot be read")?;
@@ -93,7 +107,7 @@ async fn trace_all(store: &Store, apps: &[&App], args: &TraceArgs) -> anyhow::Re
             other => anyhow!(other).context("the message cannot be looked up"),
         })?;
         dead_letters += trace.dead_letters;
-        if trace.messages.is_empty() {
+        if trace.is_empty() {
             continue;
         }
         is_found = true;
@@ -106,7 +120,7 @@ async fn trace_all(store: &Store, apps: &[&App], args: &TraceArgs) -> anyhow::Re
         write!(out, "{told}").context("cannot print")?;
     }
     if !is_found {
-        let ways = absences(&wanted, &completeness, dead_letters);
+        let ways = absences(&wanted, &completeness, dead_letters, retention);
         let ways: String = ways.iter().map(|way| format!("\n  - {way}")).collect();
         return Err(anyhow!("no such message is stored; perhaps:{ways}"));
     }
@@ -118,13 +132,13 @@ async fn trace_all(store: &Store, apps: &[&App], args: &TraceArgs) -> anyhow::Re
 
 fn wanted(args: &TraceArgs) -> Wanted {
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
-    match &args.client_id {
+    match &args.id.client_id {
         Some(id) => Wanted::ClientId {
             id: id.clone(),
             from: text(&args.from),
             to: text(&args.to),
         },
-        None => Wanted::Id(text(&args.id)),
+        None => Wanted::Id(text(&args.id.id)),
     }
 }
 
@@ -140,6 +154,12 @@ fn complete(completeness: &Completeness) -> &'static str {
 /// The messages of one app. What the provider sent is escaped, because it may contain control characters.
 fn told(trace: &MessageTrace) -> String {
     let mut told: String = trace.messages.iter().map(message).collect();
+    for UnreadableDocument { collection, id } in &trace.unreadable {
+        let id = plain(id);
+        told.push_str(&format!(
+            "{id} in `{collection}` cannot be read: somebody changed it, or a restore broke it.\n"
+        ));
+    }
     let dead_letters = match trace.dead_letters {
         0 => return told,
         1 => "1 dead letter".to_owned(),

@@ -32,6 +32,7 @@ use crate::config::Http;
 use crate::ingest::Durable;
 use crate::live::Live;
 use crate::metrics::Metrics;
+use crate::store::indexes::Retention;
 
 use error::{Code, Problem};
 use health::Checked;
@@ -50,6 +51,8 @@ pub struct Service {
     pub stopping: CancellationToken,
     /// Limits.
     pub limits: Http,
+    /// How long documents are kept, as configured.
+    pub retention: Retention,
     /// Memory for heads and bodies that are still arriving.
     pub memory_budget: Arc<MemoryBudget>,
     /// Rejected callbacks, logged at a limited rate.

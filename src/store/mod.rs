@@ -51,6 +51,7 @@ pub use documents::Submission;
 pub use error::StoreError;
 pub use known::Known;
 use projection::Behind;
+use trace::TraceTurns;
 use unread::Questions;
 pub use unread::{IdReservation, MOST_KEYS, UnreadBy};
 
@@ -101,6 +102,7 @@ pub struct Store {
     settings: StoreSettings,
     queries: Arc<Semaphore>,
     questions: Arc<Questions>,
+    traces: Arc<TraceTurns>,
     /// Set when the collections are created.
     collections: Arc<OnceCell<()>>,
     /// For tasks that outlive a request, whose own runtime may end.
@@ -136,6 +138,7 @@ impl Store {
             settings,
             queries: Arc::new(Semaphore::new(QUERIES)),
             questions: Arc::default(),
+            traces: Arc::default(),
             collections: Arc::default(),
             runtime: Handle::current(),
             behind: Arc::default(),

@@ -2,7 +2,7 @@
 
 use mongodb::Client;
 use mongodb::bson::{Document, doc};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::failpoints::{TURN, are_there, fail, off};
 use crate::support::{TestApp, mongodb_uri};
@@ -43,109 +43,15 @@ async fn no_content_of_a_message_is_shown() {
     app.end().await;
 }
 
-/// No index has a client's id, so it is looked for among the newest messages of its conversation only.
-/// A `state` that somebody changed decides the count, and the verdict says so and what to do.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_state_that_disagrees_is_named_and_decides() {
-    let app = TestApp::with("reconcile.delay = \"1h\"").await;
-    let tips = |id: &str| {
-        message(
-            id,
-            json!({ "msgType": "TIPS", "fromAccount": format!("peer{id}") }),
-        )
-    };
-    let text = |id: &str| message(id, json!({ "fromAccount": format!("peer{id}") }));
-    for body in [
-        text("1"),
-        text("2"),
-        text("3"),
-        text("4"),
-        tips("5"),
-        text("6"),
-    ] {
-        app.deliver(body).await.expect_ok();
-    }
-    app.deliver(recall("2", SENT)).await.expect_ok();
-    app.deliver(receipt("bob", "peer3", SENT)).await.expect_ok();
-    let set = async |id: &str, update: Document| {
-        let messages = app.database.collection::<Document>("messages");
-        let filter = doc! { "_id": format!("otc/p2p/{id}") };
-        assert_eq!(
-            messages
-                .update_one(filter, update)
-                .await
-                .unwrap()
-                .matched_count,
-            1
-        );
-    };
-    set("1", doc! { "$set": { "state": 1 } }).await;
-    set("2", doc! { "$set": { "state": 0 } }).await;
-    set("4", doc! { "$unset": { "state": 1 } }).await;
-    set("5", doc! { "$set": { "state": 0 } }).await;
-    set("6", doc! { "$set": { "provider": "wildfire" } }).await;
-    let expected = [
-        (
-            "1",
-            (false, "unread", "disagrees"),
-            "because of its `state`, although bob has no read mark for peer1",
-        ),
-        (
-            "2",
-            (true, "recalled", "disagrees"),
-            "because of its `state`, although it is recalled",
-        ),
-        (
-            "3",
-            (false, "read", "behind"),
-            "does not count as unread: bob has read what peer3 sent up to 2023-11-14T22:13:20Z",
-        ),
-        (
-            "4",
-            (false, "unread", "missing"),
-            "because of its `state`, although bob has no read mark",
-        ),
-        (
-            "5",
-            (true, "tips", "left_over"),
-            "although messages of the type TIPS do not count",
-        ),
-        (
-            "6",
-            (true, "unread", "agrees"),
-            "counts as unread: bob has no read mark",
-        ),
-    ];
-    for (id, verdict_is, says) in expected {
-        let traced = the_message(&app, &format!("id={id}")).await;
-        assert_eq!(verdict(&traced), verdict_is, "{traced}");
-        assert!(
-            traced["verdict"]["text"].as_str().unwrap().contains(says),
-            "{traced}"
-        );
-        let asked = json!({ "user": "bob", "peers": [format!("peer{id}")] });
-        let counted = app.ask(&asked).await.json()["total"] == 1;
-        assert_eq!(counted, verdict_is.0, "{id}");
-    }
-    set("6", doc! { "$unset": { "state": 1 } }).await;
-    let other = the_message(&app, "id=6").await;
-    assert_eq!(
-        verdict(&other),
-        (false, "other_provider", "agrees"),
-        "{other}"
-    );
-    app.end().await;
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn an_absent_message_is_answered_with_what_may_have_become_of_it() {
     let app = TestApp::start().await;
     let absent = ask(&app, "id=1").await;
     assert_eq!((absent.status, &*absent.code()), (404, "unknown_message"));
-    for way in ["callback rejected", "another app", "retention.messages"] {
+    for way in ["callback rejected", "another app"] {
         assert!(absent.text.contains(way), "{absent:?}");
     }
-    for way in ["dead letter", "spool", "conversation"] {
+    for way in ["dead letter", "spool", "conversation", "retention"] {
         assert!(!absent.text.contains(way), "{absent:?}");
     }
     let output = command(&app, "", &["1"]);
@@ -155,6 +61,7 @@ async fn an_absent_message_is_answered_with_what_may_have_become_of_it() {
         told_absent.starts_with("error: no such message is stored; perhaps:\n  - "),
         "{told_absent}"
     );
+    assert!(!told_absent.contains("retention"), "{told_absent}");
 
     app.deliver("not JSON").await.expect_ok();
     app.deliver(message("2", json!({}))).await.expect_ok();
@@ -191,6 +98,23 @@ async fn an_absent_message_is_answered_with_what_may_have_become_of_it() {
         "{told}"
     );
     spools.delete_one(doc! { "_id": "lost" }).await.unwrap();
+    app.end().await;
+}
+
+/// A message is said to be deleted by a retention only where one is configured.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retention_is_a_way_to_be_absent() {
+    let retention = "retention.messages = \"730d\"";
+    let app = TestApp::with(retention).await;
+    let absent = ask(&app, "id=1").await;
+    assert_eq!(absent.status, 404);
+    let way = "it was deleted by `retention.messages`";
+    assert!(absent.text.contains(way), "{absent:?}");
+    let output = command(&app, "", &["1"]);
+    assert!(!String::from_utf8_lossy(&output.stderr).contains(way));
+    let output = command(&app, "\n[retention]\nmessages = \"730d\"\n", &["1"]);
+    let told_absent = String::from_utf8_lossy(&output.stderr);
+    assert!(told_absent.contains(way), "{told_absent}");
     app.end().await;
 }
 
@@ -332,29 +256,5 @@ async fn an_outage_is_part_of_the_answer() {
     app.until_drained().await;
     let read = the_message(&app, "id=1").await;
     assert_eq!(verdict(&read).1, "read");
-    app.end().await;
-}
-
-/// MongoDB's answer to a document that cannot be read is no panic.
-#[tokio::test(flavor = "multi_thread")]
-async fn documents_that_somebody_broke_are_answered() {
-    let app = TestApp::start().await;
-    let messages = app.database.collection::<Document>("messages");
-    let odd = [
-        doc! { "_id": "otc/p2p/1", "app": "otc", "to": "bob" },
-        doc! { "_id": "otc/p2p/2", "app": "otc", "to": "bob", "recall": "x", "edits": 5, "msgTimestamp": "x",
-        "state": "x", "receivedAt": 5, "provider": 5 },
-        doc! { "_id": "otc/p2p/3", "app": "otc", "to": "bob", "msgTimestamp": i64::MAX, "state": 0.0,
-        "fromAccount": "a\u{1b}[31m", "edits": [1, { "at": 1 }] },
-        doc! { "_id": "otc/p2p/4", "app": "otc" },
-    ];
-    messages.insert_many(odd).await.unwrap();
-    for (id, status) in [("1", 200), ("2", 200), ("3", 200), ("4", 503)] {
-        let answer = ask(&app, &format!("id={id}")).await;
-        assert_eq!(answer.status, status, "{id} {answer:?}");
-    }
-    let output = command(&app, "", &["3"]);
-    assert!(!told(&output).contains('\u{1b}'), "{output:?}");
-    let _: Value = serde_json::from_str(told(&command(&app, "", &["3", "--json"]))).unwrap();
     app.end().await;
 }

@@ -105,6 +105,15 @@ async fn a_clients_id_is_found_in_its_conversation() {
     ] {
         assert_eq!(command(&app, "", usage).status.code(), Some(2), "{usage:?}");
     }
+    for help in [&[][..], &["--help"]] {
+        let output = command(&app, "", help);
+        let says = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        let usage = says.lines().find(|line| line.starts_with("Usage: "));
+        assert!(
+            usage.is_some_and(|usage| usage.contains("<MSGID|--client-id <ID>>")),
+            "{says}"
+        );
+    }
     app.end().await;
 }
 

@@ -42,8 +42,13 @@ pub async fn show(
     };
     tracing::info!(app = %app.name, key = caller.key_name(), "a message was traced");
     let trace = durable.store.trace(&question).await?;
-    if trace.messages.is_empty() {
-        let ways = absences(&question.wanted, &completeness, trace.dead_letters);
+    if trace.is_empty() {
+        let ways = absences(
+            &question.wanted,
+            &completeness,
+            trace.dead_letters,
+            service.retention,
+        );
         let detail = format!("no such message is stored; perhaps: {}", ways.join("; "));
         return Err(Problem::new(Code::UnknownMessage, detail));
     }

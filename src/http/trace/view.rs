@@ -23,6 +23,14 @@ pub struct TraceAnswer<'t> {
     /// The app's dead letters, whose bodies cannot be searched.
     dead_letters: DeadLetterCount,
     messages: Vec<MessageView<'t>>,
+    /// Why messages that were found are not among them.
+    unreadable: Vec<UnreadableView<'t>>,
+}
+
+#[derive(Serialize)]
+struct UnreadableView<'t> {
+    collection: &'static str,
+    id: &'t str,
 }
 
 #[derive(Serialize)]
@@ -151,6 +159,14 @@ impl<'t> TraceAnswer<'t> {
                 is_exact: trace.dead_letters < MOST_DEAD_LETTERS,
             },
             messages: trace.messages.iter().map(MessageView::of).collect(),
+            unreadable: trace
+                .unreadable
+                .iter()
+                .map(|document| UnreadableView {
+                    collection: document.collection,
+                    id: &document.id,
+                })
+                .collect(),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use mongodb::bson::DateTime;
 
+use crate::store::indexes::Retention;
 use crate::store::spools::KnownSpool;
 use crate::store::trace::verdict::{StateAgreement, UnreadRule};
 use crate::store::trace::{MOST_DEAD_LETTERS, NEWEST_IN_CONVERSATION, TracedMessage, Wanted};
@@ -101,11 +102,19 @@ pub fn agreement(agreement: StateAgreement) -> &'static str {
             "is there although the message does not count by the app's settings of today; \
              `im-callback backfill` removes it"
         }
+        StateAgreement::Unexpected => {
+            "is there although the message has not been received; somebody set it, and no command removes it"
+        }
     }
 }
 
 /// Why there may be nothing about a message, for people.
-pub fn absences(wanted: &Wanted, completeness: &Completeness, dead_letters: u64) -> Vec<String> {
+pub fn absences(
+    wanted: &Wanted,
+    completeness: &Completeness,
+    dead_letters: u64,
+    retention: Retention,
+) -> Vec<String> {
     let mut ways = Vec::new();
     if let Wanted::ClientId { .. } = wanted {
         ways.push(format!(
@@ -143,9 +152,11 @@ pub fn absences(wanted: &Wanted, completeness: &Completeness, dead_letters: u64)
             "its callback was rejected (the log says `callback rejected`, with the app and the code)",
             "the provider has not sent it, or sent it to another app",
             "it is stored as an event: of a chatroom, a channel, or a kind that is no message",
-            "it was deleted by `retention.messages`",
         ]
         .map(str::to_owned),
     );
+    if retention.messages.is_some() {
+        ways.push("it was deleted by `retention.messages`".to_owned());
+    }
     ways
 }

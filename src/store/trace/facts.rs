@@ -1,6 +1,6 @@
 //! The facts of one message, from its document and from what was found about it.
 
-use mongodb::bson::{DateTime, Document, RawArray, RawDocument};
+use mongodb::bson::{Bson, DateTime, Document, RawArray, RawDocument};
 
 use super::TraceQuestion;
 use super::verdict::{UnreadFacts, UnreadVerdict, judge};
@@ -93,6 +93,15 @@ pub struct TracedRecord {
     pub received_at: Option<DateTime>,
 }
 
+/// A document without what every document of its collection has: somebody changed it, or a restore broke it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct UnreadableDocument {
+    /// Its collection.
+    pub collection: &'static str,
+    /// Its `_id`, as in the shell unless it is a text.
+    pub id: String,
+}
+
 /// Receipts at or after a message's time.
 #[derive(Debug)]
 pub struct TracedReceipts {
@@ -150,6 +159,22 @@ impl TracedReceipt {
         let rest = record.id.strip_prefix(under)?;
         let up_to = rest.split('/').next()?.parse().ok()?;
         Some(Self { record, up_to })
+    }
+}
+
+impl UnreadableDocument {
+    pub(super) fn of(collection: &'static str, document: &RawDocument) -> Self {
+        let id = document.get("_id").ok().flatten();
+        let id = id.and_then(|id| Bson::try_from(id).ok());
+        Self {
+            collection,
+            id: match id {
+                Some(Bson::String(id)) => id,
+                // In the order of its fields, which matters in an `_id`.
+                Some(id) => id.to_string(),
+                None => "unknown".to_owned(),
+            },
+        }
     }
 }
 

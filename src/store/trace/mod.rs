@@ -1,29 +1,31 @@
 //! What happened to one message: the facts that are stored about it, and why it counts as unread or does not.
 //!
 //! Every query is bounded, whatever is stored: it looks up `_id`s, reads the beginning of a range of `_id`s, or walks
-//! over the newest messages of one conversation; and each has the timeout of queries. A message's text and its other
+//! over the newest messages of one conversation. Few traces run at once, each with few queries at once, so that they
+//! leave connections to commits; and a trace as a whole has the timeout of one query. A message's text and its other
 //! content are read, because the app's rules derive from them, and are no part of the result.
 
 mod facts;
+mod related;
+mod turns;
 pub mod verdict;
 
 use futures_util::TryStreamExt;
-use futures_util::future::try_join_all;
 use mongodb::Collection;
-use mongodb::bson::{Document, RawDocumentBuf, doc};
+use mongodb::bson::{RawDocumentBuf, doc};
 use mongodb::options::{CountOptions, Hint};
 
 use super::error::StoreError;
-use super::indexes::{CONVERSATION, MARKS};
-use super::marks::marks_between;
+use super::indexes::CONVERSATION;
 use super::{Store, collection};
 use crate::callback::Provider;
-use crate::callback::event::{Class, Conversation};
-use crate::callback::ids::{Account, AppName};
-use facts::Stored;
+use crate::callback::event::Class;
+use crate::callback::ids::AppName;
 pub use facts::{
     TracedChange, TracedMark, TracedMessage, TracedReceipt, TracedReceipts, TracedRecord,
+    UnreadableDocument,
 };
+pub use turns::TraceTurns;
 
 /// The most messages in one trace: an id may be of several classes, and a client's id of several messages.
 const MOST_MESSAGES: i64 = 8;
@@ -76,25 +78,56 @@ pub enum Wanted {
 pub struct MessageTrace {
     /// The messages, by `_id`; several if the id is of several classes.
     pub messages: Vec<TracedMessage>,
+    /// Documents because of which a message that was found is not among them.
+    pub unreadable: Vec<UnreadableDocument>,
     /// How many dead letters the app has, up to [`MOST_DEAD_LETTERS`]. Their bodies cannot be searched.
     pub dead_letters: u64,
+}
+
+impl MessageTrace {
+    /// Whether nothing was found.
+    pub fn is_empty(&self) -> bool {
+        self.messages.is_empty() && self.unreadable.is_empty()
+    }
+}
+
+/// Why a message that was found is not told.
+enum NotTraced {
+    Unreadable(UnreadableDocument),
+    Failed(StoreError),
+}
+
+impl From<StoreError> for NotTraced {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(error)
+    }
 }
 
 impl Store {
     /// Finds messages, and what is stored about each.
     ///
     /// # Errors
-    /// If MongoDB does not answer in time, or an index is missing.
+    /// If MongoDB does not answer all of it within the timeout of one query, or an index is missing.
+    /// [`StoreError::Overloaded`] if others' traces took as long.
     pub async fn trace(&self, question: &TraceQuestion<'_>) -> Result<MessageTrace, StoreError> {
+        let facts = self.trace_facts(question);
+        self.traces.take(self.settings.query_timeout, facts).await
+    }
+
+    async fn trace_facts(&self, question: &TraceQuestion<'_>) -> Result<MessageTrace, StoreError> {
         let (found, dead_letters) =
             tokio::try_join!(self.wanted(question), self.count_dead_letters(question.app))?;
-        let mut messages = Vec::with_capacity(found.len());
+        let (mut messages, mut unreadable) = (Vec::new(), Vec::new());
         for document in &found {
-            let stored = Stored::of(question, document).ok_or_else(unreadable)?;
-            messages.push(self.traced(question, stored).await?);
+            match self.traced(question, document).await {
+                Ok(message) => messages.push(message),
+                Err(NotTraced::Unreadable(document)) => unreadable.push(document),
+                Err(NotTraced::Failed(error)) => return Err(error),
+            }
         }
         Ok(MessageTrace {
             messages,
+            unreadable,
             dead_letters,
         })
     }
@@ -153,152 +186,6 @@ impl Store {
         }
     }
 
-    async fn traced(
-        &self,
-        question: &TraceQuestion<'_>,
-        stored: Stored<'_>,
-    ) -> Result<TracedMessage, StoreError> {
-        let name = question.provider.name();
-        let read_by = stored.read_by(question);
-        let keys = read_by
-            .iter()
-            .map(|(reader, of)| name.receipt_keys(reader, of));
-        let keys: Option<Vec<_>> = keys.collect();
-        let keys = keys.filter(|keys| !keys.is_empty());
-        let changes = self.changes(question.app, name.change_keys(&stored.message));
-        // After the message: a `state` that is 1 because of a mark was set after the mark.
-        let (marks, receipts, changes) = tokio::try_join!(
-            self.traced_marks(question.app, stored.class(), &read_by),
-            self.receipts(question.app, keys, stored.sent_at),
-            changes,
-        )?;
-        Ok(stored.with(marks, receipts, changes))
-    }
-
-    /// The read marks of these readers, as counts find them.
-    async fn traced_marks(
-        &self,
-        app: &AppName,
-        class: Class,
-        read_by: &[(Account, Conversation)],
-    ) -> Result<Vec<TracedMark>, StoreError> {
-        if read_by.is_empty() {
-            return Ok(Vec::new());
-        }
-        let marks = self.collection(collection::READ_MARKS)?;
-        let (filter, hint) = match read_by {
-            [(reader, Conversation::Peer(peer))] if class.is_to_account() => (
-                marks_between(app, &[reader.as_str()], &[peer.as_str()]),
-                Hint::Name(MARKS.to_owned()),
-            ),
-            _ => {
-                let ids = read_by.iter().filter_map(|(reader, of)| match of {
-                    Conversation::Team(team) => {
-                        Some(doc! { "app": app.as_str(), "reader": reader.as_str(), "team": team })
-                    }
-                    Conversation::Peer(_) => None,
-                });
-                (doc! { "_id": { "$in": ids.collect::<Vec<_>>() } }, by_id())
-            }
-        };
-        let find = marks
-            .find(filter)
-            .projection(doc! { "reader": 1, "readUpTo": 1, "updatedAt": 1 })
-            .sort(doc! { "reader": 1 })
-            .hint(hint)
-            .max_time(self.settings.query_timeout);
-        let found: Vec<RawDocumentBuf> = self
-            .within_query_timeout(async move {
-                find.await?
-                    .with_type::<RawDocumentBuf>()
-                    .try_collect()
-                    .await
-            })
-            .await?;
-        let marks = found.iter().map(|mark| TracedMark::of(mark));
-        marks.collect::<Option<_>>().ok_or_else(unreadable)
-    }
-
-    /// The records of receipts at or after a time, the earliest first. `None` if there are no keys to find them by.
-    async fn receipts(
-        &self,
-        app: &AppName,
-        keys: Option<Vec<Vec<String>>>,
-        sent_at: Option<i64>,
-    ) -> Result<Option<TracedReceipts>, StoreError> {
-        let (Some(keys), Some(sent_at)) = (keys, sent_at) else {
-            return Ok(None);
-        };
-        let keys: Vec<String> = keys.into_iter().flatten().collect();
-        let found = keys.iter().map(|key| {
-            let under = format!("{app}/{key}/");
-            // Texts are in the order of the times as long as these have 13 digits, from 2001 to 2286.
-            let first = match sent_at {
-                1_000_000_000_000.. => format!("{under}{sent_at}"),
-                _ => under.clone(),
-            };
-            let end = format!("{app}/{key}0");
-            async move {
-                let records = self.records(doc! { "$gte": first, "$lt": end }, MOST_RECEIPTS);
-                let records = records.await?.into_iter();
-                Ok::<_, StoreError>(
-                    records
-                        .filter_map(|record| TracedReceipt::of(record, &under))
-                        .filter(|receipt| receipt.up_to >= sent_at)
-                        .collect::<Vec<_>>(),
-                )
-            }
-        });
-        let mut found = try_join_all(found).await?.concat();
-        found.sort_by_key(|receipt| receipt.up_to);
-        let more = found.len() > MOST_RECEIPTS;
-        found.truncate(MOST_RECEIPTS);
-        Ok(Some(TracedReceipts { found, more }))
-    }
-
-    /// The records with one of these keys, or a longer one.
-    async fn changes(
-        &self,
-        app: &AppName,
-        keys: Vec<String>,
-    ) -> Result<Vec<TracedRecord>, StoreError> {
-        let exact: Vec<String> = keys.iter().map(|key| format!("{app}/{key}")).collect();
-        let longer = exact.iter().map(|id| {
-            self.records(
-                doc! { "$gte": format!("{id}/"), "$lt": format!("{id}0") },
-                MOST_RECORDS,
-            )
-        });
-        let (exactly, longer) = tokio::try_join!(
-            self.records(doc! { "$in": &exact }, MOST_RECORDS),
-            try_join_all(longer),
-        )?;
-        let mut records = [exactly, longer.concat()].concat();
-        records.sort_by_key(|record| record.received_at);
-        records.truncate(MOST_RECORDS);
-        Ok(records)
-    }
-
-    /// The first `most` events whose `_id` matches, and one more if there are more. Without their payloads.
-    async fn records(&self, id: Document, most: usize) -> Result<Vec<TracedRecord>, StoreError> {
-        if id.get_array("$in").is_ok_and(Vec::is_empty) {
-            return Ok(Vec::new());
-        }
-        let events = self.collection(collection::EVENTS)?;
-        let find = events
-            .find(doc! { "_id": id })
-            .projection(doc! { "kind": 1, "at": 1, "receivedAt": 1 })
-            .sort(doc! { "_id": 1 })
-            .hint(by_id())
-            .limit(most as i64 + 1)
-            .max_time(self.settings.query_timeout);
-        let found: Vec<Document> = self
-            .within_query_timeout(async move { find.await?.try_collect().await })
-            .await?;
-        let records = found.iter().map(TracedRecord::of);
-        records.collect::<Option<_>>().ok_or_else(unreadable)
-    }
-
     /// Counts an app's dead letters, up to [`MOST_DEAD_LETTERS`].
     async fn count_dead_letters(&self, app: &AppName) -> Result<u64, StoreError> {
         // `0` is the character after the slash.
@@ -324,8 +211,4 @@ fn is_whole_id(app: &str, id: &str) -> bool {
     let rest = id.strip_prefix(app).and_then(|rest| rest.strip_prefix('/'));
     let class = rest.and_then(|rest| rest.split_once('/'));
     class.is_some_and(|(class, _)| Class::parse(class).is_some())
-}
-
-fn unreadable() -> StoreError {
-    StoreError::Unavailable("a stored document is unreadable".to_owned())
 }

@@ -78,16 +78,20 @@ pub enum StateAgreement {
     Missing,
     /// It is there, although the message does not count by the app's rules of today; `im-callback backfill` removes it.
     LeftOver,
+    /// It is there, although the message itself has not come. Only somebody's change causes this, and no command
+    /// removes it: `im-callback reconcile` leaves alone what has no sender and time.
+    Unexpected,
 }
 
 impl StateAgreement {
     /// Every case.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Agrees,
         Self::Behind,
         Self::Disagrees,
         Self::Missing,
         Self::LeftOver,
+        Self::Unexpected,
     ];
 
     /// The stable code, listed in `docs/trace.md`.
@@ -98,6 +102,7 @@ impl StateAgreement {
             Self::Disagrees => "disagrees",
             Self::Missing => "missing",
             Self::LeftOver => "left_over",
+            Self::Unexpected => "unexpected",
         }
     }
 }
@@ -115,20 +120,7 @@ pub struct UnreadVerdict {
 
 /// Decides.
 pub fn judge(facts: &UnreadFacts) -> UnreadVerdict {
-    let rule = rule(facts);
-    let agreement = match (rule, facts.state) {
-        (UnreadRule::Recalled | UnreadRule::Read | UnreadRule::Unread, None) => {
-            StateAgreement::Missing
-        }
-        (_, None) => StateAgreement::Agrees,
-        (UnreadRule::Unread, Some(0)) => StateAgreement::Agrees,
-        (UnreadRule::Unread, Some(_)) => StateAgreement::Disagrees,
-        (UnreadRule::Read, Some(0)) => StateAgreement::Behind,
-        (UnreadRule::Recalled, Some(0)) => StateAgreement::Disagrees,
-        (UnreadRule::Read | UnreadRule::Recalled, Some(_)) => StateAgreement::Agrees,
-        (UnreadRule::NotReceived, Some(_)) => StateAgreement::Disagrees,
-        (UnreadRule::OtherProvider | UnreadRule::Never(_), Some(_)) => StateAgreement::LeftOver,
-    };
+    let (rule, agreement) = rule(facts);
     // As `unread` counts: the keys with `state: 0` that are later than their pair's mark.
     let is_later = |sent_at| !covers(facts.mark, sent_at);
     UnreadVerdict {
@@ -138,20 +130,37 @@ pub fn judge(facts: &UnreadFacts) -> UnreadVerdict {
     }
 }
 
-fn rule(facts: &UnreadFacts) -> UnreadRule {
+/// The rule, and what `state` is to it.
+fn rule(facts: &UnreadFacts) -> (UnreadRule, StateAgreement) {
+    let state = facts.state;
+    // Without a `state` it agrees.
+    let unless_absent = |agreement| state.map_or(StateAgreement::Agrees, |_| agreement);
     let sent_at = match &facts.derived {
-        _ if !facts.is_received => return UnreadRule::NotReceived,
-        Some(Err(why)) => return UnreadRule::Never(*why),
+        _ if !facts.is_received => {
+            let agreement = unless_absent(StateAgreement::Unexpected);
+            return (UnreadRule::NotReceived, agreement);
+        }
+        Some(Err(why)) => {
+            let agreement = unless_absent(StateAgreement::LeftOver);
+            return (UnreadRule::Never(*why), agreement);
+        }
         Some(Ok(counts)) => Some(counts.sent_at.get()),
         // The rules of the app's provider of today say nothing about it, so what was derived when it came holds.
-        None if facts.state.is_none() => return UnreadRule::OtherProvider,
+        None if state.is_none() => return (UnreadRule::OtherProvider, StateAgreement::Agrees),
         None => facts.sent_at,
     };
-    if facts.is_recalled {
-        UnreadRule::Recalled
+    let (agrees, disagrees) = (StateAgreement::Agrees, StateAgreement::Disagrees);
+    let (rule, if_unread, if_not) = if facts.is_recalled {
+        (UnreadRule::Recalled, disagrees, agrees)
     } else if sent_at.is_some_and(|sent_at| covers(facts.mark, sent_at)) {
-        UnreadRule::Read
+        (UnreadRule::Read, StateAgreement::Behind, agrees)
     } else {
-        UnreadRule::Unread
-    }
+        (UnreadRule::Unread, agrees, disagrees)
+    };
+    let agreement = match state {
+        None => StateAgreement::Missing,
+        Some(0) => if_unread,
+        Some(_) => if_not,
+    };
+    (rule, agreement)
 }
