@@ -168,9 +168,14 @@ async fn each_disagreement_is_found_and_repaired() {
         unread_though_recalled,
         read_though_neither,
     ];
-    for wrong in [&all[..1], &all[1..2], &all[2..], &all] {
+    let cases = [&all[..1], &all[1..2], &all[2..], &all];
+    for (wrong, is_float) in cases.into_iter().zip([false, true, true, false]) {
         for (id, state, _) in wrong {
             set_state(&app, id, *state).await;
+            if is_float {
+                // As an older shell writes it.
+                change(&app, id, doc! { "$set": { "state": f64::from(*state) } }).await;
+            }
         }
         let behind = wrong.iter().map(|(.., (behind, _))| behind).sum();
         let disagreed = wrong.iter().map(|(.., (_, disagreed))| disagreed).sum();

@@ -1,6 +1,6 @@
 //! Compares a message's `state` with what it should be, and makes the update that repairs it.
 
-use mongodb::bson::{DateTime, Document, RawDocumentBuf, doc};
+use mongodb::bson::{Bson, DateTime, Document, RawDocumentBuf, doc};
 
 use crate::store::bson::raw;
 use crate::store::marks::covers;
@@ -55,7 +55,13 @@ impl Seen {
 
     /// Reads a message; `None` if it never counts, or has not arrived yet.
     pub fn of(document: &Document) -> Option<Self> {
-        let state = document.get_i32("state").ok()?;
+        // Shells write other types of numbers.
+        let state = match document.get("state")? {
+            Bson::Int32(state) => *state,
+            Bson::Int64(state) => i32::try_from(*state).ok()?,
+            Bson::Double(state) => *state as i32,
+            _ => return None,
+        };
         let (pair, sent_at) = entry(document)?;
         Some(Self {
             id: document.get_str("_id").ok()?.to_owned(),
