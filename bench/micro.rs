@@ -11,8 +11,10 @@ mod app;
 mod callbacks;
 
 use std::hint::black_box;
+use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use im_callback::metrics::{AppLabel, CallbackLabels, Metrics, RequestLabels, RouteLabel};
 use im_callback::store::documents::writes;
 use serde_json::{Value, json};
 
@@ -69,5 +71,34 @@ fn steps(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, steps);
+/// What an acknowledged callback adds to the metrics.
+fn counting(criterion: &mut Criterion) {
+    let metrics = Metrics::new();
+    let app: Arc<str> = "otc".into();
+    criterion.bench_function("count", |bencher| {
+        bencher.iter(|| {
+            let labels = CallbackLabels {
+                app: app.clone(),
+                kind: "message",
+                outcome: "stored",
+            };
+            metrics.callbacks.get_or_create(&labels).inc();
+            let label = AppLabel { app: app.clone() };
+            let took = black_box(0.003);
+            metrics.ack_duration.get_or_create(&label).observe(took);
+            metrics.provider_lag.get_or_create(&label).observe(took);
+            let labels = RequestLabels {
+                route: "callbacks",
+                method: "POST",
+                status: 200,
+            };
+            metrics.http_requests.get_or_create(&labels).inc();
+            let route = RouteLabel { route: "callbacks" };
+            let durations = metrics.http_request_duration.get_or_create(&route);
+            durations.observe(took);
+        });
+    });
+}
+
+criterion_group!(benches, steps, counting);
 criterion_main!(benches);
