@@ -270,11 +270,15 @@ fn spawn_background(
     };
     let (store, outage) = (durable.store.clone(), durable.outage.clone());
     let (projection, complete, end) = (store.clone(), durable.complete.clone(), ended.clone());
+    let (spool, told) = (durable.spool.clone(), outage.clone());
     spawn(upkeep);
+    spawn(supervise(async move || keep_counting_quarantine(&spool).await).boxed());
     spawn(supervise(async move || projection.keep_applying_marks().await).boxed());
     spawn(supervise(async move || outage.keep_probing(&store, &mongodb_uri).await).boxed());
     spawn(supervise(async move || drain.run().await).boxed());
-    background.spawn(supervise(async move || complete.keep_reporting(&end).await));
+    background.spawn(supervise(async move || {
+        complete.keep_reporting(&told, &end).await
+    }));
     background.close();
     background
 }
@@ -296,6 +300,9 @@ const CONTACT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long each question at the start waits for an answer: one dead member must not take all of that time.
 const FIRST_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often quarantined bytes are counted again.
+const QUARANTINE_COUNTED: Duration = Duration::from_secs(5);
 
 /// Connects the store of a configuration, for commands.
 ///
@@ -332,6 +339,18 @@ async fn keep_resolving(store: &Store, uri: &SecretString) {
         .await;
     if resolved.is_ok() {
         tracing::info!("the name in mongodb.uri is resolved");
+    }
+}
+
+/// Notices that somebody has moved a file out of quarantine. Apart from the other tasks, since the disk may hang.
+async fn keep_counting_quarantine(spool: &Spool) {
+    loop {
+        tokio::time::sleep(QUARANTINE_COUNTED).await;
+        let spool = spool.clone();
+        let counted = tokio::task::spawn_blocking(move || spool.count_quarantined()).await;
+        if let Ok(Err(error)) = counted {
+            tracing::debug!(%error, "the folder of the spool cannot be read");
+        }
     }
 }
 

@@ -229,8 +229,13 @@ pub struct DeadLetterLabels {
 /// The label of a walk.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ReconcileLabel {
-    /// `ok` or `failed`.
+    /// One of [`ReconcileLabel::OUTCOMES`].
     pub outcome: &'static str,
+}
+
+impl ReconcileLabel {
+    /// How a walk can end.
+    pub const OUTCOMES: [&'static str; 2] = ["ok", "failed"];
 }
 
 /// A request's labels.

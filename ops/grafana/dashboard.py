@@ -21,8 +21,8 @@ ACKNOWLEDGED = "stored|spooled|dead_letter|empty"
 
 WELL = [
     stat(
-        "Instances that answer", "Instances whose metrics Prometheus gets.", "short",
-        'sum(up{job="im-callback"})', [(RED, None), (GREEN, 1)],
+        "Instances that answer", "The share of the instances whose metrics Prometheus gets.", "percentunit",
+        f'sum(up{{job="im-callback",{ALL}}}) / count(up{{job="im-callback",{ALL}}})', [(RED, None), (GREEN, 1)],
     ),
     stat(
         "MongoDB", "Whether MongoDB confirms the writes of all instances. In an outage callbacks go to the spool and "
@@ -33,8 +33,9 @@ WELL = [
     stat(
         "Acknowledged", "The share of the apps' callbacks that was acknowledged in the last five minutes. The others "
         "were rejected: see “Rejected callbacks”.", "percentunit",
-        f'sum(rate(im_callback_callbacks_total{{{APP},app!="unmatched",outcome=~"{ACKNOWLEDGED}"}}[5m])) '
-        f'/ sum(rate(im_callback_callbacks_total{{{APP},app!="unmatched"}}[5m]))',
+        # No answer means that there are no callbacks, and not that none is acknowledged.
+        f'(sum(rate(im_callback_callbacks_total{{{APP},app!="unmatched",outcome=~"{ACKNOWLEDGED}"}}[5m])) '
+        f'or vector(0)) / (sum(rate(im_callback_callbacks_total{{{APP},app!="unmatched"}}[5m])) > 0)',
         [(RED, None), (ORANGE, 0.9), (GREEN, 0.99)], none="no callbacks", decimals=1,
     ),
     stat(
@@ -64,7 +65,7 @@ WELL = [
         "Queries that fail", "The share of queries for unread counts that was answered 5xx in the last five minutes.",
         "percentunit",
         f'(sum(rate(im_callback_http_requests_total{{{ALL},route="unread",status=~"5.."}}[5m])) or vector(0)) '
-        f'/ sum(rate(im_callback_http_requests_total{{{ALL},route="unread"}}[5m]))',
+        f'/ (sum(rate(im_callback_http_requests_total{{{ALL},route="unread"}}[5m])) > 0)',
         [(GREEN, None), (ORANGE, 0.01), (RED, 0.05)], none="no queries", decimals=1,
     ),
     table(
@@ -75,7 +76,7 @@ WELL = [
     ),
     table(
         "Instances", "What runs, and for how long.", 12,
-        "(time() - process_start_time_seconds{job=\"im-callback\"}) "
+        f'(time() - process_start_time_seconds{{job="im-callback",{ALL}}}) '
         "* on (instance) group_left (version) im_callback_build_info",
         {"instance": "instance", "version": "version", "Value": "runs for"}, unit="dtdurations",
     ),
@@ -98,7 +99,7 @@ COMES_IN = [
     ),
     lines(
         "Rejected callbacks", "By app and code. checksum_mismatch of an app that worked: its secret was changed. "
-        "unknown_app: the address at the provider is wrong.", "cps",
+        "unmatched: the address at the provider is wrong.", "cps",
         [
             (
                 happened(rate("callbacks_total", f'{APP},outcome!~"{ACKNOWLEDGED}"', "app, outcome")),

@@ -37,7 +37,9 @@ class Prometheus:
         # Grafana's variables: four scrapes of 15 s is what its rate interval comes to.
         for name, value in {
             "$app": ".*", "$instance": ".*", "$__rate_interval": f"{max(4 * self.step, 20)}s",
-            "$__range": f"{int(self.end - self.start)}s",
+            # The longer names first.
+            "$__range_s": str(int(self.end - self.start)), "$__range": f"{int(self.end - self.start)}s",
+            "$__interval_ms": str(1000 * self.step),
         }.items():
             expr = expr.replace(name, value)
         query = urllib.parse.urlencode({"query": expr, **more})

@@ -15,13 +15,21 @@ def quantile(q, metric, labels, by=""):
     return f"histogram_quantile({q}, {inner})"
 
 
+SECONDS = {
+    "$__range": "$__range_s",
+    # It is the interval and that of the scrapes, and a minute at least.
+    "$__rate_interval": "($__interval_ms / 1000 + 60)",
+}
+
+
 def counted(metric, labels, time, by=""):
-    """How often in this time. A counter that did not exist before has counted all that it shows, and `increase`
-    would miss its first step."""
+    """How often in this time. A process that is younger has counted all that it shows, and `increase` would miss what
+    it counted before its first scrape."""
     series = f"im_callback_{metric}{{{labels}}}"
     grouped = f" by ({by})" if by else ""
     increase = f"increase({series}[{time}])"
-    return f"sum{grouped} (({series} unless {series} offset {time}) > {increase} or {increase})"
+    young = f'time() - process_start_time_seconds{{job="im-callback"}} < {SECONDS[time]}'
+    return f"sum{grouped} (({series} and on (instance) {young}) > {increase} or {increase})"
 
 
 def happened(expr):
@@ -69,7 +77,9 @@ def stat(title, description, unit, expr, steps, mappings=None, none="none", deci
         "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
         "textMode": "value",
     }
-    return panel("stat", title, description, *size, unit, [target(expr, title)], defaults, options)
+    # Instant, since the last value of a range may be an hour old.
+    query = target(expr, title, instant=True, range=False)
+    return panel("stat", title, description, *size, unit, [query], defaults, options)
 
 
 def lines(title, description, unit, series, width=8, stacked=False, bars=False, colors=None, others=None, limits=()):

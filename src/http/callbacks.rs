@@ -21,6 +21,9 @@ use crate::live::ReloadableConfig;
 use crate::metrics::{AppLabel, CallbackLabels, NO_KIND, UNMATCHED};
 use crate::store::Durability;
 
+/// The codes of callbacks to no app's address.
+pub const MISDIRECTED: [Code; 2] = [Code::UnknownApp, Code::NotFound];
+
 /// The codes of rejected callbacks of an app that exists.
 pub const REJECTIONS: [Code; 18] = [
     Code::MissingHeaderMd5,
@@ -54,9 +57,9 @@ pub async fn by_name(
     let (name, below) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     let current = service.live.current();
     let Some(app) = current.app(name) else {
-        lost_callbacks::log(&request, &service, &current);
+        let is_callback = lost_callbacks::log(&request, &service, &current);
         if name.is_empty() {
-            return Err(no_route());
+            return Err(no_route(&service, is_callback));
         }
         let code = Code::UnknownApp;
         count(&service, UNMATCHED.into(), NO_KIND, code.as_str());
@@ -76,15 +79,20 @@ pub async fn by_path(
 ) -> Result<HttpResponse, Problem> {
     let current = service.live.current();
     let Some((app, below)) = current.app_at(request.path()) else {
-        lost_callbacks::log(&request, &service, &current);
-        return Err(no_route());
+        let is_callback = lost_callbacks::log(&request, &service, &current);
+        return Err(no_route(&service, is_callback));
     };
     take(&request, payload, &service, &current, app, below).await
 }
 
-fn no_route() -> Problem {
+/// Counts what looks like a callback. All other requests are strangers', and are among all requests.
+fn no_route(service: &Service, is_callback: bool) -> Problem {
+    let code = Code::NotFound;
+    if is_callback {
+        count(service, UNMATCHED.into(), NO_KIND, code.as_str());
+    }
     Problem::new(
-        Code::NotFound,
+        code,
         "no route has this path; a callback's is /callbacks/{app}, without a slash at the end",
     )
 }
@@ -121,6 +129,7 @@ async fn take(
             count(service, name(), NO_KIND, code);
             // Such as a slash behind the app's name.
             if problem.code == Code::NotFound {
+                // It is counted above, for its app.
                 lost_callbacks::log(request, service, current);
             } else if let Some(kept_back) = service.rejection_log.log(problem.code, Instant::now())
             {

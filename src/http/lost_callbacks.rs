@@ -1,4 +1,4 @@
-//! Logs callbacks that come to a path no app has. They are answered 404, which nobody at the provider reads.
+//! Logs callbacks that come to a path no app has, and says which to count. They are answered 404, which nobody at the provider reads.
 //!
 //! The log must show what is wrong with the path, and the path may hold a secret: a segment of Wildfire IM's
 //! addresses. So a segment is shown only if it cannot be one. The configuration refuses path secrets of fewer than 16
@@ -44,25 +44,28 @@ pub struct LostLog {
 }
 
 /// Logs a request without a route if it may be a callback: it is below an address of callbacks, or is posted with a
-/// signature, or posts JSON or a form.
-pub(super) fn log(request: &HttpRequest, service: &Service, current: &ReloadableConfig) {
+/// signature, or posts JSON or a form. Returns whether to count it as a callback, too: not what is only posted, unless
+/// its path is nearly an app's, since scans would be counted.
+pub(super) fn log(request: &HttpRequest, service: &Service, current: &ReloadableConfig) -> bool {
     let asked = request.path();
     let limits = &service.rejection_log.lost;
-    let limit = if Route::at(asked) == Some(Route::Callbacks) || current.app_at(asked).is_some() {
+    let is_posted = request.method() == Method::POST;
+    let is_below = Route::at(asked) == Some(Route::Callbacks) || current.app_at(asked).is_some();
+    let is_signed = is_posted && has_signature(request);
+    let limit = if is_below {
         &limits.below_an_address
-    } else if request.method() != Method::POST {
-        return;
-    } else if has_signature(request) {
+    } else if is_signed {
         &limits.signed
-    } else if has_callback_type(request) {
+    } else if is_posted && has_callback_type(request) {
         &limits.posted
     } else {
-        return;
-    };
-    let Some(kept_back) = limit.pass(Instant::now()) else {
-        return;
+        return false;
     };
     let known = KnownPaths::of(current);
+    let counts = is_signed || is_posted && (is_below || known.is_nearly_one(asked));
+    let Some(kept_back) = limit.pass(Instant::now()) else {
+        return counts;
+    };
     let client = client_address(request, &service.limits);
     tracing::warn!(
         path = known.shown(asked),
@@ -73,6 +76,7 @@ pub(super) fn log(request: &HttpRequest, service: &Service, current: &Reloadable
         kept_back,
         "what may be a callback came to a path that no app has"
     );
+    counts
 }
 
 fn has_signature(request: &HttpRequest) -> bool {
@@ -165,6 +169,11 @@ impl KnownPaths {
         };
         let is_short = segment.len() <= SHORT && !self.has_secret;
         segment.bytes().all(plain) && (segment.is_empty() || is_short || is_known())
+    }
+
+    /// Whether a path is an app's but for a usual mistake. One with an escaped character may be anything.
+    fn is_nearly_one(&self, asked: &str) -> bool {
+        !asked.contains('%') && self.mistake(asked).is_some()
     }
 
     /// What is wrong with a path, if that is one of the usual mistakes.

@@ -1,17 +1,19 @@
 //! `GET /metrics`, for Prometheus.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::{HttpRequest, HttpResponse, web};
 
 use super::Service;
 use super::auth::authorize;
-use super::callbacks::REJECTIONS;
-use super::error::Problem;
+use super::callbacks::{MISDIRECTED, REJECTIONS};
+use super::error::{Code, Problem};
 use crate::auth::Scope;
 use crate::callback::event::Reason;
 use crate::metrics::{
     CONTENT_TYPE, CallbackLabels, DeadLetterLabels, NO_KIND, Overflow, QueueLabel, ReasonLabel,
+    ReconcileLabel, UNMATCHED,
 };
 use crate::store::documents::OTHER_CODES;
 
@@ -38,14 +40,20 @@ pub async fn get(
 /// with its first event.
 fn begin_at_zero(service: &Service) {
     let metrics = &service.metrics;
+    let rejection = |app: Arc<str>, code: Code| {
+        let labels = CallbackLabels {
+            app,
+            kind: NO_KIND,
+            outcome: code.as_str(),
+        };
+        drop(metrics.callbacks.get_or_create(&labels));
+    };
+    for code in MISDIRECTED {
+        rejection(UNMATCHED.into(), code);
+    }
     for app in &service.live.current().apps {
         for code in REJECTIONS {
-            let labels = CallbackLabels {
-                app: app.name.shared(),
-                kind: NO_KIND,
-                outcome: code.as_str(),
-            };
-            drop(metrics.callbacks.get_or_create(&labels));
+            rejection(app.name.shared(), code);
         }
         for code in Reason::CODES.into_iter().chain(OTHER_CODES) {
             let app = app.name.shared();
@@ -55,6 +63,13 @@ fn begin_at_zero(service: &Service) {
     }
     for reason in Overflow::ALL.map(Overflow::as_str) {
         drop(metrics.overflows.get_or_create(&ReasonLabel { reason }));
+    }
+    for outcome in ReconcileLabel::OUTCOMES {
+        drop(
+            metrics
+                .reconcile_runs
+                .get_or_create(&ReconcileLabel { outcome }),
+        );
     }
 }
 

@@ -32,6 +32,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::outage::Outage;
 use crate::spool::Spool;
 use crate::store::spools::SpoolState;
 use crate::store::{Store, StoreError};
@@ -50,6 +51,9 @@ const MARGIN: Duration = Duration::from_millis(250);
 
 /// How long a callback waits for MongoDB before the lease is no longer extended.
 pub const SLOW: Duration = Duration::from_millis(500);
+
+/// How many reports in a row must fail before MongoDB is probed.
+const UNCONFIRMED: u32 = 2;
 
 /// How long "not complete" is answered without reading the leases again.
 const NOT_COMPLETE_CACHED: Duration = Duration::from_millis(100);
@@ -157,14 +161,28 @@ impl Complete {
 
     /// Reports the spool to MongoDB until `stop`. A report under way is waited for: it must not arrive after the
     /// spool is forgotten.
-    pub async fn keep_reporting(&self, stop: &CancellationToken) {
+    ///
+    /// Reports that MongoDB does not confirm are how an outage is noticed where no callbacks come. They are no proof:
+    /// nothing repeats them, and they wait for their turn among the queries. So a probe decides, which asks for the same
+    /// as commits.
+    pub async fn keep_reporting(&self, outage: &Outage, stop: &CancellationToken) {
         let mut clock = None;
+        let mut unconfirmed = 0;
         while !stop.is_cancelled() {
-            if clock.is_none() {
-                clock = self.read_clock().await;
-            }
-            if let Some(read) = clock.take() {
-                clock = self.report(read).await;
+            let reported = self.try_report(&mut clock).await;
+            unconfirmed = match &reported {
+                // Its probe is under way.
+                _ if outage.is_known() => 0,
+                Ok(true) => 0,
+                Err(StoreError::Unavailable(_) | StoreError::TimedOut) => unconfirmed + 1,
+                Ok(false) | Err(StoreError::Refused(_) | StoreError::Overloaded) => unconfirmed,
+            };
+            if unconfirmed >= UNCONFIRMED {
+                unconfirmed = 0;
+                let probed = stop.run_until_cancelled(self.0.store.probe()).await;
+                if matches!(probed, Some(Err(_))) {
+                    outage.begin();
+                }
             }
             stop.run_until_cancelled(sleep(EXTENSION_INTERVAL)).await;
         }
@@ -179,14 +197,27 @@ impl Complete {
         }
     }
 
-    async fn read_clock(&self) -> Option<ServerClock> {
+    /// Sends a report if the server's clock is known well enough, and returns whether it was sent.
+    async fn try_report(&self, clock: &mut Option<ServerClock>) -> Result<bool, StoreError> {
+        if clock.is_none() {
+            *clock = self.read_clock().await?;
+        }
+        let Some(read) = clock.take() else {
+            return Ok(false);
+        };
+        *clock = self.report(read).await?;
+        Ok(true)
+    }
+
+    /// `None` if the answer took too long.
+    async fn read_clock(&self) -> Result<Option<ServerClock>, StoreError> {
         let asked = Instant::now();
-        let told = self.0.store.server_time().await;
-        ServerClock::new(asked, told.ok()?)
+        let told = self.0.store.server_time().await?;
+        Ok(ServerClock::new(asked, told))
     }
 
     /// Reports the spool, and extends the lease if it is empty.
-    async fn report(&self, clock: ServerClock) -> Option<ServerClock> {
+    async fn report(&self, clock: ServerClock) -> Result<Option<ServerClock>, StoreError> {
         let asked = Instant::now();
         let empty_until = {
             let mut expires = self.0.expires();
@@ -203,13 +234,11 @@ impl Complete {
             path: path.display().to_string(),
             bytes: self.0.spool.status().bytes,
         };
-        match self.0.store.report_spool(&own, empty_until).await {
-            Ok(told) => ServerClock::new(asked, told),
-            Err(error) => {
-                tracing::debug!(%error, "MongoDB cannot be told of the spool");
-                None
-            }
+        let told = self.0.store.report_spool(&own, empty_until).await;
+        if let Err(error) = &told {
+            tracing::debug!(%error, "MongoDB cannot be told of the spool");
         }
+        Ok(ServerClock::new(asked, told?))
     }
 }
 

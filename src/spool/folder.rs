@@ -119,7 +119,12 @@ pub fn quarantined_bytes(folder: &Path) -> io::Result<u64> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         if is_quarantined(&entry.file_name().to_string_lossy()) {
-            bytes += entry.metadata()?.len();
+            match entry.metadata() {
+                Ok(metadata) => bytes += metadata.len(),
+                // It was moved away just now.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
         }
     }
     Ok(bytes)

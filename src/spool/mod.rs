@@ -28,8 +28,8 @@
 //! - *Quarantine*: bytes of a segment that are no frame, and frames of callbacks that cannot be stored in any form, go
 //!   to a file with the segment's name and `.damaged`, once everything else is in MongoDB, and errors in the log say
 //!   what and why. Where the disk cannot read all of a segment, the whole file is renamed so. Quarantined bytes
-//!   count towards the limit until somebody has looked at them and deleted the file. Renamed back while the service
-//!   is stopped, a file is tried again at the start.
+//!   count towards the limit until somebody has looked at them and moved the file away
+//!   ([`Spool::count_quarantined`]). Renamed back while the service is stopped, a file is tried again at the start.
 //!
 //! # What can be lost
 //! Nothing that was acknowledged, unless the disk loses it. A process that dies in the middle of an append leaves a
@@ -306,7 +306,7 @@ impl Spool {
         file.write_all(bytes)?;
         file.sync_all()?;
         sync_folder(&self.0.settings.path)?;
-        self.0.count_quarantined()?;
+        self.count_quarantined()?;
         self.remove(segment)
     }
 
@@ -318,7 +318,17 @@ impl Spool {
         fs::rename(&segment.path, segment.quarantine_path())?;
         self.0.forget(segment);
         // The rename is done, so the segment is in quarantine whether it is counted or not.
-        let _ = self.0.count_quarantined();
+        let _ = self.count_quarantined();
+        Ok(())
+    }
+
+    /// Counts the quarantined bytes again: somebody may have moved files away. Blocks on the disk.
+    ///
+    /// # Errors
+    /// When the folder cannot be read; the count then stays as it was.
+    pub fn count_quarantined(&self) -> io::Result<()> {
+        let bytes = folder::quarantined_bytes(&self.0.settings.path)?;
+        self.0.quarantined_bytes.store(bytes, Ordering::Relaxed);
         Ok(())
     }
 }
@@ -400,12 +410,6 @@ impl SpoolInner {
             .active_since
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = since;
-    }
-
-    fn count_quarantined(&self) -> io::Result<()> {
-        let bytes = folder::quarantined_bytes(&self.settings.path)?;
-        self.quarantined_bytes.store(bytes, Ordering::Relaxed);
-        Ok(())
     }
 
     fn forget(&self, segment: &Segment) {

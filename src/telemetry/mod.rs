@@ -16,9 +16,10 @@ use tracing_subscriber::{EnvFilter, Layer, fmt};
 use crate::config::{Log, LogFormat};
 
 /// The variables that say where traces go.
+/// The exporter prefers the first.
 const ENDPOINTS: [&str; 2] = [
-    "OTEL_EXPORTER_OTLP_ENDPOINT",
     "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
 ];
 
 /// What runs beside the service until it ends.
@@ -34,7 +35,7 @@ pub fn init(log: &Log) -> Telemetry {
     let logs = tracing_subscriber::registry().with(logs(log));
     #[cfg(feature = "otel")]
     {
-        let (layer, export) = otel::start(is_export_asked());
+        let (layer, export) = otel::start(export_asked_by());
         drop(logs.with(layer).try_init());
         export.report();
         Telemetry {
@@ -44,9 +45,10 @@ pub fn init(log: &Log) -> Telemetry {
     #[cfg(not(feature = "otel"))]
     {
         drop(logs.try_init());
-        if is_export_asked() {
+        if let Some(variable) = export_asked_by() {
             tracing::warn!(
-                "OTEL_EXPORTER_OTLP_ENDPOINT is set, but this program exports no traces; build it with `--features otel`"
+                variable,
+                "traces are asked for, but this program exports none; build it with `--features otel`"
             );
         }
         Telemetry {}
@@ -63,11 +65,17 @@ impl Telemetry {
     }
 }
 
-/// Whether the environment says where traces go. An empty variable counts as absent.
-fn is_export_asked() -> bool {
-    ENDPOINTS
-        .iter()
-        .any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
+/// The variable that says where traces go, unless another one says that none are wanted. An empty variable counts as
+/// absent.
+fn export_asked_by() -> Option<&'static str> {
+    let has = |name: &str, word: &str| {
+        std::env::var(name).is_ok_and(|value| value.trim().eq_ignore_ascii_case(word))
+    };
+    if has("OTEL_SDK_DISABLED", "true") || has("OTEL_TRACES_EXPORTER", "none") {
+        return None;
+    }
+    let is_set = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    ENDPOINTS.into_iter().find(is_set)
 }
 
 /// The layer that writes log lines.

@@ -33,8 +33,8 @@ pub enum Started {
     NotAsked,
     /// Spans are exported.
     Running(TraceExport),
-    /// The variables cannot be used.
-    Misconfigured,
+    /// The variables cannot be used; the field is the one that says where to.
+    Misconfigured(&'static str),
 }
 
 impl Started {
@@ -44,9 +44,10 @@ impl Started {
             Self::NotAsked => {}
             Self::Running(_) => tracing::info!("traces are exported over OTLP/HTTP"),
             // Without the library's text, which may quote the address and so a password.
-            Self::Misconfigured => tracing::error!(
-                "no traces are exported: OTEL_EXPORTER_OTLP_ENDPOINT must be an address such as \
-                 http://127.0.0.1:4318, and OTEL_EXPORTER_OTLP_COMPRESSION must not be set"
+            Self::Misconfigured(variable) => tracing::error!(
+                variable,
+                "no traces are exported: the variable must be an address such as http://127.0.0.1:4318, and \
+                 OTEL_EXPORTER_OTLP_COMPRESSION must not be set"
             ),
         }
     }
@@ -55,26 +56,26 @@ impl Started {
     pub fn running(self) -> Option<TraceExport> {
         match self {
             Self::Running(export) => Some(export),
-            Self::NotAsked | Self::Misconfigured => None,
+            Self::NotAsked | Self::Misconfigured(_) => None,
         }
     }
 }
 
-/// Makes the layer that turns our spans into OpenTelemetry's, if `is_asked`.
-pub fn start<S>(is_asked: bool) -> (Option<impl Layer<S>>, Started)
+/// Makes the layer that turns our spans into OpenTelemetry's, if a variable asks for it.
+pub fn start<S>(asked_by: Option<&'static str>) -> (Option<impl Layer<S>>, Started)
 where
     S: Subscriber + for<'span> LookupSpan<'span>,
 {
-    if !is_asked {
+    let Some(variable) = asked_by else {
         return (None, Started::NotAsked);
-    }
+    };
     let exporter = OtlpExporter::builder()
         .with_http()
         // The only protocol that is built in, whatever OTEL_EXPORTER_OTLP_PROTOCOL says.
         .with_protocol(Protocol::HttpBinary)
         .build();
     let Ok(exporter) = exporter else {
-        return (None, Started::Misconfigured);
+        return (None, Started::Misconfigured(variable));
     };
     let exporter = LoggedExporter {
         exporter,

@@ -1,8 +1,10 @@
 //! `/metrics`: what happens is counted once, under names that dashboards rely on, and no stranger can add a label.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use serde_json::json;
+use tokio::time::sleep;
 
 use crate::support::proxy::{Line, Proxy};
 use crate::support::{
@@ -69,6 +71,9 @@ async fn every_callback_is_counted_with_its_outcome() {
         r#"callbacks_total{app="otc",kind="none",outcome="checksum_mismatch"}"#,
         r#"dead_letters_total{app="otc",code="store_refused"}"#,
         r#"overflows_total{reason="queue_full"}"#,
+        r#"callbacks_total{app="unmatched",kind="none",outcome="unknown_app"}"#,
+        r#"callbacks_total{app="unmatched",kind="none",outcome="not_found"}"#,
+        r#"reconcile_runs_total{outcome="failed"}"#,
     ] {
         let sample = format!("im_callback_{sample}");
         assert_eq!(before.0.get(&sample), Some(&0.0), "{sample}");
@@ -150,6 +155,38 @@ async fn every_callback_is_counted_with_its_outcome() {
     app.end().await;
 }
 
+/// A callback to a misspelt path is lost, so it is counted. Scans are not.
+#[actix_web::test]
+async fn callbacks_to_no_apps_address_are_counted() {
+    let app = TestApp::start().await;
+    let counted = async || {
+        let sample = r#"callbacks_total{app="unmatched",kind="none",outcome="not_found"}"#;
+        Samples::of(&app).await.get(sample)
+    };
+    let headers = signed(b"{}", "no such secret");
+    let signature: Vec<_> = headers.iter().map(|(n, v)| (*n, v.as_str())).collect();
+    let json = [("Content-Type", "application/json")];
+    for (path, headers, is_counted) in [
+        ("/hooks/im", &signature[..], true),
+        ("/callback/otc", &json[..], true),
+        ("/receivemsg.action", &json[..], true),
+        ("/callbacks", &[][..], true),
+        ("/hooks/im", &json[..], false),
+        ("/callback/otc", &[][..], false),
+        ("/callback%2fotc", &json[..], false),
+    ] {
+        let before = counted().await;
+        assert_eq!(app.post(path, headers, "{}").await.status, 404);
+        assert_eq!(counted().await - before, f64::from(is_counted), "{path}");
+    }
+    for path in ["/callback/otc", "/callbacks"] {
+        let before = counted().await;
+        assert_eq!(app.get(path, &signature).await.status, 404);
+        assert_eq!(counted().await, before, "{path}");
+    }
+    app.end().await;
+}
+
 #[actix_web::test]
 async fn an_outage_and_what_it_leaves_in_the_spool_can_be_seen() {
     let proxy = Proxy::to(&mongodb_uri()).await;
@@ -194,6 +231,39 @@ async fn an_outage_and_what_it_leaves_in_the_spool_can_be_seen() {
             ("spool_oldest_age_seconds", 0.0),
         ],
     );
+    app.end().await;
+}
+
+/// At night no callback comes that could show it.
+#[actix_web::test]
+async fn an_outage_without_traffic_can_be_seen() {
+    let proxy = Proxy::to(&mongodb_uri()).await;
+    let app = TestApp::connected(&proxy.uri(), "").await;
+    proxy.set(Line::Cut);
+    let outage = async |expected: f64| {
+        for _ in 0..150 {
+            if Samples::of(&app).await.get("outage") == expected {
+                return;
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+        panic!("after 15 s the outage is not {expected}");
+    };
+    outage(1.0).await;
+    proxy.set(Line::Open);
+    outage(0.0).await;
+    expect(&Samples::of(&app).await, &[("outages_total", 1.0)]);
+    app.end().await;
+}
+
+/// Its reports are too late, but it confirms writes.
+#[actix_web::test]
+async fn a_mongodb_that_is_slow_is_no_outage() {
+    let proxy = Proxy::to(&mongodb_uri()).await;
+    let app = TestApp::connected(&proxy.uri(), "mongodb.query_timeout = \"250ms\"").await;
+    proxy.set(Line::Slow(200));
+    sleep(Duration::from_secs(8)).await;
+    expect(&Samples::of(&app).await, &[("outages_total", 0.0)]);
     app.end().await;
 }
 

@@ -145,6 +145,19 @@ async fn a_damaged_spool_gives_what_is_whole_and_says_what_is_not() {
         "{}",
         process.log()
     );
+    // Somebody looks at it, and frees its bytes.
+    std::fs::rename(file, spool.with_file_name("looked-at")).unwrap();
+    let mut left = 1;
+    for _ in 0..40 {
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        left = process.ready(&http).await["spool"]["quarantined_bytes"]
+            .as_u64()
+            .unwrap();
+        if left == 0 {
+            break;
+        }
+    }
+    assert_eq!(left, 0, "after 10 s");
     database.drop().await.unwrap();
 }
 

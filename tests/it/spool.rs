@@ -233,6 +233,10 @@ fn a_damaged_segment_is_quarantined_and_counts_towards_the_limit() {
     drop(open);
     let open = spool(folder.path());
     assert_eq!(open.status().quarantined_bytes, held);
+    // Somebody looks at it, and frees its bytes.
+    fs::rename(&path, path.with_extension("looked-at")).unwrap();
+    open.count_quarantined().unwrap();
+    assert_eq!(open.status().quarantined_bytes, 0);
     // Its number is not given again.
     open.append(callbacks(1).iter()).unwrap();
     assert!(segments(folder.path())[0].file_name() > file.file_name());

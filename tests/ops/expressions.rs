@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::{ALERTS, panels, read};
 
-/// The expressions of all panels and alerts, each with the place where it is.
+/// The expressions of all panels and rules, each with the place where it is.
 pub fn all() -> Vec<(String, String)> {
     let of_panels = panels().into_iter().flat_map(|panel| {
         let title = panel["title"].as_str().unwrap().to_owned();
@@ -15,22 +15,25 @@ pub fn all() -> Vec<(String, String)> {
             .into_iter()
             .map(move |target| (title.clone(), expression(target)))
     });
-    of_panels.chain(of_alerts()).collect()
+    of_panels.chain(of_rules()).collect()
 }
 
-/// An alert's expression is on the line of `expr:`, or on deeper lines after it.
-fn of_alerts() -> Vec<(String, String)> {
+/// A rule's expression is on the line of `expr:`, or on deeper lines after it.
+fn of_rules() -> Vec<(String, String)> {
     let rules = read(ALERTS);
     let mut found: Vec<(String, String)> = Vec::new();
     let mut is_inside = false;
     for line in rules.lines().map(str::trim) {
-        if let Some(alert) = line.strip_prefix("- alert: ") {
-            found.push((alert.to_owned(), String::new()));
+        if let Some(name) = ["- alert: ", "- record: "]
+            .iter()
+            .find_map(|key| line.strip_prefix(key))
+        {
+            found.push((name.to_owned(), String::new()));
         }
         if let Some(expression) = line.strip_prefix("expr: ") {
             is_inside = true;
             found.last_mut().unwrap().1 = expression.trim_start_matches(">-").to_owned();
-        } else if line.starts_with("for: ") {
+        } else if line.starts_with("for: ") || line.starts_with("- ") || line.is_empty() {
             is_inside = false;
         } else if is_inside {
             let (_, expression) = found.last_mut().unwrap();
@@ -41,8 +44,16 @@ fn of_alerts() -> Vec<(String, String)> {
     found
 }
 
+/// Only what a rule records has a colon in its name.
 fn is_name(c: char) -> bool {
-    c.is_ascii_alphanumeric() || c == '_'
+    c.is_ascii_alphanumeric() || "_:".contains(c)
+}
+
+/// The recorded series that a text names.
+pub fn recorded_in(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c| !is_name(c));
+    let recorded = words.filter(|word| word.starts_with("app:"));
+    recorded.map(str::to_owned).collect()
 }
 
 /// The service's metrics that a text names.
@@ -82,7 +93,8 @@ pub fn grouped_by(expression: &str) -> BTreeSet<String> {
     for word in ["by (", "on (", "group_left ("] {
         for (at, _) in expression.match_indices(word) {
             let (inside, _) = expression[at + word.len()..].split_once(')').unwrap();
-            labels.extend(inside.split(',').map(|label| label.trim().to_owned()));
+            let inside = inside.split(',').map(str::trim);
+            labels.extend(inside.filter(|label| !label.is_empty()).map(str::to_owned));
         }
     }
     labels
@@ -90,7 +102,7 @@ pub fn grouped_by(expression: &str) -> BTreeSet<String> {
 
 #[test]
 fn names_and_labels_are_found() {
-    let expression = r#"sum by (app, le) (rate(im_callback_a_bucket{app=~"x|}",le!="1"}[5m])) and on (app) up{job="b"}"#;
+    let expression = r#"sum by (app, le) (rate(im_callback_a_bucket{app=~"x|}",le!="1"}[5m])) and on () up{job="b"} > app:im_callback_c:increase1h"#;
     let names: Vec<_> = metrics_in(expression).into_iter().collect();
     assert_eq!(names, ["im_callback_a_bucket"]);
     let metric = "im_callback_a_bucket";
@@ -103,4 +115,6 @@ fn names_and_labels_are_found() {
     assert_eq!(matchers(expression), expected);
     let labels: Vec<_> = grouped_by(expression).into_iter().collect();
     assert_eq!(labels, ["app", "le"]);
+    let recorded: Vec<_> = recorded_in(expression).into_iter().collect();
+    assert_eq!(recorded, ["app:im_callback_c:increase1h"]);
 }

@@ -81,6 +81,20 @@ fn the_guide_has_each_metric_with_its_type_and_labels() {
     assert_eq!(described.len(), known.len());
 }
 
+#[test]
+fn what_rules_use_is_recorded_and_what_is_recorded_is_used() {
+    let rules = read(ALERTS);
+    let recorded: BTreeSet<_> = values(&rules, "record")
+        .into_iter()
+        .map(str::to_owned)
+        .collect();
+    let used = expressions::all()
+        .iter()
+        .flat_map(|(_, expression)| expressions::recorded_in(expression))
+        .collect();
+    assert_eq!(recorded, used);
+}
+
 /// A renamed label would leave a panel empty, or an alert silent.
 #[test]
 fn expressions_use_labels_that_their_metrics_have() {
@@ -129,10 +143,11 @@ fn expressions_ask_for_values_that_there_are() {
                 continue;
             };
             for value in values.split('|') {
-                let start = value.strip_suffix(".*");
-                let is_known = match start {
-                    Some(start) => known.iter().any(|code| code.starts_with(start)),
-                    None => known.contains(value),
+                let (start, end) = (value.strip_suffix(".*"), value.strip_prefix(".*"));
+                let is_known = match (start, end) {
+                    (Some(start), _) => known.iter().any(|code| code.starts_with(start)),
+                    (_, Some(end)) => known.iter().any(|code| code.ends_with(end)),
+                    (None, None) => known.contains(value),
                 };
                 assert!(is_known, "{place}: there is no {label} {value}");
                 asked.insert(value.to_owned());
@@ -163,14 +178,14 @@ fn every_alert_is_complete_tested_and_has_a_runbook() {
         let is_tested = tests.contains(&fires) || tests.contains(&format!("alertname: {alert}\n"));
         assert!(is_tested, "no unit test sees {alert} fire");
     }
-    for key in ["for", "summary", "description", "runbook"] {
+    for key in ["for", "summary", "description", "runbook_url"] {
         assert_eq!(values(&rules, key).len(), alerts.len(), "{key}");
     }
     let anchors: Vec<_> = alerts
         .iter()
         .map(|alert| format!("{GUIDE}#{}", alert.to_lowercase()))
         .collect();
-    assert_eq!(values(&rules, "runbook"), anchors);
+    assert_eq!(values(&rules, "runbook_url"), anchors);
     for labels in values(&rules, "labels") {
         let known = ["{ severity: critical }", "{ severity: warning }"];
         assert!(known.contains(&labels), "{labels}");

@@ -22,6 +22,10 @@ struct Traced {
 
 impl Traced {
     fn start(endpoint: &str) -> Self {
+        Self::start_with(&[("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)])
+    }
+
+    fn start_with(variables: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("im.toml");
         let text = format!(
@@ -46,7 +50,7 @@ impl Traced {
         let mut service = command
             .args(["serve", "--config"])
             .arg(&config)
-            .env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+            .envs(variables.iter().copied())
             .env(
                 "OTEL_RESOURCE_ATTRIBUTES",
                 "deployment.environment=of-the-test",
@@ -235,7 +239,27 @@ fn a_collector_that_refuses_is_named_in_the_log() {
 fn an_address_that_cannot_be_used_is_said() {
     let (log, _) = Traced::start("user:hush@nowhere").stop();
     assert!(log.contains("no traces are exported"), "{log}");
+    assert!(
+        log.contains("variable=\"OTEL_EXPORTER_OTLP_ENDPOINT\""),
+        "{log}"
+    );
     assert!(!log.contains("hush"), "{log}");
+}
+
+/// The variables by which every program with OpenTelemetry is told to be quiet.
+#[test]
+fn who_wants_no_traces_gets_none() {
+    let (endpoint, received) = collector();
+    for off in [
+        ("OTEL_SDK_DISABLED", "TRUE"),
+        ("OTEL_TRACES_EXPORTER", "none"),
+    ] {
+        let traced = Traced::start_with(&[("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint), off]);
+        assert_eq!(traced.ask("GET /livez HTTP/1.1", ""), "200");
+        let (log, _) = traced.stop();
+        assert!(!log.contains("traces"), "{log}");
+    }
+    assert!(received.try_recv().is_err());
 }
 
 #[cfg(not(feature = "otel"))]
@@ -249,7 +273,17 @@ fn who_wants_traces_without_the_feature_is_told() {
         log.contains("exports no traces; build it with `--features otel`"),
         "{log}"
     );
+    assert!(
+        log.contains("variable=\"OTEL_EXPORTER_OTLP_ENDPOINT\""),
+        "{log}"
+    );
     assert!(received.try_recv().is_err());
+    let exact = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &*endpoint);
+    let (log, _) = Traced::start_with(&[exact]).stop();
+    assert!(
+        log.contains("variable=\"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT\""),
+        "{log}"
+    );
     let nowhere = Traced::start("");
     let (log, _) = nowhere.stop();
     assert!(!log.contains("otel"), "{log}");

@@ -49,6 +49,8 @@ fn expressions_of_the_dashboard_are_valid() {
             .replace("$app", ".*")
             .replace("$instance", ".*")
             .replace("$__rate_interval", "1m")
+            .replace("$__interval_ms", "15000")
+            .replace("$__range_s", "21600")
             .replace("$__range", "6h");
         assert!(!expression.contains('$'), "{expression}");
         let quoted = serde_json::to_string(&expression).unwrap();
