@@ -27,10 +27,10 @@ use crate::ingest::{Drain, Durable, Outage};
 use crate::live::{Live, ReloadableConfig};
 use crate::metrics::Metrics;
 use crate::spool::Spool;
-use crate::store::Store;
 use crate::store::diagnosis::Cause;
-use crate::store::indexes::Retention;
+use crate::store::indexes::{IndexChange, Retention};
 use crate::store::reconcile::ReconcileSettings;
+use crate::store::{RetentionState, Store, StoreError};
 
 /// A service with its socket bound, not yet serving.
 pub struct Application {
@@ -158,7 +158,7 @@ impl Application {
                 if !is_resolved {
                     keep_resolving(&store, &uri).await;
                 }
-                keep_ensuring_indexes(&store, retention).await;
+                keep_ensuring_indexes(&store).await;
                 tokio::join!(
                     store.keep_catching_up(reconcile),
                     keep_watching_retention(&store, retention),
@@ -355,8 +355,76 @@ async fn keep_counting_quarantine(spool: &Spool) {
 }
 
 /// Creates the indexes as soon as MongoDB is available. Callbacks do not need them and do not wait.
-async fn keep_ensuring_indexes(store: &Store, retention: Retention) {
-    let ensured = (|| store.ensure_indexes(retention))
+async fn keep_ensuring_indexes(store: &Store) {
+    let Ok(left) = until_done(|| store.ensure_indexes()).await else {
+        return;
+    };
+    for change in &left {
+        tracing::error!(
+            %change,
+            "somebody's index is in the way of one that the service needs; then run `im-callback indexes`"
+        );
+    }
+    if left.is_empty() {
+        tracing::info!("indexes are present");
+    }
+}
+
+/// How often the retention in MongoDB is compared with the configuration.
+const RETENTION_PERIOD: Duration = Duration::from_secs(10);
+
+/// Adopts the retention where that harms nothing, then notices that somebody has said yes, or changed it in MongoDB.
+/// What others change is only told: two instances that are configured differently would undo each other's changes.
+async fn keep_watching_retention(store: &Store, retention: Retention) {
+    let Ok(left) = until_done(|| store.ensure_retention(retention)).await else {
+        return;
+    };
+    for change in &left {
+        if change.is_conflict() {
+            tracing::error!(
+                %change,
+                "somebody's index is in the way of the retention; then run `im-callback indexes`"
+            );
+        } else {
+            tracing::warn!(
+                %change,
+                "a retention waits, since it would delete documents at once or keep what was to be deleted; run `im-callback indexes --yes`"
+            );
+        }
+    }
+    let first = match left.as_slice() {
+        [] => RetentionState::Applied,
+        left if left.iter().any(IndexChange::needs_yes) => RetentionState::Waits,
+        _ => RetentionState::Differs,
+    };
+    store.known().learn_retention(first);
+    loop {
+        tokio::time::sleep(RETENTION_PERIOD).await;
+        let state = match store.has_retention(retention).await {
+            Ok(true) => RetentionState::Applied,
+            Ok(false) if store.known().retention() == Some(RetentionState::Waits) => continue,
+            Ok(false) => RetentionState::Differs,
+            Err(_) => continue,
+        };
+        if !store.known().learn_retention(state) {
+            continue;
+        }
+        if state == RetentionState::Applied {
+            tracing::info!("the retention is as configured");
+        } else {
+            tracing::warn!(
+                "the retention in MongoDB is no longer as configured: somebody or another instance changed it; `im-callback doctor` compares"
+            );
+        }
+    }
+}
+
+/// Tries until MongoDB does it.
+async fn until_done<F>(attempt: impl FnMut() -> F) -> Result<Vec<IndexChange>, StoreError>
+where
+    F: Future<Output = Result<Vec<IndexChange>, StoreError>>,
+{
+    attempt
         .retry(
             ExponentialBuilder::new()
                 .with_min_delay(Duration::from_millis(500))
@@ -364,26 +432,5 @@ async fn keep_ensuring_indexes(store: &Store, retention: Retention) {
                 .without_max_times(),
         )
         .notify(|error, _| tracing::warn!(%error, "indexes cannot be made yet"))
-        .await;
-    if let Ok(left) = ensured {
-        tracing::info!("indexes are present");
-        store.known().set_retention_waits(!left.is_empty());
-        for change in left {
-            tracing::warn!(
-                %change,
-                "a shorter retention waits, since it would delete documents at once; run `im-callback indexes --yes`"
-            );
-        }
-    }
-}
-
-/// Notices that somebody has said yes, or changed MongoDB, while a retention waits.
-async fn keep_watching_retention(store: &Store, retention: Retention) {
-    while store.known().retention_waits() == Some(true) {
-        tokio::time::sleep(Duration::from_secs(10)).await;
-        if let Ok(true) = store.has_retention(retention).await {
-            store.known().set_retention_waits(false);
-            tracing::info!("the retention is as configured");
-        }
-    }
+        .await
 }

@@ -13,7 +13,7 @@ pub struct IndexesArgs {
     /// Say what would be done, and do nothing
     #[arg(long, conflicts_with = "yes")]
     dry_run: bool,
-    /// Also set a shorter retention that deletes documents at once
+    /// Also set a retention that deletes documents at once, and end one that is no longer configured
     #[arg(long)]
     yes: bool,
 }
@@ -35,8 +35,8 @@ pub async fn run(args: IndexesArgs, load: impl Load) -> Result<(), Failure> {
         store.close().await;
         return Ok(());
     }
-    let needs_yes = |change: &IndexChange| change.deletes().is_some() && !args.yes;
-    let (left, agreed): (Vec<_>, Vec<_>) = plan.into_iter().partition(needs_yes);
+    let is_left = |change: &IndexChange| change.is_conflict() || (change.needs_yes() && !args.yes);
+    let (left, agreed): (Vec<_>, Vec<_>) = plan.into_iter().partition(is_left);
     let mut printed = Ok(());
     let made = store
         .apply_index_changes(&agreed, |change| {
@@ -53,10 +53,13 @@ pub async fn run(args: IndexesArgs, load: impl Load) -> Result<(), Failure> {
         for change in &left {
             writeln!(out, "not done: {change}").context("cannot print")?;
         }
-        return Err(anyhow!(
-            "a retention that deletes documents at once needs a yes: run `im-callback indexes --yes`, or configure a longer one"
-        )
-        .into());
+        let why = match left.iter().any(IndexChange::needs_yes) {
+            true => {
+                "a retention that deletes documents at once or ends needs a yes: run `im-callback indexes --yes`, or configure another"
+            }
+            false => "indexes of others are in the way",
+        };
+        return Err(anyhow!(why).into());
     }
     let nothing = if agreed.is_empty() {
         "nothing to do: "

@@ -8,6 +8,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout};
 
 use super::Service;
+use crate::store::RetentionState;
 use crate::store::diagnosis::{Deployment, OutageReason};
 
 /// How long a check may take. Most orchestrators wait for one second.
@@ -77,11 +78,7 @@ pub async fn readyz(service: web::Data<Service>) -> HttpResponse {
             "mongodb": mongodb,
             "mongodb_kind": kind,
             "indexes": indexes,
-            "retention": match known.retention_waits() {
-                Some(true) => "waits",
-                Some(false) => "applied",
-                None => "unknown",
-            },
+            "retention": known.retention().map_or("unknown", RetentionState::as_str),
             "spool": if spool.is_writable { "up" } else { "down" },
             "stopping": stopping,
         },

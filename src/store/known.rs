@@ -11,7 +11,29 @@ pub struct Known(Mutex<Facts>);
 #[derive(Debug, Default, Clone, Copy)]
 struct Facts {
     deployment: Option<Deployment>,
-    retention_waits: Option<bool>,
+    retention: Option<RetentionState>,
+}
+
+/// How the retention in MongoDB compares with the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RetentionState {
+    /// It is as configured.
+    Applied,
+    /// The configured one deletes documents at once or ends one, so it waits for somebody's yes.
+    Waits,
+    /// It is another: another instance or somebody set it, or somebody's index is in the way.
+    Differs,
+}
+
+impl RetentionState {
+    /// The word in `/readyz`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::Waits => "waits",
+            Self::Differs => "differs",
+        }
+    }
 }
 
 impl Known {
@@ -29,13 +51,13 @@ impl Known {
         self.facts().deployment.replace(deployment) != Some(deployment)
     }
 
-    /// Whether the configured retention waits for somebody's yes, since it would delete documents.
-    pub fn retention_waits(&self) -> Option<bool> {
-        self.facts().retention_waits
+    /// How the retention in MongoDB compares with the configuration, once that is known.
+    pub fn retention(&self) -> Option<RetentionState> {
+        self.facts().retention
     }
 
-    /// Records whether the configured retention waits.
-    pub fn set_retention_waits(&self, waits: bool) {
-        self.facts().retention_waits = Some(waits);
+    /// Records how the retention compares, and returns whether that is new.
+    pub fn learn_retention(&self, state: RetentionState) -> bool {
+        self.facts().retention.replace(state) != Some(state)
     }
 }

@@ -49,7 +49,7 @@ use crate::throttle::Throttle;
 pub use commit::{Durability, NotStored, Verdict};
 pub use documents::Submission;
 pub use error::StoreError;
-pub use known::Known;
+pub use known::{Known, RetentionState};
 use projection::Behind;
 use trace::TraceTurns;
 use unread::Questions;

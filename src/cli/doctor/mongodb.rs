@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use crate::check::Check;
 use crate::config::Config;
-use crate::store::indexes::{ChangeToIndex, IndexChange};
+use crate::store::indexes::IndexChange;
 use crate::store::{Store, StoreError, diagnosis};
 
 const INDEXES: &str = "indexes";
@@ -59,8 +59,8 @@ async fn of_indexes(store: &Store, config: &Config) -> [Check; 2] {
             return [INDEXES, RETENTION].map(|name| Check::not_checked(name, &why));
         }
     };
-    let is_retention = |change: &IndexChange| matches!(change.change, ChangeToIndex::Retain { .. });
-    let (retention, indexes): (Vec<_>, Vec<_>) = changes.into_iter().partition(is_retention);
+    let (retention, indexes): (Vec<_>, Vec<_>) =
+        changes.into_iter().partition(IndexChange::is_retention);
     let are_built = indexes.is_empty().then_some(store.has_indexes().await);
     [
         indexes_check(&indexes, are_built),
@@ -75,6 +75,11 @@ fn said(changes: &[IndexChange]) -> String {
 
 fn indexes_check(missing: &[IndexChange], are_built: Option<Result<bool, StoreError>>) -> Check {
     match are_built {
+        None if missing.iter().any(IndexChange::is_conflict) => Check::warning(
+            INDEXES,
+            format!("not as they should be: {}", said(missing)),
+            "do so, then run `im-callback indexes`; the service does not touch indexes of others, and without its own queries are answered 503",
+        ),
         None => Check::warning(
             INDEXES,
             format!("not as they should be: {}", said(missing)),
@@ -94,11 +99,18 @@ fn retention_check(changes: &[IndexChange]) -> Check {
     if changes.is_empty() {
         return Check::ok(RETENTION, "as configured");
     }
-    if changes.iter().any(|change| change.deletes().is_some()) {
+    if changes.iter().any(IndexChange::is_conflict) {
         return Check::warning(
             RETENTION,
             said(changes),
-            "the service leaves such a retention alone: run `im-callback indexes --yes` if that is meant, or configure a longer one",
+            "do so, then run `im-callback indexes`; until then documents are not deleted as configured",
+        );
+    }
+    if changes.iter().any(IndexChange::needs_yes) {
+        return Check::warning(
+            RETENTION,
+            said(changes),
+            "the service leaves such a retention alone: run `im-callback indexes --yes` if that is meant, or configure another",
         );
     }
     let found = format!(

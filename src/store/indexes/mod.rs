@@ -1,13 +1,15 @@
 //! The collections and their indexes, created at start and by `im-callback indexes`. Idempotent.
 //!
 //! [`Store::index_plan`] says what differs from the configuration, and [`Store::apply_index_changes`] makes it so.
-//! The service does both at its start, except for a [`Retention`] that would delete documents at once: somebody who
-//! mistypes `retention.messages` must not lose the history by a restart, so that waits for `im-callback indexes --yes`.
+//! The service does both at its start, except for a [`Retention`] that would delete documents at once, or that ends:
+//! somebody who mistypes `retention.messages` must not lose the history by a restart, and somebody who leaves it out must
+//! not keep what was to be deleted. These wait for `im-callback indexes --yes`.
 //!
 //! Pages are 1 MB: MongoDB collects writes in pages in memory, by default of 10 MB in a collection and 5 MB in an
 //! index, and a writer to a full page waits until it is compressed and split. Small pages replace a few pauses that
 //! hold up every commit by many short ones; `docs/benchmarks.md` says more. Existing collections stay as they are.
 
+mod expiry;
 mod plan;
 mod retention;
 
@@ -23,7 +25,7 @@ use super::{Store, UnreadBy, collection};
 use crate::callback::ids::AppName;
 
 pub use plan::{ChangeMade, ChangeToIndex, IndexChange};
-pub use retention::{Deletion, Retention};
+pub use retention::{Deletion, DocumentCount, Retention};
 
 /// Unread messages by reader and sender. Also used to apply read marks.
 pub const UNREAD_BY_PEER: &str = "unread_by_peer";
@@ -48,6 +50,19 @@ struct WantedIndex {
     name: &'static str,
     keys: Document,
     filter: Option<Document>,
+}
+
+impl WantedIndex {
+    /// What of an index of this name is not as it should be, in words.
+    fn differs(&self, model: &IndexModel) -> Option<&'static str> {
+        if model.keys != self.keys {
+            return Some("its keys are an older version's");
+        }
+        if partial_filter(model) != self.filter.as_ref() {
+            return Some("its partialFilterExpression is another");
+        }
+        is_hidden(model).then_some("it is hidden from queries")
+    }
 }
 
 /// The indexes that queries name. They cover all that a count reads. `state` is in the keys although it is always 0
@@ -164,8 +179,9 @@ impl Store {
             let there = self
                 .within_query_timeout(async move { indexes_of(&documents).await })
                 .await?;
-            let is_it =
-                |model: &IndexModel| is_named(model, wanted.name) && model.keys == wanted.keys;
+            let is_it = |model: &IndexModel| {
+                is_named(model, wanted.name) && wanted.differs(model).is_none()
+            };
             if !there.iter().any(is_it) {
                 return Ok(false);
             }
@@ -198,6 +214,40 @@ async fn indexes_of(documents: &Collection<Document>) -> mongodb::error::Result<
 }
 
 fn is_named(index: &IndexModel, name: &str) -> bool {
+    name_of(index) == Some(name)
+}
+
+fn name_of(index: &IndexModel) -> Option<&str> {
+    index.options.as_ref()?.name.as_deref()
+}
+
+fn partial_filter(index: &IndexModel) -> Option<&Document> {
+    index.options.as_ref()?.partial_filter_expression.as_ref()
+}
+
+fn is_hidden(index: &IndexModel) -> bool {
     let options = index.options.as_ref();
-    options.is_some_and(|options| options.name.as_deref() == Some(name))
+    options.is_some_and(|options| options.hidden == Some(true))
+}
+
+/// Somebody's own index, beside which MongoDB makes none of this name: it tells indexes apart by these properties.
+fn rival<'t>(
+    there: &'t [IndexModel],
+    name: &str,
+    keys: &Document,
+    filter: Option<&Document>,
+) -> Option<&'t IndexModel> {
+    let is_plain = |index: &IndexModel| {
+        index.options.as_ref().is_none_or(|options| {
+            options.collation.is_none()
+                && options.sparse != Some(true)
+                && options.unique != Some(true)
+        })
+    };
+    there.iter().find(|index| {
+        !is_named(index, name)
+            && index.keys == *keys
+            && partial_filter(index) == filter
+            && is_plain(index)
+    })
 }

@@ -7,8 +7,11 @@ use mongodb::IndexModel;
 use mongodb::bson::doc;
 use mongodb::options::IndexOptions;
 
-use super::retention::{Deletion, Retention, span};
-use super::{RETENTION, WantedIndex, indexes_of, is_named, other_indexes, query_indexes};
+use super::retention::{Ask, Deletion, Retention, span};
+use super::{
+    RETENTION, WantedIndex, indexes_of, is_hidden, is_named, name_of, other_indexes, query_indexes,
+    rival,
+};
 use crate::store::Store;
 use crate::store::error::{StoreError, UNAUTHORIZED, code};
 
@@ -28,8 +31,19 @@ pub struct IndexChange {
 pub enum ChangeToIndex {
     /// It is missing.
     Make,
-    /// One of its name has other keys, from an older version.
-    Replace,
+    /// One of its name is another index.
+    Replace {
+        /// In what, in words.
+        differs: &'static str,
+    },
+    /// One of its name is there and hidden from queries.
+    Unhide,
+    /// Somebody's own index has the same keys, and MongoDB makes no second one. Nothing is done about it here: the
+    /// queries of others may name it.
+    Conflict {
+        /// That index.
+        with: String,
+    },
     /// Documents are kept for another time than configured.
     Retain {
         /// The field that a document's age is counted from.
@@ -44,25 +58,49 @@ pub enum ChangeToIndex {
 }
 
 impl IndexChange {
-    /// What it would delete at once. Such a change needs a person's yes.
-    pub fn deletes(&self) -> Option<&Deletion> {
+    /// Whether a person must say yes to it: it deletes documents at once, or ends a retention, so that documents pile up
+    /// that were to be deleted.
+    pub fn needs_yes(&self) -> bool {
         match &self.change {
-            ChangeToIndex::Retain { deletes, .. } => deletes.as_ref(),
-            ChangeToIndex::Make | ChangeToIndex::Replace => None,
+            ChangeToIndex::Retain { after, deletes, .. } => after.is_none() || deletes.is_some(),
+            _ => false,
         }
     }
 
-    fn write(&self, f: &mut fmt::Formatter<'_>, make: &str, replace: &str) -> fmt::Result {
+    /// Whether it is about how long documents are kept.
+    pub fn is_retention(&self) -> bool {
+        self.index == RETENTION
+    }
+
+    /// Whether somebody else's index is in the way.
+    pub fn is_conflict(&self) -> bool {
+        matches!(self.change, ChangeToIndex::Conflict { .. })
+    }
+
+    /// Whether the service does it by itself.
+    fn is_harmless(&self) -> bool {
+        !self.needs_yes() && !self.is_conflict()
+    }
+
+    fn write(&self, f: &mut fmt::Formatter<'_>, [make, replace, unhide]: [&str; 3]) -> fmt::Result {
         let Self {
             collection, index, ..
         } = self;
         match &self.change {
             ChangeToIndex::Make => write!(f, "{make} {index} on {collection}"),
-            ChangeToIndex::Replace => {
+            ChangeToIndex::Unhide => write!(f, "{unhide} {index} on {collection}"),
+            ChangeToIndex::Replace { differs } => {
+                write!(f, "{replace} {index} on {collection}: {differs}")
+            }
+            ChangeToIndex::Conflict { with } => {
                 write!(
                     f,
-                    "{replace} {index} on {collection}, whose keys were an older version's"
-                )
+                    "{index} on {collection} cannot be made beside the index `{with}`, which has the same keys: drop that one"
+                )?;
+                match self.is_retention() {
+                    true => write!(f, ", or set its expireAfterSeconds by collMod"),
+                    false => Ok(()),
+                }
             }
             ChangeToIndex::Retain {
                 before,
@@ -70,10 +108,11 @@ impl IndexChange {
                 deletes,
                 ..
             } => {
-                let (before, after) = (span(*before), span(*after));
-                write!(f, "{collection}: retention {before} → {after}")?;
+                let (from, to) = (span(*before), span(*after));
+                write!(f, "{collection}: retention {from} → {to}")?;
                 match deletes {
                     Some(deletion) => write!(f, ": deletes {deletion}"),
+                    None if after.is_none() => write!(f, ": documents are no longer deleted"),
                     None => Ok(()),
                 }
             }
@@ -92,7 +131,7 @@ impl IndexChange {
 /// What is to be done, such as `make unread_by_peer on messages`.
 impl fmt::Display for IndexChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.write(f, "make", "replace")
+        self.write(f, ["make", "replace", "unhide"])
     }
 }
 
@@ -102,79 +141,44 @@ pub struct ChangeMade<'c>(pub &'c IndexChange);
 
 impl fmt::Display for ChangeMade<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.write(f, "made", "replaced")
+        self.0.write(f, ["made", "replaced", "unhid"])
     }
 }
 
 impl Store {
-    /// Compares the indexes in MongoDB with the configuration. Writes nothing.
+    /// Compares the indexes in MongoDB with the configuration, and counts what a retention would delete, which may take
+    /// long. Writes nothing.
     ///
     /// # Errors
     /// When MongoDB is unavailable or does not list its indexes.
     pub async fn index_plan(&self, retention: Retention) -> Result<Vec<IndexChange>, StoreError> {
-        let mut changes = Vec::new();
-        for wanted in query_indexes().into_iter().chain(other_indexes()) {
-            let there = indexes_of(&self.collection(wanted.collection)?).await?;
-            match there.iter().find(|model| is_named(model, wanted.name)) {
-                None => changes.push(IndexChange::of(&wanted, ChangeToIndex::Make)),
-                Some(model) if model.keys != wanted.keys => {
-                    changes.push(IndexChange::of(&wanted, ChangeToIndex::Replace));
-                }
-                Some(_) => {}
-            }
-        }
-        for (collection, field, after) in retention.by_collection() {
-            changes.extend(self.retention_change(collection, field, after).await?);
-        }
+        let mut changes = self.plan_of_indexes().await?;
+        changes.extend(self.plan_of_retention(retention, Ask::HowMany).await?);
         Ok(changes)
     }
 
-    /// Whether documents are kept for the configured time.
-    ///
-    /// # Errors
-    /// When MongoDB does not list its indexes.
-    pub async fn has_retention(&self, retention: Retention) -> Result<bool, StoreError> {
-        for (collection, _, after) in retention.by_collection() {
-            if self.kept_for(collection).await? != after.map(whole_seconds) {
-                return Ok(false);
-            }
+    async fn plan_of_indexes(&self) -> Result<Vec<IndexChange>, StoreError> {
+        let mut changes = Vec::new();
+        for wanted in query_indexes().into_iter().chain(other_indexes()) {
+            let there = indexes_of(&self.collection(wanted.collection)?).await?;
+            let same = there.iter().find(|model| is_named(model, wanted.name));
+            let differs = same.map(|model| (model, wanted.differs(model)));
+            let rival = rival(&there, wanted.name, &wanted.keys, wanted.filter.as_ref());
+            let change = match (differs, rival.and_then(name_of)) {
+                (Some((_, None)), _) => continue,
+                (Some((model, Some(_))), _) if is_only_hidden(&wanted, model) => {
+                    ChangeToIndex::Unhide
+                }
+                (_, Some(with)) => {
+                    let with = with.to_owned();
+                    ChangeToIndex::Conflict { with }
+                }
+                (Some((_, Some(differs))), None) => ChangeToIndex::Replace { differs },
+                (None, None) => ChangeToIndex::Make,
+            };
+            changes.push(IndexChange::of(&wanted, change));
         }
-        Ok(true)
-    }
-
-    /// For how long MongoDB keeps documents.
-    async fn kept_for(&self, collection: &str) -> Result<Option<Duration>, StoreError> {
-        let there = indexes_of(&self.collection(collection)?).await?;
-        let index = there.iter().find(|model| is_named(model, RETENTION));
-        Ok(index.and_then(|model| model.options.as_ref()?.expire_after))
-    }
-
-    async fn retention_change(
-        &self,
-        collection: &'static str,
-        field: &'static str,
-        after: Option<Duration>,
-    ) -> Result<Option<IndexChange>, StoreError> {
-        let before = self.kept_for(collection).await?;
-        let after = after.map(whole_seconds);
-        if before == after {
-            return Ok(None);
-        }
-        let is_shorter = |keep: &Duration| before.is_none_or(|before| *keep < before);
-        let deletes = match after.filter(is_shorter) {
-            Some(keep) => self.deletion(collection, field, keep).await?,
-            None => None,
-        };
-        Ok(Some(IndexChange {
-            collection,
-            index: RETENTION,
-            change: ChangeToIndex::Retain {
-                field,
-                before,
-                after,
-                deletes,
-            },
-        }))
+        Ok(changes)
     }
 
     /// Makes the changes, and creates the collections with small pages before. Says each that is done.
@@ -187,23 +191,18 @@ impl Store {
         mut done: impl FnMut(&IndexChange),
     ) -> Result<(), StoreError> {
         self.ensure_collections().await?;
-        // Queries do not find marks without these fields. ChangeMade again after the index is built, for marks that another
+        // Queries do not find marks without these fields. Done again after the index is built, for marks that another
         // version wrote meanwhile.
         self.complete_marks().await?;
         let wanted = query_indexes().into_iter().chain(other_indexes());
         let wanted: Vec<_> = wanted.collect();
         for change in changes {
             match &change.change {
-                ChangeToIndex::Retain {
-                    field,
-                    before,
-                    after,
-                    ..
-                } => {
-                    self.set_retention(change.collection, field, *before, *after)
-                        .await?;
+                ChangeToIndex::Conflict { .. } => continue,
+                ChangeToIndex::Retain { field, after, .. } => {
+                    self.set_retention(change.collection, field, *after).await?;
                 }
-                ChangeToIndex::Make | ChangeToIndex::Replace => {
+                ChangeToIndex::Make | ChangeToIndex::Replace { .. } | ChangeToIndex::Unhide => {
                     let is_it = |w: &&WantedIndex| w.name == change.index;
                     if let Some(wanted) = wanted.iter().find(is_it) {
                         self.make_index(wanted, &change.change).await?;
@@ -215,19 +214,31 @@ impl Store {
         self.complete_marks().await
     }
 
-    /// Makes what is missing, and adopts the retention where that deletes nothing. Returns the changes that are left:
-    /// they would delete documents at once.
+    /// Makes the indexes that are missing, and asks nothing that takes long before. Returns those that somebody else's
+    /// index is in the way of.
     ///
     /// # Errors
     /// When MongoDB is unavailable or refuses an index.
-    pub async fn ensure_indexes(
+    pub async fn ensure_indexes(&self) -> Result<Vec<IndexChange>, StoreError> {
+        let plan = self.plan_of_indexes().await?;
+        self.make_harmless(plan).await
+    }
+
+    /// Adopts the retention where that neither deletes documents at once nor ends one. Returns the changes that are left.
+    ///
+    /// # Errors
+    /// When MongoDB is unavailable or refuses a change.
+    pub async fn ensure_retention(
         &self,
         retention: Retention,
     ) -> Result<Vec<IndexChange>, StoreError> {
-        let plan = self.index_plan(retention).await?;
-        let (left, harmless): (Vec<_>, Vec<_>) = plan
-            .into_iter()
-            .partition(|change| change.deletes().is_some());
+        let plan = self.plan_of_retention(retention, Ask::Whether).await?;
+        self.make_harmless(plan).await
+    }
+
+    async fn make_harmless(&self, plan: Vec<IndexChange>) -> Result<Vec<IndexChange>, StoreError> {
+        let (harmless, left): (Vec<_>, Vec<_>) =
+            plan.into_iter().partition(IndexChange::is_harmless);
         self.apply_index_changes(&harmless, |change| {
             tracing::info!(change = %ChangeMade(change), "the indexes of MongoDB were changed");
         })
@@ -241,7 +252,18 @@ impl Store {
         change: &ChangeToIndex,
     ) -> Result<(), StoreError> {
         let documents = self.collection(wanted.collection)?;
-        if matches!(change, ChangeToIndex::Replace) {
+        if *change == ChangeToIndex::Unhide {
+            let shown = doc! {
+                "collMod": wanted.collection,
+                "index": { "name": wanted.name, "hidden": false },
+            };
+            match self.database()?.run_command(shown).await {
+                // The role `readWrite` may make and drop indexes, and not change them.
+                Err(error) if code(&error) == Some(UNAUTHORIZED) => {}
+                changed => return Ok(changed.map(drop)?),
+            }
+        }
+        if *change != ChangeToIndex::Make {
             documents.drop_index(wanted.name).await?;
         }
         let options = IndexOptions::builder()
@@ -253,45 +275,12 @@ impl Store {
         documents.create_index(model).await?;
         Ok(())
     }
-
-    async fn set_retention(
-        &self,
-        collection: &str,
-        field: &str,
-        before: Option<Duration>,
-        after: Option<Duration>,
-    ) -> Result<(), StoreError> {
-        let documents = self.collection(collection)?;
-        let Some(keep) = after else {
-            documents.drop_index(RETENTION).await?;
-            return Ok(());
-        };
-        if before.is_some() {
-            let seconds = i64::try_from(keep.as_secs()).unwrap_or(i64::MAX);
-            let change = doc! {
-                "collMod": collection,
-                "index": { "name": RETENTION, "expireAfterSeconds": seconds },
-            };
-            match self.database()?.run_command(change).await {
-                // The role `readWrite` may make and drop indexes, and not change them.
-                Err(error) if code(&error) == Some(UNAUTHORIZED) => {
-                    documents.drop_index(RETENTION).await?;
-                }
-                changed => return Ok(changed.map(drop)?),
-            }
-        }
-        let options = IndexOptions::builder()
-            .name(RETENTION.to_owned())
-            .expire_after(keep)
-            .build();
-        let keys = doc! { field: 1 };
-        let model = IndexModel::builder().keys(keys).options(options).build();
-        documents.create_index(model).await?;
-        Ok(())
-    }
 }
 
-/// MongoDB keeps whole seconds.
-fn whole_seconds(keep: Duration) -> Duration {
-    Duration::from_secs(keep.as_secs())
+fn is_only_hidden(wanted: &WantedIndex, model: &IndexModel) -> bool {
+    let mut shown = model.clone();
+    if let Some(options) = &mut shown.options {
+        options.hidden = None;
+    }
+    is_hidden(model) && wanted.differs(&shown).is_none()
 }

@@ -37,10 +37,30 @@ impl Retention {
 /// What a shorter retention deletes within a minute of being set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deletion {
-    /// How many documents, up to a million and one; `None` where counting took too long.
-    pub documents: Option<u64>,
+    /// How many documents.
+    pub documents: DocumentCount,
     /// The time of the oldest, where it could be found.
     pub oldest: Option<DateTime>,
+}
+
+/// How many documents, as far as that is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DocumentCount {
+    /// There are some, or there may be: the question took too long.
+    Some,
+    /// Counting them took too long.
+    TooMany,
+    /// So many, up to a million and one.
+    About(u64),
+}
+
+/// What is asked about the documents that a retention deletes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ask {
+    /// Whether there are any, for a start that must not wait for a scan.
+    Whether,
+    /// How many, and of when, for people.
+    HowMany,
 }
 
 /// Enough to say that it is a lot.
@@ -49,15 +69,21 @@ const MOST_COUNTED: u64 = 1_000_000;
 /// How long the documents may be counted. Without the index that is yet to be made it is a scan.
 const COUNTING: Duration = Duration::from_secs(20);
 
+/// How long one old document is looked for. Old ones come first in a scan, so they are found soon.
+const LOOKING: Duration = Duration::from_secs(5);
+
 impl fmt::Display for Deletion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.documents {
-            None => write!(f, "documents, too many or too scattered to count in time")?,
-            Some(1) => write!(f, "1 document")?,
-            Some(n) if n > MOST_COUNTED => {
+            DocumentCount::Some => write!(f, "documents")?,
+            DocumentCount::TooMany => {
+                write!(f, "documents, too many or too scattered to count in time")?;
+            }
+            DocumentCount::About(1) => write!(f, "1 document")?,
+            DocumentCount::About(n) if n > MOST_COUNTED => {
                 write!(f, "more than {} documents", grouped(MOST_COUNTED))?;
             }
-            Some(n) => write!(f, "about {} documents", grouped(n))?,
+            DocumentCount::About(n) => write!(f, "about {} documents", grouped(n))?,
         }
         let oldest = self.oldest.and_then(|at| at.try_to_rfc3339_string().ok());
         match oldest.as_deref().and_then(|at| at.get(..10)) {
@@ -75,6 +101,7 @@ impl Store {
         collection: &str,
         field: &str,
         keep: Duration,
+        ask: Ask,
     ) -> Result<Option<Deletion>, StoreError> {
         let keep = i64::try_from(keep.as_millis()).unwrap_or(i64::MAX);
         // MongoDB deletes by its own clock.
@@ -82,6 +109,22 @@ impl Store {
         let before = DateTime::from_millis(now.saturating_sub(keep));
         let old = doc! { field: { "$lt": before } };
         let documents = self.collection(collection)?;
+        if ask == Ask::Whether {
+            let one = documents
+                .find_one(old)
+                .projection(doc! { "_id": 1 })
+                .max_time(LOOKING)
+                .await;
+            let some = Deletion {
+                documents: DocumentCount::Some,
+                oldest: None,
+            };
+            return match one {
+                Ok(found) => Ok(found.map(|_| some)),
+                Err(error) if took_too_long(&error) => Ok(Some(some)),
+                Err(error) => Err(error.into()),
+            };
+        }
         let counted = documents
             .count_documents(old.clone())
             .limit(MOST_COUNTED + 1)
@@ -89,8 +132,8 @@ impl Store {
             .await;
         let counted = match counted {
             Ok(0) => return Ok(None),
-            Ok(counted) => Some(counted),
-            Err(error) if took_too_long(&error) => None,
+            Ok(counted) => DocumentCount::About(counted),
+            Err(error) if took_too_long(&error) => DocumentCount::TooMany,
             Err(error) => return Err(error.into()),
         };
         let oldest = documents
@@ -147,15 +190,16 @@ mod tests {
         let oldest = Some(DateTime::from_millis(1_704_153_600_000));
         let said = |documents, oldest| Deletion { documents, oldest }.to_string();
         assert_eq!(
-            said(Some(12_345), oldest),
+            said(DocumentCount::About(12_345), oldest),
             "about 12,345 documents, the oldest of 2024-01-02"
         );
-        assert_eq!(said(Some(1), None), "1 document");
+        assert_eq!(said(DocumentCount::About(1), None), "1 document");
         assert_eq!(
-            said(Some(MOST_COUNTED + 1), None),
+            said(DocumentCount::About(MOST_COUNTED + 1), None),
             "more than 1,000,000 documents"
         );
-        assert!(said(None, None).contains("too many"));
+        assert!(said(DocumentCount::TooMany, None).contains("too many"));
+        assert_eq!(said(DocumentCount::Some, None), "documents");
     }
 
     #[test]
