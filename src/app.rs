@@ -13,8 +13,10 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use mongodb::error::ErrorKind;
 use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
 use tokio::net::TcpSocket;
 use tokio::sync::Mutex;
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -22,7 +24,6 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Config, Http};
 use crate::http;
 use crate::ingest::drain::AppLookup;
-use crate::ingest::outage::note_deployment;
 use crate::ingest::{Drain, Durable, Outage};
 use crate::live::{Live, ReloadableConfig};
 use crate::metrics::Metrics;
@@ -41,26 +42,29 @@ pub struct Application {
     committers: TaskTracker,
     drain: Drain,
     mongodb_uri: SecretString,
+    /// [`place`]
+    place: String,
     is_resolved: bool,
 }
 
 /// MongoDB has said that this configuration can never store anything.
 #[derive(Debug, thiserror::Error)]
-#[error("{cause}{}", if *.is_running {
-    "; callbacks that were acknowledged are in the spool, and are stored after the next start"
-} else { "" })]
+#[error("{cause}; {}", match waiting_bytes {
+    0 => "nothing waits in the spool".to_owned(),
+    bytes => format!("{bytes} bytes of acknowledged callbacks are in the spool, and are stored after the next start"),
+})]
 pub struct CannotWork {
-    cause: Cause,
-    /// Whether callbacks were taken meanwhile.
-    is_running: bool,
+    /// What MongoDB has said.
+    pub cause: Cause,
+    /// What waits in the spool.
+    pub waiting_bytes: u64,
 }
 
 impl Application {
     /// Makes the parts, opens the spool and binds the socket. MongoDB may still be unavailable.
     ///
     /// # Errors
-    /// When the address or the spool is in use, the MongoDB options are invalid, or MongoDB says that it can never work
-    /// ([`CannotWork`]).
+    /// When the address or the spool is in use, or the MongoDB options are invalid.
     pub async fn build(config: Config) -> anyhow::Result<Self> {
         let spool = Spool::open(config.spool)?;
         let metrics = Arc::new(Metrics::new());
@@ -76,6 +80,10 @@ impl Application {
             &committers,
         );
         committers.close();
+        let place = place(&config.mongodb_uri, &config.store.database);
+        if spool.has_confirmed(&place) {
+            durable.outage.confirmed_before();
+        }
         let is_resolved = contact(&store, &config.mongodb_uri, &durable.outage).await?;
         let limits = config.http;
         let listener = listen(limits.listen)
@@ -110,6 +118,7 @@ impl Application {
             committers,
             drain,
             mongodb_uri: config.mongodb_uri,
+            place,
             is_resolved,
         })
     }
@@ -131,8 +140,8 @@ impl Application {
     /// spool keeps its callbacks for the next start.
     ///
     /// # Errors
-    /// When the socket cannot be served, or with [`CannotWork`] when MongoDB says before the first confirmed write that it
-    /// can never work.
+    /// When the socket cannot be served, or with [`CannotWork`] when MongoDB says for long that it can never work, and it
+    /// never confirmed a write.
     pub async fn run(
         self,
         shutdown: impl Future<Output = ()> + Send + 'static,
@@ -145,6 +154,7 @@ impl Application {
             committers,
             drain,
             mongodb_uri,
+            place,
             is_resolved,
         } = self;
         let durable = shared.durable.clone();
@@ -166,7 +176,8 @@ impl Application {
             }
         };
         let upkeep = supervise(upkeep).boxed();
-        let background = spawn_background(&durable, &ended, upkeep, drain, mongodb_uri);
+        let spool = durable.spool.clone();
+        let background = spawn_background(&durable, &ended, upkeep, drain, (mongodb_uri, place));
         let (store, complete) = (durable.store.clone(), durable.complete.clone());
         let outage = durable.outage.clone();
         drop(durable);
@@ -204,7 +215,7 @@ impl Application {
         match refused {
             Some(cause) => Err(CannotWork {
                 cause,
-                is_running: true,
+                waiting_bytes: spool.status().bytes,
             }
             .into()),
             None => Ok(()),
@@ -212,31 +223,21 @@ impl Application {
     }
 }
 
-/// Makes the first contact with MongoDB, and returns whether its name is resolved. If MongoDB says nothing final in time,
-/// the service starts, and its first probe decides whether there is an outage.
+/// Makes the first contact with MongoDB, and returns whether its name is resolved. If MongoDB confirms nothing in time, the
+/// service starts, and its first probe decides whether there is an outage: a distant cluster is only slow.
 ///
 /// # Errors
-/// [`CannotWork`], or when the connection string cannot be used.
+/// When the connection string cannot be used.
 async fn contact(store: &Store, uri: &SecretString, outage: &Outage) -> anyhow::Result<bool> {
     let first = async {
-        match store.reach(uri.expose_secret()).await {
-            Ok(()) => Ok(store.diagnose(uri.expose_secret(), FIRST_PATIENCE).await),
-            Err(error) => Err(error),
+        store.reach(uri.expose_secret()).await?;
+        if store.probe().await.is_ok() {
+            outage.confirmed();
         }
+        Ok::<_, mongodb::error::Error>(())
     };
     match timeout(CONTACT_TIMEOUT, first).await {
-        Ok(Ok(diagnosis)) => {
-            note_deployment(store, &diagnosis);
-            match diagnosis.cause {
-                None => outage.confirmed(),
-                Some(cause) if cause.is_permanent => {
-                    let is_running = false;
-                    return Err(CannotWork { cause, is_running }.into());
-                }
-                // Perhaps it is only slow now. The first probe decides.
-                Some(_) => {}
-            }
-        }
+        Ok(Ok(())) => {}
         Ok(Err(error)) if !matches!(*error.kind, ErrorKind::DnsResolve { .. }) => {
             return Err(unusable());
         }
@@ -250,6 +251,34 @@ async fn contact(store: &Store, uri: &SecretString, outage: &Outage) -> anyhow::
     Ok(store.is_reached())
 }
 
+/// Which MongoDB that is, as a digest: the servers of the connection string, the replica set and the database. Not the
+/// login, which may be replaced while it is the same MongoDB.
+fn place(uri: &SecretString, database: &str) -> String {
+    let uri = uri.expose_secret();
+    let (uri, options) = uri.split_once('?').unwrap_or((uri, ""));
+    // A password may hold a slash, which the driver refuses, but no `@` comes after it.
+    let servers = uri.rsplit_once('@').map_or(uri, |(_, servers)| servers);
+    let servers = servers.trim_start_matches("mongodb://");
+    let servers = servers
+        .split_once('/')
+        .map_or(servers, |(servers, _)| servers);
+    let mut servers: Vec<_> = servers.split(',').collect();
+    servers.sort_unstable();
+    let is_set = |option: &&str| option.to_ascii_lowercase().starts_with("replicaset=");
+    let set = options.split('&').find(is_set).unwrap_or_default();
+    let text = format!("{}\n{}\n{database}", servers.join(","), set);
+    hex::encode(Sha256::digest(text))
+}
+
+/// Records in the spool that MongoDB confirmed a write, for the next start.
+async fn note_confirmed(outage: Outage, spool: Spool, place: String) {
+    outage.until_confirmed().await;
+    let noted = spawn_blocking(move || spool.note_confirmed(&place)).await;
+    if !matches!(noted, Ok(Ok(()))) {
+        tracing::warn!("the spool cannot record that MongoDB confirmed a write");
+    }
+}
+
 /// The way from names to the apps that are configured now.
 fn apps(live: Live) -> AppLookup {
     Box::new(move |name| live.current().app(name.as_str()).cloned())
@@ -261,7 +290,7 @@ fn spawn_background(
     ended: &CancellationToken,
     upkeep: BoxFuture<'static, ()>,
     drain: Drain,
-    mongodb_uri: SecretString,
+    (mongodb_uri, place): (SecretString, String),
 ) -> TaskTracker {
     let background = TaskTracker::new();
     let spawn = |task: BoxFuture<'static, ()>| {
@@ -273,6 +302,7 @@ fn spawn_background(
     let (spool, told) = (durable.spool.clone(), outage.clone());
     spawn(upkeep);
     spawn(supervise(async move || keep_counting_quarantine(&spool).await).boxed());
+    spawn(note_confirmed(outage.clone(), durable.spool.clone(), place).boxed());
     spawn(supervise(async move || projection.keep_applying_marks().await).boxed());
     spawn(supervise(async move || outage.keep_probing(&store, &mongodb_uri).await).boxed());
     spawn(supervise(async move || drain.run().await).boxed());
@@ -297,9 +327,6 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
 
 /// How long the start waits for name servers and for MongoDB.
 const CONTACT_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// How long each question at the start waits for an answer: one dead member must not take all of that time.
-const FIRST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How often quarantined bytes are counted again.
 const QUARANTINE_COUNTED: Duration = Duration::from_secs(5);
@@ -347,7 +374,7 @@ async fn keep_counting_quarantine(spool: &Spool) {
     loop {
         tokio::time::sleep(QUARANTINE_COUNTED).await;
         let spool = spool.clone();
-        let counted = tokio::task::spawn_blocking(move || spool.count_quarantined()).await;
+        let counted = spawn_blocking(move || spool.count_quarantined()).await;
         if let Ok(Err(error)) = counted {
             tracing::debug!(%error, "the folder of the spool cannot be read");
         }

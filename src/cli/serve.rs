@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::Context;
 
-use super::{Failure, Load};
+use super::{Failure, Load, told};
 use crate::app::{Application, CannotWork};
 use crate::config::{Config, ConfigError, LookAlike, look_alikes};
 use crate::live::{Live, ReloadableConfig};
@@ -25,6 +25,33 @@ pub async fn run(args: ServeArgs, load: impl Load) -> Result<(), Failure> {
         .collect();
     let config = load(&flags)?;
     let telemetry = telemetry::init(&config.log);
+    let served = serve(config, &flags, load).await;
+    match &served {
+        Ok(()) => tracing::info!("stopped"),
+        // Who reads the log alone must see it, too.
+        Err(Failure::Usage(error) | Failure::Failed(error)) => match error.downcast_ref() {
+            Some(CannotWork {
+                cause,
+                waiting_bytes,
+            }) => {
+                let (reason, found) = (cause.reason.code(), &cause.found);
+                let way_out = &cause.way_out;
+                tracing::error!(
+                    reason,
+                    found,
+                    way_out,
+                    waiting_bytes,
+                    "the service stops: MongoDB can never take writes with this configuration"
+                );
+            }
+            None => tracing::error!(error = told(error), "the service fails"),
+        },
+    }
+    telemetry.end().await;
+    served
+}
+
+async fn serve(config: Config, flags: &[(&str, String)], load: impl Load) -> Result<(), Failure> {
     for app in &config.apps {
         let name = app.app.name.as_str();
         let also = app.callback_path.as_deref();
@@ -53,7 +80,7 @@ pub async fn run(args: ServeArgs, load: impl Load) -> Result<(), Failure> {
     let live = service.live();
     let reloads = async {
         while hangups.recv().await.is_some() {
-            reload(load(&flags), &fixed, &live);
+            reload(load(flags), &fixed, &live);
         }
     };
     tokio::select! {
@@ -61,8 +88,6 @@ pub async fn run(args: ServeArgs, load: impl Load) -> Result<(), Failure> {
         // The stream of signals may end; the service goes on without reloads.
         never = async { reloads.await; std::future::pending().await } => never,
     }
-    tracing::info!("stopped");
-    telemetry.end().await;
     Ok(())
 }
 

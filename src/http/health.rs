@@ -36,7 +36,8 @@ const FRESH: Duration = Duration::from_millis(500);
 /// would lose the callbacks that the spool is there for. Queries then are answered 503, and the body
 /// says so; the same holds while MongoDB is there without its indexes, as at a first start. 503 when
 /// callbacks cannot be taken, and from the moment on at which the service is told to stop. Where MongoDB is down, `reason`
-/// and `detail` say why, as far as is known; anybody may ask, so they name no host.
+/// and `detail` say why, as far as is known; anybody may ask, so they name no host. `detail` alone names a MongoDB that is too
+/// old.
 pub async fn readyz(service: web::Data<Service>) -> HttpResponse {
     let stopping = service.stopping.is_cancelled();
     let outage = &service.durable.outage;
@@ -92,6 +93,8 @@ pub async fn readyz(service: web::Data<Service>) -> HttpResponse {
     if let Some(reason) = reason {
         report["reason"] = reason.code().into();
         report["detail"] = reason.sentence().into();
+    } else if known.is_too_old() {
+        report["detail"] = "MongoDB is older than 6.0 and refuses edits of messages".into();
     }
     response.json(report)
 }

@@ -15,6 +15,9 @@ pub const TRIAL: &str = "trial";
 /// Holds the spool's id.
 pub const ID: &str = "id";
 
+/// Says that MongoDB has confirmed a write to a service with this spool, and which MongoDB.
+pub const CONFIRMED: &str = "confirmed";
+
 /// Creates a private folder, durably, with its missing parents.
 pub fn make(folder: &Path) -> io::Result<()> {
     if !folder.exists() {
@@ -99,7 +102,7 @@ impl FolderContents {
                     "quarantined bytes of the spool wait for a person to look at them"
                 );
                 found.quarantined_bytes += bytes;
-            } else if ![LOCK, ID].contains(&name.as_str()) && !name.starts_with(TRIAL) {
+            } else if ![LOCK, ID, CONFIRMED].contains(&name.as_str()) && !name.starts_with(TRIAL) {
                 tracing::error!(
                     file = name,
                     bytes,

@@ -17,7 +17,8 @@
 //! # Format
 //! A folder of segments, `{number}-{salt}.v2.spool` (`.v1.spool` from older versions), each of about [`SEGMENT_BYTES`]; `segment.rs` describes their
 //! bytes. A file `lock` is locked while a process uses the folder, and a file `id` holds the id by which the other
-//! instances know this spool. Files and folder are readable by their owner only: bodies hold what people wrote.
+//! instances know this spool. A file `confirmed` says, as a digest, which MongoDB has confirmed a write to the service.
+//! Files and folder are readable by their owner only: bodies hold what people wrote.
 //!
 //! # Operations
 //! - *Append*: the frames of a batch go to the active segment in one write and one fsync. The name of a new segment
@@ -236,6 +237,27 @@ impl Spool {
         }
         self.0.appended.notify_one();
         appended
+    }
+
+    /// Whether MongoDB at this place has confirmed a write to a service with this spool, in this process or before.
+    pub fn has_confirmed(&self, place: &str) -> bool {
+        let path = self.path().join(folder::CONFIRMED);
+        fs::read_to_string(path).is_ok_and(|found| found == place)
+    }
+
+    /// Records that it has. Blocks on the disk.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn note_confirmed(&self, place: &str) -> io::Result<()> {
+        if self.has_confirmed(place) {
+            return Ok(());
+        }
+        let path = self.path().join(folder::CONFIRMED);
+        let mut file = private().truncate(true).open(path)?;
+        file.write_all(place.as_bytes())?;
+        file.sync_all()?;
+        sync_folder(self.path())
     }
 
     /// Records that the disk does not answer.

@@ -114,6 +114,29 @@ pub fn code(error: &Error) -> Option<i32> {
     of(error).or_else(|| of(inner()?))
 }
 
+/// Atlas's own code, for a wrong login as for a right that is lacking.
+const ATLAS: i32 = 8000;
+
+/// Whether MongoDB refuses the user name or the password.
+pub fn is_login_refused(error: &Error) -> bool {
+    const AUTHENTICATION_FAILED: i32 = 18;
+    let is_login = matches!(error.kind.as_ref(), ErrorKind::Authentication { .. });
+    match code(error) {
+        Some(AUTHENTICATION_FAILED) => true,
+        Some(ATLAS) => is_login,
+        _ => false,
+    }
+}
+
+/// Whether MongoDB refuses a command for the lack of a right, or of a login.
+pub fn is_unauthorized(error: &Error) -> bool {
+    match code(error) {
+        Some(UNAUTHORIZED) => true,
+        Some(ATLAS) => !is_login_refused(error),
+        _ => false,
+    }
+}
+
 impl StoreError {
     /// The same error, of a command in which no document can be at fault.
     pub fn as_of_state(self) -> Self {

@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::diagnosis::Deployment;
+use super::diagnosis::{Deployment, Kind};
 
 /// What was learned about MongoDB.
 #[derive(Debug, Default)]
@@ -10,7 +10,7 @@ pub struct Known(Mutex<Facts>);
 
 #[derive(Debug, Default, Clone, Copy)]
 struct Facts {
-    deployment: Option<Deployment>,
+    kind: Option<Kind>,
     retention: Option<RetentionState>,
 }
 
@@ -43,12 +43,17 @@ impl Known {
 
     /// What MongoDB is, once that is known.
     pub fn deployment(&self) -> Option<Deployment> {
-        self.facts().deployment
+        Some(self.facts().kind?.deployment)
     }
 
-    /// Records what MongoDB is, and returns whether that was not known.
-    pub fn learn(&self, deployment: Deployment) -> bool {
-        self.facts().deployment.replace(deployment) != Some(deployment)
+    /// Whether MongoDB is older than the service needs.
+    pub fn is_too_old(&self) -> bool {
+        self.facts().kind.is_some_and(|kind| kind.is_too_old)
+    }
+
+    /// Records what MongoDB is, and returns what was known of it before.
+    pub fn learn(&self, kind: Kind) -> Option<Kind> {
+        self.facts().kind.replace(kind)
     }
 
     /// How the retention in MongoDB compares with the configuration, once that is known.

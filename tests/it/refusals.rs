@@ -7,10 +7,23 @@ use crate::support::mongod::{Mongod, ReplicaSet};
 use crate::support::process::{Process, try_deliver};
 use crate::support::{TestApp, database_name, http, message, mongodb_uri, port, skip};
 
-/// The service ends with exit code 2, and says this.
-fn expect_refused(uri: &str, database: &str, words: &[&str]) {
+/// The services of all these connection strings end with exit code 2, and say these words.
+fn expect_refused(database: &str, cases: &[(&str, &[&str])]) {
+    std::thread::scope(|scope| {
+        for (uri, words) in cases {
+            scope.spawn(|| expect_one_refused(uri, database, words));
+        }
+    });
+}
+
+fn expect_one_refused(uri: &str, database: &str, words: &[&str]) {
     let (code, said) = Process::new(uri, database, "").serve_in_vain();
     assert_eq!(code, Some(2), "{said}");
+    // As an event of the log, too, unless the configuration was refused before there was one.
+    if !words.contains(&"w=0") {
+        let event = "the service stops: MongoDB can never take writes with this configuration";
+        assert!(said.contains(event), "{said}");
+    }
     let error = said.lines().find(|line| line.starts_with("error: "));
     let error = error.unwrap_or_else(|| panic!("{said}"));
     for word in words {
@@ -31,12 +44,69 @@ async fn a_login_that_can_never_work_is_refused_at_the_start() {
     let users = [("writer", "readWrite", &*name), ("viewer", "read", &name)];
     mongod.make_users(&users).await;
     let uri = |login: &str| format!("mongodb://{login}{}/?replicaSet=rs0", mongod.host());
-    let wrong = ["AuthenticationFailed, 18", "authSource"];
-    expect_refused(&uri("writer:not-its-password@"), &name, &wrong);
-    expect_refused(&uri("nobody:not-its-password@"), &name, &wrong);
-    expect_refused(&uri(""), &name, &["demands a login", "USER:PASSWORD"]);
-    let read_only = ["lacks the right to insert", "role readWrite"];
-    expect_refused(&uri("viewer:viewer@"), &name, &read_only);
+    let wrong: &[&str] = &["AuthenticationFailed, 18", "authSource", "nothing waits"];
+    let (writer, nobody) = ("writer:not-its-password@", "nobody:not-its-password@");
+    tokio::task::block_in_place(|| {
+        expect_refused(
+            &name,
+            &[
+                (&uri(writer), wrong),
+                (&uri(nobody), wrong),
+                (&uri(""), &["demands a login", "USER:PASSWORD"]),
+                (
+                    &uri("viewer:viewer@"),
+                    &["lacks the right to insert", "role readWrite"],
+                ),
+            ],
+        );
+    });
+}
+
+/// Without access control a user's rights are not asked for, so they say nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_without_rights_writes_where_nobody_asks_for_them() {
+    let port = port();
+    let Some(mut mongod) = Mongod::launch_at(port, Some("rs0"), false) else {
+        return skip("MONGOD names no program");
+    };
+    let name = database_name();
+    mongod.initiate("rs0").await;
+    mongod.make_users(&[("viewer", "read", &name)]).await;
+    let uri = format!("mongodb://viewer:viewer@{}/?replicaSet=rs0", mongod.host());
+    let mut process = Process::new(&uri, &name, "");
+    tokio::task::block_in_place(|| process.start());
+    let (http, url) = (http(), format!("http://{}", process.address));
+    let taken = try_deliver(&http, &url, message(0).as_bytes()).await;
+    assert_eq!(taken, Some(200));
+    process.until_drained(&http).await;
+    assert_eq!(process.ask(&http, &question()).await.json()["total"], 1);
+    assert!(!process.log().contains("unauthorized"), "{}", process.log());
+    // And says so after an outage.
+    tokio::task::block_in_place(|| mongod.kill());
+    mongod.restart();
+    process.until_drained(&http).await;
+}
+
+/// A user may be made some seconds after the service has started, as images do.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_that_is_made_after_the_start_is_waited_for() {
+    let Some(mongod) = Mongod::launch_at(port(), Some("rs0"), true) else {
+        return skip("MONGOD names no program");
+    };
+    let name = database_name();
+    mongod.initiate("rs0").await;
+    mongod.make_users(&[]).await;
+    let uri = format!("mongodb://writer:writer@{}/?replicaSet=rs0", mongod.host());
+    let mut process = Process::new(&uri, &name, "");
+    tokio::task::block_in_place(|| process.start());
+    let (http, url) = (http(), format!("http://{}", process.address));
+    until_reason(&process, &http, "authentication_failed").await;
+    let taken = try_deliver(&http, &url, message(0).as_bytes()).await;
+    assert_eq!(taken, Some(200));
+    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    mongod.make_user("writer", "readWrite", &name).await;
+    process.until_drained(&http).await;
+    assert_eq!(process.ask(&http, &question()).await.json()["total"], 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -47,17 +117,20 @@ async fn another_replica_set_or_none_is_refused_at_the_start() {
     theirs.until_it_answers().await;
     theirs.initiate("theirs").await;
     let uri = format!("{}?replicaSet=ours", theirs.uri());
-    expect_refused(&uri, "im", &["`ours`", "`theirs`", "replicaSet=theirs"]);
     let alone = Mongod::launch(None).unwrap();
     alone.until_it_answers().await;
-    let uri = format!("{}?replicaSet=rs0", alone.uri());
-    expect_refused(
-        &uri,
-        "im",
-        &["STANDALONE", "--replSet rs0", "rs.initiate()"],
-    );
+    let in_none = format!("{}?replicaSet=rs0", alone.uri());
     let unconfirmed = format!("{}&w=0", mongodb_uri());
-    expect_refused(&unconfirmed, "im", &["mongodb.uri", "w=0"]);
+    tokio::task::block_in_place(|| {
+        expect_refused(
+            "im",
+            &[
+                (&uri, &["`ours`", "`theirs`", "replicaSet=theirs"]),
+                (&in_none, &["STANDALONE", "--replSet rs0", "rs.initiate()"]),
+                (&unconfirmed, &["mongodb.uri", "w=0"]),
+            ],
+        );
+    });
 }
 
 /// Waits until `/readyz` gives this reason.
@@ -142,12 +215,17 @@ async fn a_service_that_has_stored_goes_on_when_its_password_is_changed() {
         (&json!("degraded"), &json!("down"))
     );
     assert!(ready["detail"].as_str().unwrap().contains("password"));
-    // Long enough to be told several times.
-    tokio::time::sleep(std::time::Duration::from_secs(7)).await;
+    // It does not forget that at a restart, as when it is rolled out with the new password too late.
+    process.kill();
+    tokio::task::block_in_place(|| process.start());
+    until_reason(&process, &http, "authentication_failed").await;
+    // Longer than what has to last, with the pauses between questions.
+    tokio::time::sleep(std::time::Duration::from_secs(36)).await;
     deliver(4).await;
     let log = process.log();
     let told = log.matches("reason=\"authentication_failed\"").count();
-    assert_eq!(told, 1, "{log}");
+    // Once by each process.
+    assert_eq!(told, 2, "{log}");
     assert!(!log.contains("Some("), "{log}");
 
     mongod.as_root(password("writer")).await;
@@ -177,8 +255,8 @@ async fn what_may_pass_is_waited_for() {
     mongod.initiate("rs0").await;
     process.until_drained(&http).await;
     assert_eq!(process.ask(&http, &question()).await.json()["total"], 1);
-    let ready = process.ready(&http).await;
-    assert_eq!(ready["checks"]["mongodb_kind"], "replica_set");
+    let is_set = |ready: &Value| ready["checks"]["mongodb_kind"] == "replica_set";
+    process.until(&http, is_set).await;
 
     let mut set = ReplicaSet::start().await.unwrap();
     let lost = set.lose_majority().await;
@@ -207,8 +285,8 @@ async fn a_standalone_server_is_used_and_named_loudly() {
     tokio::task::block_in_place(|| process.start());
     let http = http();
     process.until_drained(&http).await;
-    let ready = process.ready(&http).await;
-    assert_eq!(ready["checks"]["mongodb_kind"], "standalone", "{ready}");
+    let is_alone = |ready: &Value| ready["checks"]["mongodb_kind"] == "standalone";
+    process.until(&http, is_alone).await;
     let log = process.log();
     let line = log
         .lines()
@@ -219,13 +297,34 @@ async fn a_standalone_server_is_used_and_named_loudly() {
     }
 }
 
+/// Even if no callback comes meanwhile, so that nobody has seen an outage.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_set_that_is_restarted_as_a_standalone_server_is_named_loudly() {
+    let Some(mut mongod) = Mongod::start(true).await else {
+        return skip("MONGOD names no program");
+    };
+    mongod.until_primary().await;
+    let mut process = Process::new(&mongod.uri(), &database_name(), "");
+    tokio::task::block_in_place(|| process.start());
+    let http = http();
+    let is = |kind| move |ready: &Value| ready["checks"]["mongodb_kind"] == kind;
+    process.until(&http, is("replica_set")).await;
+    tokio::task::block_in_place(|| mongod.kill());
+    mongod.restart_alone();
+    process.until(&http, is("standalone")).await;
+    let log = process.log();
+    assert!(log.contains("has become a standalone server"), "{log}");
+}
+
 #[tokio::test]
 async fn a_service_that_is_well_says_nothing_of_reasons() {
     let app = TestApp::start().await;
-    app.until(|ready| ready["checks"]["retention"] == "applied")
-        .await;
+    app.until(|ready| {
+        let checks = &ready["checks"];
+        checks["retention"] == "applied" && checks["mongodb_kind"] == "replica_set"
+    })
+    .await;
     let ready = app.get("/readyz", &[]).await.json();
     assert_eq!((ready.get("reason"), ready.get("detail")), (None, None));
-    assert_eq!(ready["checks"]["mongodb_kind"], "replica_set");
     app.end().await;
 }

@@ -7,7 +7,7 @@ use super::cause::{Cause, OutageReason};
 use super::is_decided_by_mongodb;
 use super::login::Login;
 use super::servers::{Hello, Server, Unanswered};
-use crate::store::error::{StoreError, UNAUTHORIZED, code};
+use crate::store::error::{StoreError, is_login_refused, is_unauthorized};
 
 pub(super) fn no_srv() -> Cause {
     Cause::passing(
@@ -30,8 +30,13 @@ pub(super) fn silent(servers: &[Server]) -> String {
     each.collect::<Vec<_>>().join(", ")
 }
 
-/// The position of the primary of the replica set that is configured.
-pub(super) fn find_primary(servers: &[Server], expected: Option<&str>) -> Result<usize, Cause> {
+/// The position of the primary of the replica set that is configured. `is_direct` is `directConnection` of the
+/// connection string.
+pub(super) fn find_primary(
+    servers: &[Server],
+    expected: Option<&str>,
+    is_direct: bool,
+) -> Result<usize, Cause> {
     let answered: Vec<&Hello> = servers
         .iter()
         .filter_map(|s| s.hello.as_ref().ok())
@@ -50,10 +55,16 @@ pub(super) fn find_primary(servers: &[Server], expected: Option<&str>) -> Result
         return Err(another_set(servers, expected).permanent(all_said_so));
     }
     let is_primary = |hello: &Hello| hello.is_primary && is_ours(hello);
-    let primary = servers
-        .iter()
-        .position(|s| s.hello.as_ref().is_ok_and(is_primary));
+    // One that is cut off from the others claims it for some seconds after they have elected another.
+    let primaries = servers.iter().enumerate().filter_map(|(at, server)| {
+        let hello = server.hello.as_ref().ok()?;
+        is_primary(hello).then_some((hello.election, std::cmp::Reverse(at)))
+    });
+    let primary = primaries.max().map(|(_, at)| at.0);
     primary.ok_or_else(|| {
+        if is_direct && answered.iter().any(|hello| hello.is_secondary) {
+            return secondary(servers);
+        }
         if answered.iter().any(|hello| hello.set_name.is_some() && is_ours(hello)) {
             return no_primary(servers);
         }
@@ -154,6 +165,24 @@ fn no_primary(servers: &[Server]) -> Cause {
     )
 }
 
+/// The driver asks no other server than this one, so to wait for an election would not help.
+fn secondary(servers: &[Server]) -> Cause {
+    let address = addresses(servers, |hello| hello.is_secondary);
+    let set = servers
+        .iter()
+        .find_map(|server| server.hello.as_ref().ok()?.set_name.as_deref());
+    let set = set.unwrap_or("NAME");
+    Cause::passing(
+        OutageReason::NoPrimary,
+        format!(
+            "mongodb.uri has directConnection=true, and {address} is a SECONDARY of `{set}`, which takes no writes"
+        ),
+        format!(
+            "write replicaSet={set} instead of directConnection=true, with all members' addresses"
+        ),
+    )
+}
+
 /// The addresses of the servers of which this is so.
 pub(super) fn addresses(servers: &[Server], is_so: impl Fn(&Hello) -> bool) -> String {
     let found = servers
@@ -166,28 +195,29 @@ pub(super) fn addresses(servers: &[Server], is_so: impl Fn(&Hello) -> bool) -> S
 /// Why the login failed. `mechanism` is that of the connection string's login, if there is one.
 pub(super) fn no_login(
     address: &ServerAddress,
+    hello: &Hello,
     error: &Error,
     mechanism: Option<Option<&AuthMechanism>>,
 ) -> Cause {
-    const AUTHENTICATION_FAILED: i32 = 18;
-    match (code(error), mechanism) {
-        (Some(AUTHENTICATION_FAILED), _) => {
-            let by_mongodb = is_decided_by_mongodb(mechanism.flatten());
-            Cause::passing(
-                OutageReason::AuthenticationFailed,
-                format!("{address} refuses the user name or the password of mongodb.uri (AuthenticationFailed, 18)"),
-                "set the right ones, percent-encoded, and authSource=DATABASE if the user is not of `admin`",
-            )
-            .permanent(by_mongodb)
-        }
-        (Some(UNAUTHORIZED), None) => Cause::passing(
+    if is_login_refused(error) {
+        // A mongos knows users from its config servers, and says the same while these elect a primary.
+        let is_final = is_decided_by_mongodb(mechanism.flatten()) && !hello.is_mongos;
+        return Cause::passing(
+            OutageReason::AuthenticationFailed,
+            format!("{address} refuses the user name or the password of mongodb.uri (AuthenticationFailed, 18)"),
+            "set the right ones, percent-encoded, and authSource=DATABASE if the user is not of `admin`",
+        )
+        .permanent(is_final);
+    }
+    if is_unauthorized(error) && mechanism.is_none() {
+        return Cause::passing(
             OutageReason::AuthenticationRequired,
             format!("{address} demands a login (Unauthorized, 13), and mongodb.uri has none"),
             "write mongodb://USER:PASSWORD@HOST/?replicaSet=NAME, and give the user the role readWrite on the database",
         )
-        .permanent(true),
-        _ => no_answer(address, &StoreError::from(error.clone()).to_string()),
+        .permanent(true);
     }
+    no_answer(address, &StoreError::from(error.clone()).to_string())
 }
 
 /// The primary answered `hello`, and not to a login.
@@ -248,7 +278,7 @@ mod tests {
         hellos: Vec<Result<Hello, Unanswered>>,
     ) -> (OutageReason, bool) {
         let servers: Vec<_> = hellos.into_iter().map(server).collect();
-        let cause = find_primary(&servers, expected).unwrap_err();
+        let cause = find_primary(&servers, expected, false).unwrap_err();
         (cause.reason, cause.is_permanent)
     }
 
@@ -311,11 +341,52 @@ mod tests {
             assert_eq!(judged(Some("rs0"), hellos), (reason, is_permanent), "{of}");
         }
         // Without a set in the connection string any primary will do.
-        assert_eq!(find_primary(&[server(alone())], None), Ok(0));
-        assert_eq!(find_primary(&[server(member("rs1", true))], None), Ok(0));
+        assert_eq!(find_primary(&[server(alone())], None, false), Ok(0));
+        assert_eq!(
+            find_primary(&[server(member("rs1", true))], None, false),
+            Ok(0)
+        );
         assert_eq!(
             judged(None, vec![starting()]),
             (OutageReason::NotInitiated, false)
         );
+    }
+
+    /// One that is cut off may have old passwords.
+    #[test]
+    fn of_two_primaries_the_later_one_is_asked() {
+        let elected = |second: u8, version| {
+            let mut election = [0; 12];
+            election[11] = second;
+            server(member("rs0", true).map(|hello| Hello {
+                election: Some((election, version)),
+                ..hello
+            }))
+        };
+        let found = |servers: &[Server]| find_primary(servers, Some("rs0"), false);
+        assert_eq!(found(&[elected(1, 9), elected(2, 1)]), Ok(1));
+        assert_eq!(found(&[elected(2, 1), elected(1, 9)]), Ok(0));
+        assert_eq!(found(&[elected(1, 2), elected(1, 3)]), Ok(1));
+    }
+
+    #[test]
+    fn a_direct_connection_to_a_secondary_is_named() {
+        let secondary = || {
+            server(member("rs0", false).map(|hello| Hello {
+                is_secondary: true,
+                ..hello
+            }))
+        };
+        let cause = find_primary(&[secondary()], None, true).unwrap_err();
+        assert_eq!(cause.reason, OutageReason::NoPrimary);
+        for word in [
+            "directConnection=true",
+            "SECONDARY of `rs0`",
+            "replicaSet=rs0",
+        ] {
+            assert!(cause.to_string().contains(word), "{cause}");
+        }
+        let cause = find_primary(&[secondary()], None, false).unwrap_err();
+        assert!(cause.way_out.contains("wait for the election"), "{cause}");
     }
 }

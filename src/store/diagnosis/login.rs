@@ -1,10 +1,11 @@
 //! What the user of the connection string may do.
 
-use mongodb::bson::{Document, doc};
+use mongodb::bson::{Document, doc, rawdoc};
 use mongodb::{Client, Database};
 
 use crate::store::collection;
-use crate::store::error::{UNAUTHORIZED, code};
+use crate::store::error::is_unauthorized;
+use crate::store::statements::without_effect;
 
 /// A login at the primary that MongoDB accepted.
 #[derive(Debug)]
@@ -13,7 +14,9 @@ pub struct Login {
     pub(super) database: Database,
     /// The user's roles, such as `read@im`.
     roles: Vec<String>,
-    /// Its privileges; `None` where MongoDB demands no login, so that everybody may do everything.
+    /// Whether MongoDB knows who this is. Without access control it does not ask.
+    is_somebody: bool,
+    /// Its privileges; `None` where MongoDB does not tell, or demands no login.
     privileges: Option<Vec<Privilege>>,
 }
 
@@ -31,9 +34,6 @@ struct Resource {
     collection: String,
     is_any: bool,
 }
-
-/// Without these in each of [`collection::WRITTEN`] nothing can be stored.
-const NEEDED: [&str; 2] = ["insert", "update"];
 
 /// What the service and its commands do: `find` to count, indexes and retention, and to drop dead letters and the reports
 /// of spools. `collMod`, which the role `readWrite` has not, is not missed: where it is refused, the retention's index is
@@ -67,7 +67,7 @@ impl Login {
         // Refused where a login is demanded and there is none, unlike `connectionStatus`.
         let one = doc! { "find": collection::MESSAGES, "limit": 1, "projection": { "_id": 1 } };
         let asked = match database.run_command(one).await {
-            Err(error) if code(&error) != Some(UNAUTHORIZED) => return Err(error),
+            Err(error) if !is_unauthorized(&error) => return Err(error),
             asked => asked,
         };
         let ask = doc! { "connectionStatus": 1, "showPrivileges": true };
@@ -82,10 +82,11 @@ impl Login {
 
     fn read(database: Database, status: &Document) -> Self {
         let info = status.get_document("authInfo").cloned().unwrap_or_default();
-        let documents = |name: &str| -> Vec<Document> {
-            let all = info.get_array(name).into_iter().flatten();
-            all.filter_map(|one| one.as_document().cloned()).collect()
+        let told = |name: &str| -> Option<Vec<Document>> {
+            let all = info.get_array(name).ok()?.iter();
+            Some(all.filter_map(|one| one.as_document().cloned()).collect())
         };
+        let documents = |name: &str| told(name).unwrap_or_default();
         let is_somebody = !documents("authenticatedUsers").is_empty();
         let roles = documents("authenticatedUserRoles");
         let roles = roles.iter().filter_map(|role| {
@@ -98,15 +99,20 @@ impl Login {
         Self {
             database,
             roles: roles.collect(),
-            privileges: is_somebody.then(|| {
-                let all = documents("authenticatedUserPrivileges");
-                all.iter().map(Privilege::read).collect()
-            }),
+            is_somebody,
+            privileges: told("authenticatedUserPrivileges")
+                .filter(|_| is_somebody)
+                .map(|all| all.iter().map(Privilege::read).collect()),
         }
     }
 
     /// Whether MongoDB knows who this is. Without access control it does not ask.
     pub(super) fn is_somebody(&self) -> bool {
+        self.is_somebody
+    }
+
+    /// Whether MongoDB tells what the user may do.
+    pub(super) fn is_told_rights(&self) -> bool {
         self.privileges.is_some()
     }
 
@@ -118,10 +124,21 @@ impl Login {
         self.roles.join(", ")
     }
 
-    /// Whether all can be stored, or the first right that is lacking for it, in words.
-    pub(super) fn may_write(&self, database: &str) -> Result<(), String> {
-        let lacking = self.lacking(database, &collection::WRITTEN, &NEEDED);
-        lacking.into_iter().next().map_or(Ok(()), Err)
+    /// The first right to write that MongoDB refuses, in words, and the code by which it does. Asked by a write without
+    /// effect, since privileges alone do not tell: without access control nobody asks for them.
+    pub(super) async fn refused_write(&self) -> Option<String> {
+        for name in collection::WRITTEN {
+            let update = rawdoc! { "update": name, "updates": [without_effect()] };
+            if let Err(error) = self.database.run_raw_command(update).await
+                && is_unauthorized(&error)
+            {
+                let database = self.database.name();
+                let lacking = self.lacking(database, &collection::WRITTEN, &["insert", "update"]);
+                let lacking = lacking.into_iter().next();
+                return Some(lacking.unwrap_or_else(|| format!("update in {database}.{name}")));
+            }
+        }
+        None
     }
 
     /// What of the rights that the service and its commands use is lacking.
@@ -197,6 +214,7 @@ mod tests {
 
     fn login(privileges: &[Document]) -> Login {
         Login {
+            is_somebody: true,
             privileges: Some(privileges.iter().map(Privilege::read).collect()),
             roles: Vec::new(),
             database: client().database("im"),
@@ -215,31 +233,46 @@ mod tests {
 
     #[tokio::test]
     async fn rights_are_read_from_privileges() {
-        let all = [&NEEDED[..], &WANTED].concat();
         for whole in [
             doc! { "db": "im", "collection": "" },
             doc! { "db": "", "collection": "" },
             doc! { "anyResource": true },
         ] {
-            let login = login(&[privilege(whole, &all)]);
-            assert_eq!(login.may_write("im"), Ok(()));
+            let login = login(&[privilege(whole, &WANTED)]);
             assert_eq!(login.lacks("im"), Vec::<String>::new());
         }
-        let elsewhere = privilege(doc! { "db": "other", "collection": "" }, &all);
-        let cluster = privilege(doc! { "cluster": true }, &all);
+        let elsewhere = privilege(doc! { "db": "other", "collection": "" }, &WANTED);
+        let cluster = privilege(doc! { "cluster": true }, &WANTED);
         let none = login(&[elsewhere, cluster]);
-        assert_eq!(none.may_write("im"), Err("insert in im".to_owned()));
+        assert!(none.lacks("im").contains(&"insert in im".to_owned()));
         // The least with which callbacks are stored.
-        let written = collection::WRITTEN
-            .map(|name| privilege(doc! { "db": "im", "collection": name }, &NEEDED));
-        assert_eq!(login(&written).may_write("im"), Ok(()));
-        assert_eq!(
-            login(&written[1..]).may_write("im"),
-            Err("insert in im.messages".to_owned())
-        );
+        let written = collection::WRITTEN.map(|name| {
+            privilege(
+                doc! { "db": "im", "collection": name },
+                &["insert", "update"],
+            )
+        });
+        let first = login(&written[1..]).lacking("im", &collection::WRITTEN, &["insert"]);
+        assert_eq!(first, ["insert in im.messages"]);
         let lacks = login(&written).lacks("im");
         assert!(lacks.contains(&"find in im".to_owned()), "{lacks:?}");
         let insert = "insert in im.dead_letters, progress, spools".to_owned();
         assert!(lacks.contains(&insert), "{lacks:?}");
+    }
+
+    /// A server that tells the user and not its privileges has not said that there are none.
+    #[tokio::test]
+    async fn rights_that_are_not_told_are_unknown() {
+        let users = vec![doc! { "user": "writer", "db": "admin" }];
+        let mut info = doc! { "authenticatedUsers": users, "authenticatedUserRoles": [] };
+        let read = |info: &Document| {
+            Login::read(client().database("im"), &doc! { "authInfo": info.clone() })
+        };
+        let login = read(&info);
+        assert!(login.is_somebody() && !login.is_told_rights());
+        assert_eq!(login.lacks("im"), Vec::<String>::new());
+        info.insert("authenticatedUserPrivileges", Vec::<Document>::new());
+        let login = read(&info);
+        assert!(login.is_told_rights() && !login.lacks("im").is_empty());
     }
 }

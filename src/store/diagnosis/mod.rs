@@ -47,6 +47,30 @@ impl Deployment {
     }
 }
 
+/// What MongoDB's primary says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kind {
+    /// What it is.
+    pub deployment: Deployment,
+    /// Whether it is older than 6.0, so that it refuses edits of messages.
+    pub is_too_old: bool,
+}
+
+impl Kind {
+    fn of(hello: &Hello) -> Self {
+        Self {
+            deployment: if hello.is_mongos {
+                Deployment::Sharded
+            } else if hello.is_standalone() {
+                Deployment::Standalone
+            } else {
+                Deployment::ReplicaSet
+            },
+            is_too_old: hello.is_too_old(),
+        }
+    }
+}
+
 /// What was found out about MongoDB.
 #[derive(Debug)]
 pub struct Diagnosis {
@@ -65,14 +89,12 @@ pub struct Diagnosis {
 impl Diagnosis {
     /// What MongoDB is, if a primary was found.
     pub fn deployment(&self) -> Option<Deployment> {
-        let hello = self.primary()?.1;
-        Some(if hello.is_mongos {
-            Deployment::Sharded
-        } else if hello.is_standalone() {
-            Deployment::Standalone
-        } else {
-            Deployment::ReplicaSet
-        })
+        Some(self.kind()?.deployment)
+    }
+
+    /// What its primary says of itself.
+    pub fn kind(&self) -> Option<Kind> {
+        Some(Kind::of(self.primary()?.1))
     }
 
     fn primary(&self) -> Option<(&ServerAddress, &Hello)> {
@@ -109,23 +131,49 @@ impl Store {
         found.servers = servers::ask_all(&options, patience).await;
         let expected = options.repl_set_name.clone();
         let options = found.options.insert(options);
-        let primary = judge::find_primary(&found.servers, expected.as_deref())?;
+        let is_direct = options.direct_connection == Some(true);
+        let primary = judge::find_primary(&found.servers, expected.as_deref(), is_direct)?;
         found.primary = Some(primary);
-        let address = found.servers[primary].address.clone();
-        let login = self.log_in(options, &address, patience).await?;
-        let may_write = login.may_write(&self.settings.database);
-        let login = found.login.insert(login);
-        may_write.map_err(|lacking| judge::unauthorized(&address, &lacking, login))?;
-        match self.probe().await {
-            Ok(()) => Ok(()),
-            Err(error) => Err(judge::not_confirmed(&error)),
-        }
+        let Server { address, hello, .. } = &found.servers[primary];
+        let Ok(hello) = hello else {
+            return Err(judge::no_answer(address, "no answer in time"));
+        };
+        // Another member that is silent may be the primary by now, with other passwords and rights.
+        let all_answer = found.servers.iter().all(|server| server.hello.is_ok());
+        let unless_silent = |cause: Cause| {
+            let is_permanent = cause.is_permanent && all_answer;
+            cause.permanent(is_permanent)
+        };
+        let login = self.log_in(options, address, hello, patience).await;
+        let login = found.login.insert(login.map_err(unless_silent)?);
+        let Err(error) = self.probe().await else {
+            return Ok(());
+        };
+        let refused = timeout(patience, login.refused_write()).await;
+        Err(match refused.ok().flatten() {
+            Some(lacking) => unless_silent(judge::unauthorized(address, &lacking, login)),
+            None => judge::not_confirmed(&error),
+        })
+    }
+
+    /// What MongoDB is, and whether it is older than 6.0, without a login: `None` where no primary answers.
+    pub async fn look(&self, uri: &str, patience: Duration) -> Option<Kind> {
+        let options = timeout(patience, ClientOptions::parse(uri))
+            .await
+            .ok()?
+            .ok()?;
+        let servers = servers::ask_all(&options, patience).await;
+        let is_direct = options.direct_connection == Some(true);
+        let expected = options.repl_set_name.as_deref();
+        let primary = judge::find_primary(&servers, expected, is_direct).ok()?;
+        Some(Kind::of(servers[primary].hello.as_ref().ok()?))
     }
 
     async fn log_in(
         &self,
         options: &ClientOptions,
         address: &ServerAddress,
+        hello: &Hello,
         patience: Duration,
     ) -> Result<Login, Cause> {
         let client = servers::logged_in(options, address, patience);
@@ -137,7 +185,7 @@ impl Store {
             Ok(Err(error)) => {
                 let credential = options.credential.as_ref();
                 let mechanism = credential.map(|c| c.mechanism.as_ref());
-                Err(judge::no_login(address, &error, mechanism))
+                Err(judge::no_login(address, hello, &error, mechanism))
             }
             Err(_) => Err(judge::no_answer(address, "no answer in time")),
         }

@@ -44,6 +44,13 @@ pub struct Hello {
     pub is_uninitiated: bool,
     /// Whether it takes writes.
     pub is_primary: bool,
+    /// Whether it is another member that holds data.
+    pub is_secondary: bool,
+    /// The election that made it the primary, and the version of the set's configuration: of two that claim to be the
+    /// primary, the one with the higher pair is.
+    pub election: Option<([u8; 12], i32)>,
+    /// The newest version of the wire protocol that it speaks.
+    pub wire_version: i32,
     /// Whether it is a `mongos`.
     pub is_mongos: bool,
     /// The members' addresses, as the set knows them.
@@ -60,6 +67,12 @@ impl Hello {
         self.set_name.is_none() && !self.is_uninitiated && !self.is_mongos
     }
 
+    /// Whether it is older than MongoDB 6.0.
+    pub fn is_too_old(&self) -> bool {
+        const OF_6_0: i32 = 17;
+        self.wire_version < OF_6_0
+    }
+
     fn read(reply: &Document, asked: SystemTime, took: Duration) -> Self {
         let flag = |name: &str| reply.get_bool(name).unwrap_or_default();
         let text = |name: &str| reply.get_str(name).ok().map(str::to_owned);
@@ -74,6 +87,12 @@ impl Hello {
             set_name: text("setName"),
             is_uninitiated: flag("isreplicaset"),
             is_primary: flag("isWritablePrimary"),
+            is_secondary: flag("secondary"),
+            election: reply.get_object_id("electionId").ok().map(|id| {
+                let version = reply.get_i32("setVersion").unwrap_or_default();
+                (id.bytes(), version)
+            }),
+            wire_version: reply.get_i32("maxWireVersion").unwrap_or_default(),
             is_mongos: text("msg").is_some_and(|msg| msg == "isdbgrid"),
             members: members
                 .filter_map(|member| member.as_str().map(str::to_owned))

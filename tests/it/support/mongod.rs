@@ -105,10 +105,15 @@ impl Mongod {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         for (name, role, database) in users {
-            let roles = vec![doc! { "role": *role, "db": *database }];
-            self.as_root(doc! { "createUser": *name, "pwd": *name, "roles": roles })
-                .await;
+            self.make_user(name, role, database).await;
         }
+    }
+
+    /// Makes one more user.
+    pub async fn make_user(&self, name: &str, role: &str, database: &str) {
+        let roles = vec![doc! { "role": role, "db": database }];
+        self.as_root(doc! { "createUser": name, "pwd": name, "roles": roles })
+            .await;
     }
 
     /// Runs a command as the administrator.
@@ -140,6 +145,14 @@ impl Mongod {
 
     pub fn restart(&mut self) {
         self.process = spawn(&self.arguments);
+    }
+
+    /// Restarts it without its replica set.
+    pub fn restart_alone(&mut self) {
+        let set = self.arguments.iter().position(|one| one == "--replSet");
+        let set = set.unwrap();
+        self.arguments.drain(set..set + 2);
+        self.restart();
     }
 }
 

@@ -80,7 +80,7 @@ impl Process {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let since = Instant::now();
         while child.try_wait().unwrap().is_none() {
-            if since.elapsed() > Duration::from_secs(20) {
+            if since.elapsed() > Duration::from_secs(60) {
                 child.kill().unwrap();
                 panic!("the service serves: {:?}", child.wait_with_output());
             }
