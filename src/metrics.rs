@@ -70,7 +70,7 @@ macro_rules! metrics {
 
 metrics! {
     /// Callbacks, by app, kind of the first event (`none` if it was rejected or has none) and outcome:
-    /// `stored`, `spooled`, `dead_letter`, `empty` or the code of the rejection
+    /// `stored`, `spooled`, `dead_letter`, `empty`, `client_gone` or the code of the rejection
     callbacks: Family<CallbackLabels, Counter> = "callbacks", Family::default();
     /// The time from the head of a callback to its acknowledgement
     ack_duration: Histograms<AppLabel> = "ack_duration_seconds",
@@ -127,7 +127,8 @@ metrics! {
     reconcile_runs: Family<ReconcileLabel, Counter> = "reconcile_runs", Family::default();
     /// Messages whose `state` a walk repaired
     reconcile_repaired: Counter = "reconcile_repaired", Counter::default();
-    /// Requests, by route (`unmatched` for all others), method and status
+    /// Requests, by route (`unmatched` for all others), method and status; without a response it is 499 if the
+    /// client was gone, 500 if a handler panicked
     http_requests: Family<RequestLabels, Counter> = "http_requests", Family::default();
     /// The time that requests take, by route
     http_request_duration: Histograms<RouteLabel> = "http_request_duration_seconds",
@@ -241,18 +242,18 @@ impl ReconcileLabel {
 /// A request's labels.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RequestLabels {
-    /// The route's pattern, or `unmatched`.
+    /// The route's name, or `unmatched`.
     pub route: &'static str,
     /// The method, or `other`.
     pub method: &'static str,
-    /// The status.
+    /// The status, or what stands for it if there was no response.
     pub status: u16,
 }
 
 /// The label of a route.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RouteLabel {
-    /// The route's pattern, or `unmatched`.
+    /// The route's name, or `unmatched`.
     pub route: &'static str,
 }
 

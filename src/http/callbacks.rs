@@ -46,6 +46,9 @@ pub const REJECTIONS: [Code; 18] = [
     Code::Unavailable,
 ];
 
+/// The outcome of a callback whose client was gone before the answer. It may be stored nevertheless.
+pub const CLIENT_GONE: &str = "client_gone";
+
 /// `/callbacks/{app}`, and paths below it for a provider that has one for each kind of event.
 pub async fn by_name(
     request: HttpRequest,
@@ -108,7 +111,13 @@ async fn take(
 ) -> Result<HttpResponse, Problem> {
     note_app(request, &app.name);
     let started = Instant::now();
+    let mut pending = PendingCallback {
+        service,
+        app,
+        is_answered: false,
+    };
     let taken = taken(request, payload, service, app, below).await;
+    pending.is_answered = true;
     let name = || app.name.shared();
     match &taken {
         Ok((taken, received_at)) => {
@@ -126,6 +135,10 @@ async fn take(
         }
         Err(problem) => {
             let code = problem.code.as_str();
+            debug_assert!(
+                REJECTIONS.contains(&problem.code),
+                "{code} does not begin at zero"
+            );
             count(service, name(), NO_KIND, code);
             // Such as a slash behind the app's name.
             if problem.code == Code::NotFound {
@@ -156,6 +169,21 @@ async fn take(
 fn count(service: &Service, app: Arc<str>, kind: &'static str, outcome: &'static str) {
     let labels = CallbackLabels { app, kind, outcome };
     service.metrics.callbacks.get_or_create(&labels).inc();
+}
+
+/// Counts a callback that nobody waits for any more: actix drops the handler's future when the connection ends.
+struct PendingCallback<'c> {
+    service: &'c Service,
+    app: &'c App,
+    is_answered: bool,
+}
+
+impl Drop for PendingCallback<'_> {
+    fn drop(&mut self) {
+        if !self.is_answered {
+            count(self.service, self.app.name.shared(), NO_KIND, CLIENT_GONE);
+        }
+    }
 }
 
 /// The outcome of a callback that is acknowledged.
@@ -220,6 +248,63 @@ mod tests {
     use actix_web::test::{TestRequest, call_service, init_service};
 
     use super::*;
+    use crate::callback::VerifyError;
+
+    /// Otherwise its series would begin with its first event, in which Prometheus sees no increase.
+    #[test]
+    fn every_rejection_begins_at_zero() {
+        let not_verified = [
+            VerifyError::Method,
+            VerifyError::NoSuchRoute,
+            VerifyError::PathSecretDiffers,
+            VerifyError::MissingHeader("MD5"),
+            VerifyError::MissingHeader("CheckSum"),
+            VerifyError::MissingHeader("CurTime"),
+            VerifyError::MissingSignature,
+            VerifyError::AppKeyDiffers,
+            VerifyError::Md5Differs,
+            VerifyError::ChecksumDiffers,
+            VerifyError::SignatureDiffers,
+            VerifyError::NotFresh,
+        ];
+        for error in &not_verified {
+            // A new one does not compile here, and belongs into the list above.
+            match error {
+                VerifyError::Method
+                | VerifyError::NoSuchRoute
+                | VerifyError::PathSecretDiffers
+                | VerifyError::MissingHeader(_)
+                | VerifyError::MissingSignature
+                | VerifyError::AppKeyDiffers
+                | VerifyError::Md5Differs
+                | VerifyError::ChecksumDiffers
+                | VerifyError::SignatureDiffers
+                | VerifyError::NotFresh => {}
+            }
+        }
+        let rejected = [Rejection::Overloaded, Rejection::NotDurable];
+        for error in &rejected {
+            match error {
+                Rejection::Overloaded | Rejection::NotDurable => {}
+            }
+        }
+        // Those of `body` and of the address; `take` checks in each test that there is no other.
+        let others = [
+            Code::IncompleteBody,
+            Code::SlowBody,
+            Code::BodyTooLarge,
+            Code::AddressNotAllowed,
+        ];
+        let not_verified = not_verified.map(|error| Problem::from(error).code);
+        let rejected = rejected.map(|error| Problem::from(error).code);
+        let codes = not_verified.into_iter().chain(rejected).chain(others);
+        let mut codes: Vec<_> = codes.map(Code::as_str).collect();
+        codes.sort_unstable();
+        codes.dedup();
+        let mut listed = REJECTIONS.map(Code::as_str);
+        listed.sort_unstable();
+        assert_eq!(codes, listed);
+    }
 
     #[actix_web::test]
     async fn a_panic_is_answered_503_and_hurts_no_other_request() {

@@ -1,6 +1,7 @@
 //! The address of a request's client, behind proxies that are trusted.
 
 use std::net::IpAddr;
+use std::sync::Once;
 
 use actix_web::HttpRequest;
 use ipnet::IpNet;
@@ -10,7 +11,28 @@ use crate::config::Http;
 /// The client's address. If the peer is a trusted proxy, this is the last address in `X-Forwarded-For` that is not
 /// a trusted proxy's.
 pub(super) fn client_address(request: &HttpRequest, limits: &Http) -> Option<IpAddr> {
+    if limits.trusted_proxies.is_empty() {
+        warn_of_proxy(request);
+    }
     address_behind(request, &limits.trusted_proxies)
+}
+
+/// Says once that there seems to be a proxy that is not trusted: then all clients seem to be one.
+fn warn_of_proxy(request: &HttpRequest) {
+    static TOLD: Once = Once::new();
+    if TOLD.is_completed() || !request.headers().contains_key("x-forwarded-for") {
+        return;
+    }
+    let Some(peer) = request.peer_addr() else {
+        return;
+    };
+    TOLD.call_once(|| {
+        tracing::warn!(
+            peer = %peer.ip().to_canonical(),
+            "a request has X-Forwarded-For, which is ignored, because http.trusted_proxies is empty; if the peer is \
+             your proxy, list it there, or every client has the proxy's address"
+        );
+    });
 }
 
 fn address_behind(request: &HttpRequest, trusted_proxies: &[IpNet]) -> Option<IpAddr> {

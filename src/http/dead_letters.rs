@@ -9,6 +9,7 @@ use super::Service;
 use super::auth::{Caller, authorize};
 use super::error::{Code, Problem};
 use super::query::parameters;
+use super::request::{note_app, request_id};
 use crate::auth::Scope;
 use crate::callback::ids::AppName;
 use crate::ingest::dead_letters::{Retried, retry as retry_dead_letter};
@@ -37,7 +38,11 @@ impl ListQuery {
                 "code" => &mut code,
                 "before" => &mut before,
                 "limit" => &mut limit,
-                _ => return Err(invalid(&parameter.shown_name(), "this field is not known")),
+                _ => {
+                    let detail = "this field is not known";
+                    let name = parameter.shown_name();
+                    return Err(Problem::at(Code::UnknownField, name, detail));
+                }
             };
             parameter.put(place)?;
         }
@@ -156,7 +161,7 @@ pub async fn list(
     let asked = ListQuery::parse(request.query_string())?;
     let apps = match asked.app {
         Some(app) => {
-            caller.check_app(&app)?;
+            check_app(&caller, &request, &current, &app)?;
             Some(vec![app])
         }
         None => caller
@@ -171,7 +176,9 @@ pub async fn list(
     let found = store
         .dead_letters(&which, asked.before.as_ref(), asked.limit)
         .await?;
-    let is_full = found.len() == asked.limit as usize;
+    let listed = found.len();
+    tracing::info!(key = caller.key_name(), listed, "dead letters were listed");
+    let is_full = listed == asked.limit as usize;
     let next = found.last().filter(|_| is_full);
     Ok(HttpResponse::Ok().json(Page {
         dead_letters: found.iter().map(DeadLetterHead::from).collect(),
@@ -201,7 +208,9 @@ pub async fn retry(
     let current = service.live.current();
     let (caller, id) = authorized_id(&request, &service, &current)?;
     let (store, key) = (&service.durable.store, Some(caller.key_name()));
+    let mut action = AdminAction::begin("retry", &id, &caller, &request);
     let retried = retry_dead_letter(&current.apps, store, &id, key).await?;
+    action.is_confirmed = true;
     let done = Done {
         id: &id,
         outcome: outcome(retried)?,
@@ -239,7 +248,9 @@ pub async fn remove(
 ) -> Result<HttpResponse, Problem> {
     let current = service.live.current();
     let (caller, id) = authorized_id(&request, &service, &current)?;
+    let mut action = AdminAction::begin("drop", &id, &caller, &request);
     let code = service.durable.store.remove_dead_letter(&id).await?;
+    action.is_confirmed = true;
     let code = code.ok_or_else(not_there)?;
     tracing::warn!(
         id,
@@ -254,6 +265,49 @@ pub async fn remove(
     Ok(HttpResponse::Ok().json(done))
 }
 
+/// What an administrator asked to be done. It is logged unless its outcome is known, since it may have been done: if
+/// MongoDB failed, and if the client is gone.
+struct AdminAction<'r> {
+    name: &'static str,
+    id: &'r str,
+    key: &'r str,
+    request: &'r HttpRequest,
+    is_confirmed: bool,
+}
+
+impl<'r> AdminAction<'r> {
+    fn begin(
+        name: &'static str,
+        id: &'r str,
+        caller: &'r Caller<'_>,
+        request: &'r HttpRequest,
+    ) -> Self {
+        Self {
+            name,
+            id,
+            key: caller.key_name(),
+            request,
+            is_confirmed: false,
+        }
+    }
+}
+
+impl Drop for AdminAction<'_> {
+    fn drop(&mut self) {
+        if self.is_confirmed {
+            return;
+        }
+        tracing::warn!(
+            action = self.name,
+            id = self.id,
+            key = self.key,
+            outcome = "unknown",
+            request_id = %request_id(self.request),
+            "what was asked for a dead letter may have been done"
+        );
+    }
+}
+
 /// The id in the path, whose first part is the dead letter's app. Checks the key first; an extractor would run
 /// before that check.
 fn authorized_id<'r>(
@@ -263,8 +317,23 @@ fn authorized_id<'r>(
 ) -> Result<(Caller<'r>, String), Problem> {
     let caller = authorize(service, &current.keys, request, Scope::Admin)?;
     let part = |name: &str| request.match_info().get(name).unwrap_or_default();
-    caller.check_app(part("app"))?;
+    check_app(&caller, request, current, part("app"))?;
     Ok((caller, format!("{}/{}", part("app"), part("digest"))))
+}
+
+/// Checks that the key may ask about an app, and notes it for the access log. The app of a dead letter need not be
+/// configured.
+fn check_app(
+    caller: &Caller<'_>,
+    request: &HttpRequest,
+    current: &ReloadableConfig,
+    name: &str,
+) -> Result<(), Problem> {
+    caller.check_app(name)?;
+    if let Some(app) = current.app(name) {
+        note_app(request, &app.name);
+    }
+    Ok(())
 }
 
 fn not_there() -> Problem {

@@ -212,9 +212,9 @@ impl ResponseError for Problem {
         self.code.status()
     }
 
-    /// Without the id of a request, which `request` adds.
+    /// The status alone: `request` makes the document, with the id of the request.
     fn error_response(&self) -> HttpResponse {
-        self.document(None)
+        HttpResponse::new(self.status_code())
     }
 }
 

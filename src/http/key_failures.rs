@@ -85,7 +85,7 @@ pub struct KeyFailures {
     metrics: Arc<Metrics>,
     /// One for each reason, so that a flood of one hides no other.
     logs: [Throttle; KeyRejection::ALL.len()],
-    /// Those throttled since the last line about an unknown key.
+    /// Those throttled since the last line about an unknown key, of all clients: the line names another one.
     throttled: AtomicU64,
     budgets: FailureBudgets,
 }
@@ -138,7 +138,7 @@ impl KeyFailures {
         let Some(kept_back) = self.logs[reason as usize].pass(Instant::now()) else {
             return;
         };
-        let throttled =
+        let throttled_of_all =
             (reason == KeyRejection::Unknown).then(|| self.throttled.swap(0, Ordering::Relaxed));
         let client = client.map(tracing::field::display);
         let reason = reason.as_str();
@@ -147,7 +147,7 @@ impl KeyFailures {
             key,
             client,
             kept_back,
-            throttled,
+            throttled_of_all,
             "a key was refused"
         );
     }

@@ -32,7 +32,8 @@ const PATHS: usize = 20;
 /// The longest path that a line shows.
 const LONGEST: usize = 100;
 
-/// The most letters by which a path is still nearly another one.
+/// The most letters by which a path is still nearly another one. A short segment must have fewer: with two others it
+/// is another word.
 const NEAR: usize = 2;
 
 /// Rate limits. Scans of the whole internet post forms to any path, and must not hide a provider.
@@ -165,7 +166,7 @@ impl KnownPaths {
         let is_known = || {
             let known = self.paths.iter().flat_map(|(path, _)| path.split('/'));
             let mut known = known.filter(|known| !known.is_empty());
-            known.any(|known| is_near(segment, known))
+            known.any(|known| differences(segment, known).is_some())
         };
         let is_short = segment.len() <= SHORT && !self.has_secret;
         segment.bytes().all(plain) && (segment.is_empty() || is_short || is_known())
@@ -178,31 +179,28 @@ impl KnownPaths {
 
     /// What is wrong with a path, if that is one of the usual mistakes.
     fn mistake(&self, asked: &str) -> Option<&'static str> {
-        let segments = |path: &str| {
-            let segments = path.split('/').filter(|segment| !segment.is_empty());
-            segments.map(str::to_owned).collect::<Vec<_>>()
-        };
-        let asked_segments = segments(asked);
-        let known: Vec<_> = self.paths.iter().map(|(path, _)| segments(path)).collect();
-        let begins = |known: &Vec<String>| asked_segments.starts_with(known);
-        let begins_in_capitals = |known: &Vec<String>| {
-            let mut pairs = known.iter().zip(&asked_segments);
-            asked_segments.len() >= known.len() && pairs.all(|(a, b)| a.eq_ignore_ascii_case(b))
-        };
-        let is_spelled_nearly_so = |known: &Vec<String>| {
-            asked_segments.len() >= known.len()
-                && is_near(&asked_segments[..known.len()].join("/"), &known.join("/"))
-        };
         if asked.contains('%') {
-            Some("it has an escaped character, such as a space")
-        } else if known.iter().any(begins) {
-            Some(if asked.contains("//") {
-                "a double slash"
-            } else if asked.ends_with('/') {
-                "a slash at the end"
-            } else {
-                "it goes on below the app's path"
+            return Some("it has an escaped character, such as a space");
+        }
+        let segments = segments(asked);
+        let known = self.paths.iter().map(KnownPath::of);
+        let known: Vec<_> = known.collect();
+        let begins = |known: &&KnownPath<'_>| known.all(&segments, |a, b| a == b);
+        let begins_in_capitals =
+            |known: &KnownPath<'_>| known.all(&segments, str::eq_ignore_ascii_case);
+        let is_spelled_nearly_so = |known: &KnownPath<'_>| {
+            let mut sum = 0;
+            known.all(&segments, |known, segment| {
+                differences(segment, known).is_some_and(|differences| {
+                    sum += differences;
+                    sum <= NEAR
+                })
             })
+        };
+        // Of several, the one that leaves the least below it is meant.
+        let longest = known.iter().filter(begins).max_by_key(|k| k.segments.len());
+        if let Some(known) = longest {
+            Some(known.mistake_below(asked))
         } else if known.iter().any(begins_in_capitals) {
             Some("capital or small letters")
         } else if known.iter().any(is_spelled_nearly_so) {
@@ -213,25 +211,82 @@ impl KnownPaths {
     }
 }
 
-/// Whether two texts differ in at most [`NEAR`] letters, whatever their case.
-fn is_near(one: &str, other: &str) -> bool {
-    let (one, other) = (one.to_ascii_lowercase(), other.to_ascii_lowercase());
-    let (one, other) = (one.as_bytes(), other.as_bytes());
-    if one.len().abs_diff(other.len()) > NEAR {
-        return false;
-    }
-    // Levenshtein's distance, row by row.
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (i, a) in one.iter().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, b) in other.iter().enumerate() {
-            let replaced = diagonal + usize::from(a != b);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+/// A configured path, and what comes below it, as a pattern.
+struct KnownPath<'k> {
+    path: &'k str,
+    below: &'k str,
+    segments: Vec<&'k str>,
+}
+
+impl<'k> KnownPath<'k> {
+    fn of((path, below): &'k (String, &'static str)) -> Self {
+        Self {
+            path,
+            below,
+            segments: segments(path),
         }
     }
-    row[other.len()] <= NEAR
+
+    /// Whether each segment of this one is like that of another path, which may go on below.
+    fn all(&self, others: &[&str], mut is_alike: impl FnMut(&str, &str) -> bool) -> bool {
+        let mut pairs = self.segments.iter().zip(others);
+        self.segments.len() <= others.len() && pairs.all(|(known, other)| is_alike(known, other))
+    }
+
+    /// What is wrong with a path that has all segments of this one, and is not the app's.
+    fn mistake_below(&self, asked: &str) -> &'static str {
+        let rest = asked.strip_prefix(self.path);
+        let is_below = rest.is_some_and(|rest| {
+            rest.is_empty() || rest.starts_with('/') || self.path.ends_with('/')
+        });
+        if is_below && !self.below.is_empty() {
+            // All else that goes on below is a callback, whatever it is called.
+            "the event is missing at the end"
+        } else if asked.contains("//") {
+            "a double slash"
+        } else if !is_below {
+            "the slash at the end is missing"
+        } else if asked.ends_with('/') {
+            "a slash at the end"
+        } else {
+            "it goes on below the app's path"
+        }
+    }
+}
+
+fn segments(path: &str) -> Vec<&str> {
+    path.split('/')
+        .filter(|segment| !segment.is_empty())
+        .collect()
+}
+
+/// In how many letters a segment differs from a known one, whatever their case; `None` if it is another word. Letters
+/// that changed places are one difference.
+fn differences(segment: &str, known: &str) -> Option<usize> {
+    let most = NEAR.min(known.len() / 3);
+    if segment.len().abs_diff(known.len()) > most {
+        return None;
+    }
+    let (one, other) = (segment.to_ascii_lowercase(), known.to_ascii_lowercase());
+    let (one, other) = (one.as_bytes(), other.as_bytes());
+    // Levenshtein's distance with exchanges, row by row.
+    let mut before: Vec<usize> = Vec::new();
+    let mut above: Vec<usize> = (0..=other.len()).collect();
+    for i in 1..=one.len() {
+        let mut row = vec![i];
+        for j in 1..=other.len() {
+            let replaced = above[j - 1] + usize::from(one[i - 1] != other[j - 1]);
+            let mut least = replaced.min(above[j] + 1).min(row[j - 1] + 1);
+            let is_exchange =
+                i > 1 && j > 1 && one[i - 1] == other[j - 2] && one[i - 2] == other[j - 1];
+            if is_exchange {
+                least = least.min(before[j - 2] + 1);
+            }
+            row.push(least);
+        }
+        before = std::mem::replace(&mut above, row);
+    }
+    Some(above[other.len()]).filter(|differences| *differences <= most)
 }
 
 #[cfg(test)]
@@ -272,6 +327,59 @@ mod tests {
             ("/callbacks", None),
         ] {
             assert_eq!(known(false).mistake(path), mistake, "{path}");
+        }
+    }
+
+    /// Below an app of Wildfire IM, nearly every path is a callback; here are those that are not.
+    #[test]
+    fn where_a_path_goes_on_below_the_app_its_event_is_missing() {
+        let beside = "/callbacks/marketplace-production";
+        let missing = Some("the event is missing at the end");
+        for (path, mistake) in [
+            (format!("{beside}/segment-of-today"), missing),
+            (format!("{beside}/segment-of-today/"), missing),
+            (format!("{beside}//segment-of-today//"), missing),
+            (
+                format!("/callbacks/{}/x/", "/marketplace-production"),
+                Some("a double slash"),
+            ),
+            (
+                "/callbacks/Marketplace-production/x/message".to_owned(),
+                Some("capital or small letters"),
+            ),
+            ("/callbacks/otc/".to_owned(), Some("a slash at the end")),
+        ] {
+            assert_eq!(known(true).mistake(&path), mistake, "{path}");
+        }
+        let with_slash = KnownPaths {
+            paths: vec![("/hooks/".to_owned(), "")],
+            has_secret: false,
+        };
+        let mistake = with_slash.mistake("/hooks");
+        assert_eq!(mistake, Some("the slash at the end is missing"));
+    }
+
+    #[test]
+    fn a_short_name_is_another_one_if_two_letters_differ() {
+        let short = KnownPaths {
+            paths: vec![
+                ("/callbacks/im".to_owned(), ""),
+                ("/callbacks/chat".to_owned(), ""),
+            ],
+            has_secret: true,
+        };
+        let near = Some("one or two letters differ");
+        for (path, mistake, shown) in [
+            ("/callbacks/qa", None, "/callbacks/***"),
+            ("/callbacks/i", None, "/callbacks/***"),
+            ("/callbacks/mi", None, "/callbacks/***"),
+            ("/callback/im", near, "/callback/im"),
+            ("/calback/chta", None, "/calback/chta"),
+            ("/callback/cha", near, "/callback/cha"),
+            ("/callbacks/chip", None, "/callbacks/***"),
+        ] {
+            assert_eq!(short.mistake(path), mistake, "{path}");
+            assert_eq!(short.shown(path), shown, "{path}");
         }
     }
 

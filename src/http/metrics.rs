@@ -7,7 +7,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 
 use super::Service;
 use super::auth::authorize;
-use super::callbacks::{MISDIRECTED, REJECTIONS};
+use super::callbacks::{CLIENT_GONE, MISDIRECTED, REJECTIONS};
 use super::error::{Code, Problem};
 use crate::auth::Scope;
 use crate::callback::event::Reason;
@@ -40,20 +40,21 @@ pub async fn get(
 /// with its first event.
 fn begin_at_zero(service: &Service) {
     let metrics = &service.metrics;
-    let rejection = |app: Arc<str>, code: Code| {
+    let rejection = |app: Arc<str>, outcome: &'static str| {
         let labels = CallbackLabels {
             app,
             kind: NO_KIND,
-            outcome: code.as_str(),
+            outcome,
         };
         drop(metrics.callbacks.get_or_create(&labels));
     };
     for code in MISDIRECTED {
-        rejection(UNMATCHED.into(), code);
+        rejection(UNMATCHED.into(), code.as_str());
     }
     for app in &service.live.current().apps {
-        for code in REJECTIONS {
-            rejection(app.name.shared(), code);
+        let outcomes = REJECTIONS.map(Code::as_str);
+        for outcome in outcomes.into_iter().chain([CLIENT_GONE]) {
+            rejection(app.name.shared(), outcome);
         }
         for code in Reason::CODES.into_iter().chain(OTHER_CODES) {
             let app = app.name.shared();

@@ -12,6 +12,8 @@ pub struct RejectionLog {
     by_code: [Throttle; Code::ALL.len()],
     /// Of requests that the service itself failed at.
     pub(super) failures: Throttle,
+    /// Of queries that it could not answer for now, such as in an outage.
+    pub(super) unanswered: Throttle,
     /// Of callbacks to paths that no app has.
     pub(super) lost: LostLog,
 }
@@ -21,6 +23,7 @@ impl Default for RejectionLog {
         Self {
             by_code: std::array::from_fn(|_| Throttle::default()),
             failures: Throttle::default(),
+            unanswered: Throttle::default(),
             lost: LostLog::default(),
         }
     }

@@ -1,10 +1,15 @@
-//! What every request has: an id, a span, and a line in the access log.
+//! What every request has: an id, a span, a count in the metrics, and a line in the access log. Also one that is not
+//! answered, because its client went away or its handler panicked.
 //!
-//! Not by `tracing-actix-web`, which makes an id and a span for each request, whether or not anybody sees them: at
-//! the usual level a callback pays here for two looks at the clock and one for a header.
+//! Not by `tracing-actix-web`, which makes an id and a span for each request, whether or not anybody sees them. At
+//! the usual level a callback pays here for two looks at the clock, one for a header, a counter and a histogram.
 
+use std::cell::OnceCell;
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
 
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::Method;
@@ -18,14 +23,17 @@ use super::error::{Code, Problem};
 use super::route::Route;
 use crate::callback::ids::AppName;
 use crate::metrics::{Metrics, RequestLabels, RouteLabel};
+use crate::telemetry::ACCESS;
 
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The longest id that is taken from a caller.
 const LONGEST_ID: usize = 64;
 
-/// The target of access log lines, for `log.filter`.
-const ACCESS: &str = "im_callback::access";
+/// The statuses of requests that got no response, for metrics and logs: the client was gone, as other servers name it,
+/// or the handler panicked.
+const CLIENT_GONE: u16 = 499;
+const PANICKED: u16 = 500;
 
 /// The id of a request: the caller's `X-Request-Id`, or a random one. Always letters, digits, `.`, `_` and `-`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,62 +85,93 @@ fn known_id(request: &HttpRequest) -> Option<RequestId> {
         .or_else(|| request.extensions().get::<RequestId>().cloned())
 }
 
-/// Notes for the access log whose request this is.
-pub(super) fn note_app(request: &HttpRequest, app: &AppName) {
-    if is_access_logged() {
-        request.extensions_mut().insert(app.clone());
+/// What the access log says of a request besides what [`Observed`] knows. Kept apart from the request, which is gone
+/// when its connection is.
+struct AccessNotes {
+    id: RequestId,
+    client: Option<IpAddr>,
+    app: OnceCell<AppName>,
+}
+
+impl AccessNotes {
+    /// `None` while the access log is off.
+    fn begin(request: &HttpRequest, service: Option<&Service>) -> Option<Rc<Self>> {
+        if !tracing::enabled!(target: ACCESS, tracing::Level::DEBUG) {
+            return None;
+        }
+        let notes = Rc::new(Self {
+            id: request_id(request),
+            client: service.and_then(|service| client_address(request, &service.limits)),
+            app: OnceCell::new(),
+        });
+        request.extensions_mut().insert(notes.clone());
+        Some(notes)
     }
 }
 
-fn is_access_logged() -> bool {
-    tracing::enabled!(target: ACCESS, tracing::Level::DEBUG)
+/// Notes for the access log whose request this is.
+pub(super) fn note_app(request: &HttpRequest, app: &AppName) {
+    if let Some(notes) = request.extensions().get::<Rc<AccessNotes>>() {
+        // The first one is the one that was asked for.
+        let _ = notes.app.set(app.clone());
+    }
 }
 
-/// A request that is being handled.
+/// A request that is being handled. Whatever becomes of it, it is counted and logged once.
 pub(super) struct Observed {
     route: Route,
+    /// One of the known methods, or `other`.
+    method: &'static str,
     started: Instant,
-    /// The handler's log lines are in it. Disabled unless the level is `debug`.
+    /// Not the request itself, of which actix needs the only reference.
+    metrics: Option<Arc<Metrics>>,
+    notes: Option<Rc<AccessNotes>>,
+    is_finished: bool,
+    /// The handler's log lines are in it. Disabled unless the level is `debug` or traces are exported.
     pub(super) span: Span,
 }
 
 impl Observed {
     /// Begins with the head of a request.
     pub(super) fn begin(request: &ServiceRequest) -> Self {
-        let route = Route::of(request);
+        let (route, method) = (Route::of(request), method_label(request.method()));
+        let service = request.app_data::<web::Data<Service>>();
+        let pattern = Some(route.pattern()).filter(|pattern| !pattern.is_empty());
+        // By the names of OpenTelemetry's conventions.
         let span = tracing::debug_span!(
             "request",
             request_id = %request_id(request.request()),
-            method = method_label(request.method()),
-            route = route.as_str(),
+            otel.kind = "server",
+            http.request.method = method,
+            http.route = pattern,
+            http.response.status_code = tracing::field::Empty,
+            otel.status_code = tracing::field::Empty,
         );
         Self {
             route,
+            method,
             started: Instant::now(),
+            metrics: service.map(|service| service.metrics.clone()),
+            notes: AccessNotes::begin(request.request(), service.map(|service| &***service)),
+            is_finished: false,
             span,
         }
     }
 
     /// Gives a response the request's id, and logs it. An error gets an id in any case, since people ask about
     /// errors; a success returns the caller's, or the one that is in the log.
-    pub(super) fn finish(self, mut response: ServiceResponse) -> ServiceResponse {
+    pub(super) fn finish(mut self, mut response: ServiceResponse) -> ServiceResponse {
+        self.is_finished = true;
         let _entered = self.span.enter();
         let request = response.request();
         let status = response.status().as_u16();
-        let id = match status >= 400 || is_access_logged() {
+        let id = match status >= 400 {
             true => Some(request_id(request)),
             false => known_id(request),
         };
         let problem = response.response().error();
         let problem = problem.and_then(|error| error.as_error::<Problem>());
-        finished(&Finished {
-            route: self.route,
-            method: method_label(request.method()),
-            status,
-            code: problem.map(|problem| problem.code),
-            took: self.started.elapsed(),
-            request,
-        });
+        self.end(status, problem.map(|problem| problem.code));
         if let Some(problem) = problem {
             log_cause(problem, self.route, request);
             let id = id.as_ref().map(RequestId::as_str);
@@ -144,78 +183,90 @@ impl Observed {
         }
         response
     }
-}
 
-/// A request whose response begins now.
-pub(super) struct Finished<'r> {
-    /// Where it went.
-    pub(super) route: Route,
-    /// One of the known methods, or `other`.
-    pub(super) method: &'static str,
-    /// The status of the response.
-    pub(super) status: u16,
-    /// The code, if the response is an error.
-    pub(super) code: Option<Code>,
-    /// From the end of its head to the start of its response.
-    pub(super) took: Duration,
-    request: &'r HttpRequest,
-}
-
-/// The one end of every request, whatever became of it.
-fn finished(finished: &Finished<'_>) {
-    if let Some(service) = finished.request.app_data::<web::Data<Service>>() {
-        count(finished, &service.metrics);
+    /// The one end of every request.
+    fn end(&self, status: u16, code: Option<Code>) {
+        if !self.span.is_disabled() {
+            self.span.record("http.response.status_code", status);
+            if status >= 500 {
+                self.span.record("otel.status_code", "ERROR");
+            }
+        }
+        let took = self.started.elapsed().as_secs_f64();
+        if let Some(metrics) = &self.metrics {
+            let (route, method) = (self.route.as_str(), self.method);
+            let labels = RequestLabels {
+                route,
+                method,
+                status,
+            };
+            metrics.http_requests.get_or_create(&labels).inc();
+            let durations = metrics
+                .http_request_duration
+                .get_or_create(&RouteLabel { route });
+            durations.observe(took);
+        }
+        if let Some(notes) = &self.notes {
+            self.log_access(notes, status, code, took);
+        }
     }
-    if is_access_logged() {
-        log_access(finished);
+
+    /// Never the path or the query: they may hold a secret or a signature.
+    fn log_access(&self, notes: &AccessNotes, status: u16, code: Option<Code>, took: f64) {
+        tracing::debug!(
+            target: ACCESS,
+            method = self.method,
+            route = self.route.as_str(),
+            status,
+            code = code.map(Code::as_str),
+            took_ms = (took * 1_000_000.0).round() / 1000.0,
+            client = notes.client.map(tracing::field::display),
+            app = notes.app.get().map(tracing::field::display),
+            request_id = %notes.id,
+            "request"
+        );
     }
 }
 
-fn count(finished: &Finished<'_>, metrics: &Metrics) {
-    let route = finished.route.as_str();
-    let labels = RequestLabels {
-        route,
-        method: finished.method,
-        status: finished.status,
-    };
-    metrics.http_requests.get_or_create(&labels).inc();
-    let durations = metrics
-        .http_request_duration
-        .get_or_create(&RouteLabel { route });
-    durations.observe(finished.took.as_secs_f64());
+/// actix drops a handler's future when the connection ends, and a panic unwinds through it.
+impl Drop for Observed {
+    fn drop(&mut self) {
+        if self.is_finished {
+            return;
+        }
+        let _entered = self.span.enter();
+        let status = match std::thread::panicking() {
+            true => PANICKED,
+            false => CLIENT_GONE,
+        };
+        self.end(status, None);
+    }
 }
 
-/// Never the path or the query: they may hold a secret or a signature.
-fn log_access(finished: &Finished<'_>) {
-    let request = finished.request;
-    let service = request.app_data::<web::Data<Service>>();
-    let client = service.and_then(|service| client_address(request, &service.limits));
-    let app = request.extensions().get::<AppName>().cloned();
-    tracing::debug!(
-        target: ACCESS,
-        method = finished.method,
-        route = finished.route.as_str(),
-        status = finished.status,
-        code = finished.code.map(Code::as_str),
-        took_ms = finished.took.as_micros() as f64 / 1000.0,
-        client = client.map(tracing::field::display),
-        app = app.map(tracing::field::display),
-        request_id = %request_id(request),
-        "request"
-    );
-}
-
-/// Logs what the service itself failed at. The response does not say it: it is of no use to a caller.
+/// Logs what the service itself failed at. The response does not say it: it is of no use to a caller. A callback that is
+/// not taken has a line of its own.
 fn log_cause(problem: &Problem, route: Route, request: &HttpRequest) {
-    let Some(cause) = &problem.cause else { return };
-    let service = request.app_data::<web::Data<Service>>();
-    let passed = service.map_or(Some(0), |service| {
-        service.rejection_log.failures.pass(Instant::now())
-    });
-    if let Some(kept_back) = passed {
-        let (code, route, error) = (problem.code.as_str(), route.as_str(), cause.as_str());
-        let request_id = request_id(request);
+    if !problem.code.status().is_server_error() || route == Route::Callbacks {
+        return;
+    }
+    let Some(service) = request.app_data::<web::Data<Service>>() else {
+        return;
+    };
+    let limits = &service.rejection_log;
+    let limit = match &problem.cause {
+        Some(_) => &limits.failures,
+        None => &limits.unanswered,
+    };
+    let Some(kept_back) = limit.pass(Instant::now()) else {
+        return;
+    };
+    let (code, route, request_id) = (problem.code.as_str(), route.as_str(), request_id(request));
+    if let Some(error) = &problem.cause {
+        let error = error.as_str();
         tracing::error!(route, code, error, %request_id, kept_back, "a query failed");
+    } else {
+        let why = problem.detail.as_str();
+        tracing::warn!(route, code, why, %request_id, kept_back, "a query was not answered");
     }
 }
 
@@ -237,6 +288,12 @@ fn method_label(method: &Method) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::panic::AssertUnwindSafe;
+
+    use actix_web::HttpResponse;
+    use actix_web::test::TestRequest;
+    use futures_util::FutureExt;
+
     use super::*;
 
     #[test]
@@ -267,6 +324,60 @@ mod tests {
             let taken = HeaderValue::from_bytes(id).ok();
             assert_eq!(taken.as_ref().and_then(RequestId::sent), None, "{id:?}");
         }
+    }
+
+    fn observed(metrics: &Arc<Metrics>) -> Observed {
+        Observed {
+            route: Route::Unread,
+            method: "GET",
+            started: Instant::now(),
+            metrics: Some(metrics.clone()),
+            notes: None,
+            is_finished: false,
+            span: Span::none(),
+        }
+    }
+
+    fn counted(metrics: &Metrics, status: u16) -> u64 {
+        let (route, method) = ("unread", "GET");
+        let labels = RequestLabels {
+            route,
+            method,
+            status,
+        };
+        metrics.http_requests.get_or_create(&labels).get()
+    }
+
+    #[tokio::test]
+    async fn a_request_without_a_response_is_counted_once() {
+        let metrics = Arc::new(Metrics::new());
+        let abandoned = observed(&metrics);
+        let handled = async move {
+            let _abandoned = abandoned;
+            std::future::pending::<()>().await;
+        };
+        assert!(handled.now_or_never().is_none());
+        assert_eq!((counted(&metrics, 499), counted(&metrics, 500)), (1, 0));
+        let panicking = observed(&metrics);
+        let handled = async move {
+            let _panicking = panicking;
+            panic!("on purpose");
+        };
+        let handled: Result<(), _> = AssertUnwindSafe(handled).catch_unwind().await;
+        assert!(handled.is_err());
+        assert_eq!((counted(&metrics, 499), counted(&metrics, 500)), (1, 1));
+        let response = TestRequest::default().to_srv_response(HttpResponse::Ok().finish());
+        observed(&metrics).finish(response);
+        assert_eq!(counted(&metrics, 200), 1);
+        assert_eq!((counted(&metrics, 499), counted(&metrics, 500)), (1, 1));
+    }
+
+    #[test]
+    fn no_id_is_made_for_a_caller_who_sent_one() {
+        let request = TestRequest::default().insert_header(("X-Request-Id", "sent"));
+        let request = request.to_http_request();
+        assert_eq!(request_id(&request).as_str(), "sent");
+        assert!(request.extensions().get::<RequestId>().is_none());
     }
 
     #[test]

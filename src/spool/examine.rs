@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::statvfs;
+use rustix::fs::{Access, access, statvfs};
 use rustix::process::geteuid;
 
 use super::SpoolSettings;
@@ -32,11 +32,11 @@ pub struct SpoolFacts {
     pub free_bytes: u64,
     /// The kind of file system, where that does not survive a restart of the machine or container.
     pub volatile: Option<&'static str>,
-    /// Whether a small file could be written and fsynced.
+    /// Whether a small file could be written and fsynced; of a folder above the spool, whether the spool can be made there.
     pub trial: io::Result<()>,
 }
 
-/// Looks at a spool. Writes a small file and removes it.
+/// Looks at a spool. Writes a small file into it and removes it, and none elsewhere. Blocks on the disk.
 ///
 /// # Errors
 /// When a folder cannot be looked at.
@@ -65,7 +65,10 @@ pub fn examine(settings: &SpoolSettings) -> io::Result<SpoolFacts> {
         quarantined_bytes: held.quarantined_bytes,
         free_bytes: space.f_bavail.saturating_mul(space.f_frsize),
         volatile: volatile(&folder),
-        trial: try_to_write(&folder),
+        trial: match exists {
+            true => try_to_write(&folder),
+            false => access(&folder, Access::WRITE_OK | Access::EXEC_OK).map_err(io::Error::from),
+        },
         folder,
     })
 }
@@ -135,5 +138,44 @@ mod tests {
         drop(spool);
         assert!(!examine(&settings).unwrap().is_in_use);
         Spool::open(settings).unwrap();
+    }
+
+    #[test]
+    fn a_service_that_starts_while_the_doctor_looks_opens_its_spool() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = SpoolSettings {
+            path: folder.path().to_owned(),
+            max_bytes: 1 << 30,
+        };
+        drop(Spool::open(settings.clone()).unwrap());
+        let lock = File::open(folder.path().join(LOCK)).unwrap();
+        lock.try_lock_shared().unwrap();
+        let doctor = std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(30));
+            drop(lock);
+        });
+        Spool::open(settings).unwrap();
+        doctor.join().unwrap();
+    }
+
+    #[test]
+    fn segments_that_a_service_removes_meanwhile_are_no_error() {
+        use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+        let folder = tempfile::tempdir().unwrap();
+        let ended = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !ended.load(Relaxed) {
+                    let paths: Vec<_> =
+                        (0..50).map(|n| folder.path().join(n.to_string())).collect();
+                    paths.iter().for_each(|path| fs::write(path, "x").unwrap());
+                    paths.iter().for_each(|path| fs::remove_file(path).unwrap());
+                }
+            });
+            let all = (0..300).map(|_| FolderContents::read(folder.path()).map(drop));
+            let read: io::Result<Vec<()>> = all.collect();
+            ended.store(true, Relaxed);
+            read.unwrap();
+        });
     }
 }

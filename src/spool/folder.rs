@@ -78,8 +78,12 @@ impl FolderContents {
         };
         for entry in fs::read_dir(folder)? {
             let entry = entry?;
-            let (path, metadata) = (entry.path(), entry.metadata()?);
-            let bytes = metadata.len();
+            // A service may store and remove a segment while the doctor looks.
+            let metadata = match entry.metadata() {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                metadata => metadata?,
+            };
+            let (path, bytes) = (entry.path(), metadata.len());
             let name = entry.file_name().to_string_lossy().into_owned();
             let number = name.split('-').next().and_then(|n| n.parse::<u64>().ok());
             found.next = found.next.max(number.map_or(1, |n| n.saturating_add(1)));

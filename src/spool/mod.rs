@@ -169,7 +169,7 @@ impl Spool {
         }
         let path = folder.join(folder::LOCK);
         let lock = private().truncate(false).open(&path).map_err(at(&path))?;
-        lock.try_lock().map_err(|error| match error {
+        lock_soon(&lock).map_err(|error| match error {
             fs::TryLockError::WouldBlock => OpenError::InUse(folder.clone()),
             fs::TryLockError::Error(error) => at(&path)(error),
         })?;
@@ -353,6 +353,17 @@ impl Spool {
         self.0.quarantined_bytes.store(bytes, Ordering::Relaxed);
         Ok(())
     }
+}
+
+/// Tries for an instant, since the doctor holds a shared lock for one to find out whether a service runs.
+fn lock_soon(lock: &File) -> Result<(), fs::TryLockError> {
+    for _ in 0..10 {
+        match lock.try_lock() {
+            Err(fs::TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(10)),
+            locked => return locked,
+        }
+    }
+    lock.try_lock()
 }
 
 impl SpoolInner {

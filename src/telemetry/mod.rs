@@ -15,6 +15,9 @@ use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 use crate::config::{Log, LogFormat};
 
+/// The target of access log lines, for `log.filter`.
+pub const ACCESS: &str = "im_callback::access";
+
 /// The variables that say where traces go.
 /// The exporter prefers the first.
 const ENDPOINTS: [&str; 2] = [

@@ -19,6 +19,7 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::registry::LookupSpan;
 
+use super::ACCESS;
 use crate::throttle::Throttle;
 
 /// How long the end waits for the collector.
@@ -93,7 +94,12 @@ where
         .with_tracked_inactivity(false)
         // Apart from the log's filter: the log stays quiet while spans, which are at debug level, are exported. Other
         // crates' spans are not, since we do not know what is in them.
-        .with_filter(Targets::new().with_target(env!("CARGO_CRATE_NAME"), LevelFilter::DEBUG));
+        // Access log lines are not either: they say what the span says, and without a reader they are not made.
+        .with_filter(
+            Targets::new()
+                .with_target(env!("CARGO_CRATE_NAME"), LevelFilter::DEBUG)
+                .with_target(ACCESS, LevelFilter::OFF),
+        );
     (Some(layer), Started::Running(TraceExport(provider)))
 }
 

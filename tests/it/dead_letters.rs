@@ -310,7 +310,7 @@ async fn bad_requests_for_dead_letters_are_refused() {
             "/v1/dead-letters?app[$ne]=x",
             ADMIN_KEY,
             422,
-            "invalid_field",
+            "unknown_field",
         ),
         (
             "GET",
@@ -327,6 +327,12 @@ async fn bad_requests_for_dead_letters_are_refused() {
             "invalid_utf8",
         ),
     ];
+    let path_of = async |query: &str| {
+        let path = format!("/v1/dead-letters?{query}");
+        call(&app, "GET", &path, ADMIN_KEY).await.json()["path"].clone()
+    };
+    assert_eq!(path_of("limits=1").await, "limits");
+    assert_eq!(path_of("limit=no").await, "limit");
     for (method, path, key, status, code) in cases {
         let answer = call(&app, method, path, key).await;
         assert_eq!(

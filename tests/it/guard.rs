@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::callbacks::{MESSAGE, TEXT};
-use crate::support::log_guard::{Words, check, looked_at};
+use crate::support::log_guard::{Words, check, has_looked_at};
 use crate::support::{SECRET, TestApp, signed};
 
 #[test]
@@ -65,9 +65,15 @@ fn the_guard_knows_the_texts_of_every_provider() {
 #[tokio::test]
 async fn the_guard_sees_the_access_log() {
     let app = TestApp::start().await;
-    let before = looked_at();
-    app.deliver(MESSAGE).await.expect_ok();
-    assert!(looked_at() > before);
+    let headers = signed(MESSAGE.as_bytes(), SECRET);
+    let headers = headers.iter().map(|(name, value)| (*name, value.as_str()));
+    let id = format!("of-the-guard-{}", std::process::id());
+    let headers: Vec<_> = headers.chain([("X-Request-Id", &*id)]).collect();
+    assert!(!has_looked_at(&id));
+    app.post("/callbacks/otc", &headers, MESSAGE)
+        .await
+        .expect_ok();
+    assert!(has_looked_at(&id));
     app.end().await;
 }
 

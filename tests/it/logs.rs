@@ -9,6 +9,7 @@ use serde_json::json;
 use crate::callbacks::MESSAGE;
 use crate::support::dialect::{Dialect, WILDFIRE_SECRET};
 use crate::support::process::Process;
+use crate::support::proxy::{Line, Proxy};
 use crate::support::{
     ADMIN_KEY, Answer, READ_KEY, SECRET, TestApp, database_name, http, mongodb_uri, send, signed,
 };
@@ -17,15 +18,20 @@ use crate::support::{
 pub struct Logged {
     pub process: Process,
     http: reqwest::Client,
-    database: Database,
+    pub database: Database,
 }
 
 impl Logged {
     pub async fn start(filter: &str, more: &str) -> Self {
+        Self::on(&mongodb_uri(), filter, more).await
+    }
+
+    /// Starts it on the MongoDB that this connection string leads to.
+    pub async fn on(uri: &str, filter: &str, more: &str) -> Self {
         let client = Client::with_uri_str(mongodb_uri()).await.unwrap();
         let name = database_name();
         let more = format!("log.filter = \"{filter}\"\n{more}");
-        let mut process = Process::new(&mongodb_uri(), &name, &more);
+        let mut process = Process::new(uri, &name, &more);
         process.start();
         let http = http();
         process.until_drained(&http).await;
@@ -44,6 +50,15 @@ impl Logged {
     pub async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
         let url = format!("http://{}{path}", self.process.address);
         send(self.http.get(url), headers).await
+    }
+
+    pub async fn delete(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
+        let url = format!("http://{}{path}", self.process.address);
+        send(self.http.delete(url), headers).await
+    }
+
+    pub async fn until_drained(&self) {
+        self.process.until_drained(&self.http).await;
     }
 
     /// The lines with this text, once there are as many.
@@ -84,7 +99,7 @@ fn signed_with_id<'h>(
 }
 
 #[track_caller]
-fn assert_has(line: &str, fields: &[&str]) {
+pub fn assert_has(line: &str, fields: &[&str]) {
     for field in fields {
         assert!(line.contains(field), "no {field} in {line}");
     }
@@ -281,8 +296,10 @@ async fn lines_of_a_request_carry_its_id() {
         service.post("/callbacks/otc", &one, MESSAGE),
         service.post("/callbacks/otc", &other, undecodable),
     );
-    let span =
-        |id: &str| format!("request{{request_id={id} method=\"POST\" route=\"callbacks\"}}: ");
+    let span = |id: &str| {
+        let fields = "otel.kind=\"server\" http.request.method=\"POST\" http.route=\"/callbacks\"";
+        format!("request{{request_id={id} {fields}}}: ")
+    };
     let line = service.line("callback rejected");
     assert_has(
         &line,
@@ -389,5 +406,63 @@ async fn a_failed_query_is_logged_with_its_id() {
     assert_has(&line, &fields);
     let told = answer.json()["detail"].as_str().unwrap().to_owned();
     assert!(!told.contains("BadValue"), "{told}");
+    service.end().await;
+}
+
+/// A query that cannot be answered for now is in the log as well, at a limited rate.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_in_an_outage_is_logged_with_its_id() {
+    let proxy = Proxy::to(&mongodb_uri()).await;
+    let service = Logged::on(&proxy.uri(), "info", "").await;
+    proxy.set(Line::Cut);
+    let headers = signed(MESSAGE.as_bytes(), SECRET);
+    let headers: Vec<_> = headers.iter().map(|(n, v)| (*n, &**v)).collect();
+    service
+        .post("/callbacks/otc", &headers, MESSAGE)
+        .await
+        .expect_ok();
+    let question = json!({ "user": "a-reader", "peers": ["a-peer"] });
+    for n in 0..20 {
+        let answer = service.process.ask(&http(), &question).await;
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (503, "unavailable")
+        );
+        if n == 0 {
+            let id = format!("request_id={} ", answer.header("x-request-id"));
+            let fields = [
+                "WARN",
+                "route=\"unread\" ",
+                "code=\"unavailable\" ",
+                "why=\"MongoDB is away",
+            ];
+            assert_has(&service.line("a query was not answered"), &fields);
+            assert_has(
+                &service.line(&id),
+                &["a query was not answered", "kept_back=0"],
+            );
+        }
+    }
+    service.lines("a query was not answered", 10);
+    proxy.set(Line::Open);
+    service.end().await;
+}
+
+/// Behind such a proxy, `allow`, the limit on wrong keys and the log know only the proxy.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_that_is_not_trusted_is_named_once() {
+    let service = Logged::start("info", "").await;
+    let forwarded = [("X-Forwarded-For", "203.0.113.9")];
+    service.post("/callbacks/otc", &[], "{}").await;
+    assert!(!service.process.log().contains("trusted_proxies"));
+    for _ in 0..3 {
+        service.post("/callbacks/otc", &forwarded, "{}").await;
+    }
+    let line = service.line("http.trusted_proxies is empty");
+    assert_has(&line, &["WARN", "peer=127.0.0.1"]);
+    service.end().await;
+    let service = Logged::start("info", "http.trusted_proxies = [\"10.0.0.0/8\"]\n").await;
+    service.post("/callbacks/otc", &forwarded, "{}").await;
+    assert!(!service.process.log().contains("trusted_proxies"));
     service.end().await;
 }

@@ -107,43 +107,62 @@ async fn no_part_of_a_path_secret_is_logged() {
     let service = Logged::start("debug", &Dialect::other_apps()).await;
     let most = &WILDFIRE_SECRET[..15];
     let configured = "/callbacks/wild/{secret}/{event}";
-    for (path, shown) in [
+    let (capitals, near) = ("capital or small letters", "one or two letters differ");
+    let (event, double, escaped) = (
+        "the event is missing at the end",
+        "a double slash",
+        "it has an escaped character, such as a space",
+    );
+    for (path, shown, mistake) in [
         (
             format!("/callbacks/wild/{WILDFIRE_SECRET}"),
-            Some("/callbacks/wild/***"),
+            "/callbacks/wild/***",
+            event,
+        ),
+        (
+            format!("/callbacks/wild/{WILDFIRE_SECRET}/"),
+            "/callbacks/wild/***/",
+            event,
         ),
         (
             format!("/callbacks//wild/{WILDFIRE_SECRET}/message"),
-            Some("/callbacks//wild/***…"),
+            "/callbacks//wild/***…",
+            double,
         ),
         (
             format!("/Callbacks/wild/{WILDFIRE_SECRET}/message"),
-            Some("/Callbacks/wild/***/***"),
+            "/Callbacks/wild/***/***",
+            capitals,
         ),
         (
             format!("/callbacks/{WILDFIRE_SECRET}/message"),
-            Some("/callbacks/***/***"),
+            "/callbacks/***/***",
+            "",
         ),
         (
             format!("/callbacks/wlid/{WILDFIRE_SECRET}/message"),
-            Some("/callbacks/wlid/***/***"),
+            "/callbacks/wlid/***/***",
+            near,
         ),
-        (format!("/{WILDFIRE_SECRET}/message"), Some("/***/***")),
-        (format!("/wild/{most}/message"), Some("/wild/***/***")),
+        (format!("/{WILDFIRE_SECRET}/message"), "/***/***", ""),
+        (format!("/wild/{most}/message"), "/wild/***/***", ""),
         (
             format!("/callback/wild/{most}%2D/message"),
-            Some("/callback/wild/***/***"),
+            "/callback/wild/***/***",
+            escaped,
         ),
     ] {
         let line = line_of(&service, &path, &[JSON]).await;
         let line = line.unwrap_or_else(|| panic!("{path} is not logged"));
-        let shown = shown
-            .map(|shown| format!("path=\"{shown}\""))
-            .unwrap_or_default();
+        let shown = format!("path=\"{shown}\"");
         assert!(
             line.contains(&shown) && line.contains(configured),
             "{shown} {line}"
         );
+        let said = line.split_once("mistake=\"").map_or("", |(_, rest)| {
+            rest.split_once('"').map_or(rest, |(mistake, _)| mistake)
+        });
+        assert_eq!(said, mistake, "{line}");
     }
     let rejected = service
         .post(&format!("/callbacks/wild/{most}/message"), &[JSON], "{}")

@@ -7,6 +7,7 @@
     reason = "a test that panics has failed, which is what it is for"
 )]
 
+mod abandoned;
 mod backfill;
 mod callbacks;
 mod catch_up;

@@ -7,6 +7,12 @@
 )]
 
 mod expressions;
+#[allow(
+    dead_code,
+    reason = "part of it is for services inside the test process"
+)]
+#[path = "../it/support/log_guard.rs"]
+mod log_guard;
 mod metrics;
 mod otel;
 mod promtool;

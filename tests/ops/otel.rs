@@ -6,9 +6,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+use im_callback::config::Config;
 use tempfile::TempDir;
 
+use crate::log_guard;
+
 const SECRET: &str = "hush-hush-0123456789";
+const KEY: &str = "the-key-of-the-pages";
 const TEXT: &str = "a text that nobody else may read";
 
 /// A running service without MongoDB, which traces do not need.
@@ -37,10 +41,15 @@ impl Traced {
             name = "otc"
             provider = "wildfire"
             app_secrets = ["{SECRET}"]
+            [[auth.keys]]
+            name = "pages"
+            secret = "{KEY}"
+            scopes = ["read"]
             "#,
             folder.path().join("spool").display()
         );
         std::fs::write(&config, text).unwrap();
+        log_guard::forbid_secrets_of(&Config::load(Some(&config), &[]).unwrap());
         let mut command = Command::new(env!("CARGO_BIN_EXE_im-callback"));
         for (name, _) in std::env::vars() {
             if name.starts_with("IM_CALLBACK") || name.starts_with("OTEL_") {
@@ -83,6 +92,7 @@ impl Traced {
 
     /// Sends a request and returns its status.
     fn ask(&self, head: &str, body: &str) -> String {
+        log_guard::forbid_texts(body.as_bytes());
         let mut stream = TcpStream::connect(&self.address).unwrap();
         let length = body.len();
         let request = format!(
@@ -107,6 +117,7 @@ impl Traced {
             "{}",
             self.seen
         );
+        log_guard::check(&self.seen);
         (std::mem::take(&mut self.seen), started.elapsed())
     }
 }
@@ -157,6 +168,15 @@ fn contains(body: &[u8], text: &str) -> bool {
     body.windows(text.len()).any(|part| part == text.as_bytes())
 }
 
+/// The texts in what a collector is sent, each in a line, without the binary parts.
+#[cfg(feature = "otel")]
+fn texts(body: &[u8]) -> String {
+    let parts = body.split(|byte| byte.is_ascii_control() || !byte.is_ascii());
+    let texts = parts.filter(|part| part.len() >= 8);
+    let texts = texts.map(String::from_utf8_lossy);
+    texts.collect::<Vec<_>>().join("\n")
+}
+
 #[cfg(feature = "otel")]
 #[test]
 fn a_collector_gets_spans_without_secrets() {
@@ -171,8 +191,11 @@ fn a_collector_gets_spans_without_secrets() {
         traced.ask("GET /livez HTTP/1.1\r\nX-Request-Id: find-me-2", ""),
         "200"
     );
-    let query = format!("GET /v1/unread?user=u&peers=p HTTP/1.1\r\nAuthorization: Bearer {SECRET}");
-    assert_eq!(traced.ask(&query, ""), "403");
+    for (key, status) in [(SECRET, "401"), (KEY, "503")] {
+        let query =
+            format!("GET /v1/unread?user=u&peers=p HTTP/1.1\r\nAuthorization: Bearer {key}");
+        assert_eq!(traced.ask(&query, ""), status);
+    }
     // The end sends what waits.
     let (log, _) = traced.stop();
     let exports: Vec<_> = received.try_iter().collect();
@@ -191,7 +214,14 @@ fn a_collector_gets_spans_without_secrets() {
         "request",
         "find-me-1",
         "find-me-2",
-        "livez",
+        "/livez",
+        "http.route",
+        "http.request.method",
+        "http.response.status_code",
+        // The span's name, and that its kind (field 6) is a server's (2).
+        "request\x30\x02",
+        // That its status (field 15) has a code (field 3), which is an error's (2).
+        "\x7a\x02\x18\x02",
         "im-callback",
         "of-the-test",
     ] {
@@ -201,7 +231,9 @@ fn a_collector_gets_spans_without_secrets() {
             String::from_utf8_lossy(&all)
         );
     }
-    for forbidden in [SECRET, TEXT, "unknown_service"] {
+    log_guard::check(&texts(&all));
+    // The access log, which nobody asked for, would have `took_ms`.
+    for forbidden in [SECRET, KEY, TEXT, "unknown_service", "otel.", "took_ms"] {
         assert!(!contains(&all, forbidden), "{forbidden} is exported");
         assert!(!log.contains(forbidden), "{forbidden} is in the log");
     }

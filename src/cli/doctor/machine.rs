@@ -1,5 +1,6 @@
 //! The doctor's look at this machine: open files, the spool's disk, and who listens.
 
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use bytesize::ByteSize;
 use reqwest::Client;
 use serde_json::Value;
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::check::Check;
@@ -19,6 +21,9 @@ pub const SPOOL_FOLDER: &str = "spool.folder";
 pub const SPOOL_SPACE: &str = "spool.space";
 pub const SPOOL_CONTENTS: &str = "spool.contents";
 pub const SERVICE: &str = "service";
+
+/// How long the spool's disk may take to answer.
+const DISK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long the service may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -38,8 +43,17 @@ pub fn open_files(config: &Config) -> Check {
 }
 
 /// The spool's folder, its disk and what is in it.
-pub fn spool(config: &Config) -> Vec<Check> {
-    let facts = match examine(&config.spool) {
+pub async fn spool(config: &Config) -> Vec<Check> {
+    let settings = config.spool.clone();
+    let (told, answer) = oneshot::channel();
+    // A thread of its own, since a runtime waits at its end for its blocking tasks, and a dead mount answers none.
+    std::thread::spawn(move || told.send(examine(&settings)));
+    let no_answer = || Err(io::Error::from(io::ErrorKind::TimedOut));
+    let facts = match timeout(DISK_PATIENCE, answer).await {
+        Ok(Ok(facts)) => facts,
+        Ok(Err(_)) | Err(_) => no_answer(),
+    };
+    let facts = match facts {
         Ok(facts) => facts,
         Err(error) => {
             let found = format!(
@@ -153,6 +167,14 @@ fn spool_contents(facts: &SpoolFacts, max_bytes: u64) -> Check {
     }
     match facts.waiting_bytes {
         0 => Check::ok(SPOOL_CONTENTS, "empty"),
+        waiting if !facts.is_in_use => Check::warning(
+            SPOOL_CONTENTS,
+            format!(
+                "{} wait for MongoDB, and no service runs that would store them",
+                ByteSize(waiting)
+            ),
+            "start the service with this spool.path; it stores them as soon as MongoDB takes writes",
+        ),
         waiting => Check::ok(
             SPOOL_CONTENTS,
             format!("{} wait for MongoDB", ByteSize(waiting)),
@@ -201,10 +223,21 @@ pub async fn service(config: &Config) -> Check {
             let word = |field: &str| ready[field].as_str().unwrap_or("unknown").to_owned();
             let why = ready["detail"].as_str().map(|why| format!(": {why}"));
             let why = why.unwrap_or_default();
-            Check::ok(
-                SERVICE,
-                format!("runs at {address}, {}{why}", word("status")),
-            )
+            let status = word("status");
+            let found = format!("runs at {address}, {status}{why}");
+            match status.as_str() {
+                "ready" => Check::ok(SERVICE, found),
+                "not ready" => Check::error(
+                    SERVICE,
+                    found,
+                    "it answers callbacks with 503: the other checks, /readyz and its log say why",
+                ),
+                _ => Check::warning(
+                    SERVICE,
+                    found,
+                    "the other checks, /readyz and its log say why",
+                ),
+            }
         }
         None => Check::error(
             SERVICE,

@@ -45,7 +45,7 @@ pub async fn run(args: DoctorArgs, load: impl Load) -> Result<(), Failure> {
                 let problem = problem.strip_prefix("configuration: ").unwrap_or(problem);
                 report.say(&[Check::error(CONFIGURATION, problem, way_out)])?;
             }
-            report.say(&[environment(&[])])?;
+            report.say(&[environment(None)])?;
             let later = OTHERS.iter().chain(&mongodb::CHECKS);
             let later: Vec<_> = later
                 .map(|name| Check::not_checked(name, "the configuration comes first"))
@@ -55,12 +55,12 @@ pub async fn run(args: DoctorArgs, load: impl Load) -> Result<(), Failure> {
         Ok(config) => {
             report.say(&[
                 Check::ok(CONFIGURATION, summary(&config)),
-                environment(&config.secret_variables),
+                environment(Some(&config.secret_variables)),
             ])?;
             report.say(&settings::secrets(&config))?;
             report.say(&settings::apps(&config))?;
             report.say(&[machine::open_files(&config)])?;
-            report.say(&machine::spool(&config))?;
+            report.say(&machine::spool(&config).await)?;
             report.say(&[machine::service(&config).await])?;
             report.say(&of_mongodb(&config).await)?;
         }
@@ -76,17 +76,22 @@ fn summary(config: &Config) -> String {
     )
 }
 
-fn environment(used: &[String]) -> Check {
-    let found = look_alikes(used);
+/// `used` are the variables that secrets are read from, where the configuration says so.
+fn environment(used: Option<&[String]>) -> Check {
+    let found = look_alikes(used.unwrap_or_default());
     if found.is_empty() {
         return Check::ok(ENVIRONMENT, "no variable looks like a key that is not read");
     }
     let names: Vec<_> = found.iter().map(|one| one.found.as_str()).collect();
     let right: Vec<_> = found.iter().map(|one| one.right.as_str()).collect();
     let (names, right) = (names.join(", "), right.join(", "));
+    let found = match used {
+        Some(_) => format!("{names}: not read, though it looks like a configuration key"),
+        None => format!("{names}: not read as a configuration key, though it looks like one"),
+    };
     Check::warning(
         ENVIRONMENT,
-        format!("{names}: not read, though it looks like a configuration key"),
+        found,
         format!("the names that are read: {right}"),
     )
 }
@@ -96,6 +101,7 @@ pub struct Findings {
     as_json: bool,
     errors: usize,
     warnings: usize,
+    not_checked: usize,
 }
 
 impl Findings {
@@ -105,6 +111,7 @@ impl Findings {
             as_json,
             errors: 0,
             warnings: 0,
+            not_checked: 0,
         }
     }
 
@@ -115,7 +122,8 @@ impl Findings {
             match check.result {
                 CheckResult::Error => self.errors += 1,
                 CheckResult::Warning => self.warnings += 1,
-                CheckResult::Ok | CheckResult::NotChecked => {}
+                CheckResult::NotChecked => self.not_checked += 1,
+                CheckResult::Ok => {}
             }
             let text = if self.as_json {
                 serde_json::to_string(check).context("cannot write JSON")?
@@ -134,13 +142,14 @@ impl Findings {
             counted(self.warnings, "warning"),
         );
         if self.errors > 0 {
-            return Err(anyhow!("{errors}, {warnings}").into());
+            return Err(anyhow!("{errors}, {warnings}, {} not checked", self.not_checked).into());
         }
         if !self.as_json {
             let mut out = std::io::stdout();
-            let said = match self.warnings {
-                0 => writeln!(out, "all is well"),
-                _ => writeln!(out, "no errors, {warnings}: the service works"),
+            let said = match (self.warnings, self.not_checked) {
+                (0, 0) => writeln!(out, "all is well"),
+                (_, 0) => writeln!(out, "no errors, {warnings}: the service works"),
+                (_, n) => writeln!(out, "no errors, {warnings}, {n} not checked"),
             };
             said.context("cannot print")?;
         }

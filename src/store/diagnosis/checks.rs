@@ -195,14 +195,19 @@ impl Diagnosis {
         }
         let lacks = login.lacks(login.database.name());
         if !lacks.is_empty() {
-            return Check::warning(
-                RIGHTS,
-                format!(
-                    "the user may store and count, and lacks {}",
-                    lacks.join("; ")
+            let lacking = format!("the user lacks {}", lacks.join("; "));
+            return match login.consequence(login.database.name()) {
+                Some(consequence) => Check::error(
+                    RIGHTS,
+                    format!("{lacking}: {consequence}"),
+                    "give it the role readWrite on mongodb.database",
                 ),
-                "give it the role readWrite on mongodb.database, or let another user run `im-callback indexes`",
-            );
+                None => Check::warning(
+                    RIGHTS,
+                    format!("the user may store and count; {lacking}"),
+                    "give it the role readWrite on mongodb.database, or let another user run `im-callback indexes`",
+                ),
+            };
         }
         let found = format!(
             "find, insert, update, remove and indexes, by {}",

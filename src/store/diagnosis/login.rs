@@ -60,6 +60,30 @@ const COLLECTIONS: [&str; 7] = [
     collection::SPOOLS,
 ];
 
+/// Collections, rights in them, and what comes of lacking one, the worst first.
+const CONSEQUENCES: [(&[&str], &[&str], &str); 4] = [
+    (
+        &[collection::DEAD_LETTERS],
+        &["insert", "update"],
+        "each callback that cannot be decoded starts an outage, and ends in quarantine",
+    ),
+    (
+        &[collection::MESSAGES, collection::READ_MARKS],
+        &["find"],
+        "counts are answered 503",
+    ),
+    (
+        &[collection::SPOOLS],
+        &["find", "insert", "update"],
+        "counts cannot tell whether callbacks wait in a spool",
+    ),
+    (
+        &[collection::PROGRESS],
+        &["find", "insert", "update"],
+        "the reconcile does not remember how far it came",
+    ),
+];
+
 impl Login {
     /// Logs in and asks for the privileges.
     pub(super) async fn try_with(client: Client, database: &str) -> mongodb::error::Result<Self> {
@@ -144,6 +168,14 @@ impl Login {
     /// What of the rights that the service and its commands use is lacking.
     pub(super) fn lacks(&self, database: &str) -> Vec<String> {
         self.lacking(database, &COLLECTIONS, &WANTED)
+    }
+
+    /// The worst that comes of lacking rights without which the service does not do what it promises.
+    pub(super) fn consequence(&self, database: &str) -> Option<&'static str> {
+        let lacks = |(collections, actions, _): &&(&[&str], &[&str], _)| {
+            !self.lacking(database, collections, actions).is_empty()
+        };
+        CONSEQUENCES.iter().find(lacks).map(|(_, _, what)| *what)
     }
 
     fn lacking(&self, database: &str, collections: &[&str], actions: &[&str]) -> Vec<String> {
@@ -258,6 +290,18 @@ mod tests {
         assert!(lacks.contains(&"find in im".to_owned()), "{lacks:?}");
         let insert = "insert in im.dead_letters, progress, spools".to_owned();
         assert!(lacks.contains(&insert), "{lacks:?}");
+        let consequence = |privileges: &[Document]| login(privileges).consequence("im");
+        assert!(consequence(&written).is_some_and(|what| what.contains("quarantine")));
+        let on = |name: &str, actions: &[&str]| {
+            privilege(doc! { "db": "im", "collection": name }, actions)
+        };
+        let mut more = written.to_vec();
+        more.push(on(collection::DEAD_LETTERS, &["insert", "update"]));
+        assert_eq!(consequence(&more), Some("counts are answered 503"));
+        more.push(on("", &["find"]));
+        assert!(consequence(&more).is_some_and(|what| what.contains("wait in a spool")));
+        more.push(on("", &["insert", "update"]));
+        assert_eq!(consequence(&more), None);
     }
 
     /// A server that tells the user and not its privileges has not said that there are none.

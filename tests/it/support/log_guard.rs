@@ -7,7 +7,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError, RwLock};
 
 use im_callback::config::Config;
@@ -33,8 +32,8 @@ const TEXT_FIELDS: &[&str] = &[
 
 /// Words that no line may have, by their first bytes, with what they are.
 static FORBIDDEN: RwLock<Option<Words>> = RwLock::new(None);
-/// How many lines of this process' access log were looked at.
-static LOOKED_AT: AtomicUsize = AtomicUsize::new(0);
+/// The ids of this process' requests whose line of the access log was looked at.
+static LOOKED_AT: Mutex<Vec<String>> = Mutex::new(Vec::new());
 /// What lines of this process said too much.
 static FOUND: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
@@ -188,9 +187,13 @@ pub fn check_this_process() {
     assert!(found.is_empty(), "{found}");
 }
 
-/// How many lines of this process' access log were looked at.
-pub fn looked_at() -> usize {
-    LOOKED_AT.load(Ordering::Relaxed)
+fn looked_at() -> MutexGuard<'static, Vec<String>> {
+    LOOKED_AT.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether the line of the access log about this request of this process was looked at.
+pub fn has_looked_at(request_id: &str) -> bool {
+    looked_at().iter().any(|id| id == request_id)
 }
 
 /// Has every line of this process looked at, from the access log to errors.
@@ -212,8 +215,11 @@ impl io::Write for Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(line);
         found().extend(faults(&text));
-        let is_access = text.contains("im_callback::access");
-        LOOKED_AT.fetch_add(usize::from(is_access), Ordering::Relaxed);
+        if text.contains("im_callback::access")
+            && let Some((_, id)) = text.rsplit_once("request_id=")
+        {
+            looked_at().push(id.trim_end().to_owned());
+        }
         Ok(line.len())
     }
 
