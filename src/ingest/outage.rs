@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::metrics::Metrics;
 use crate::store::Store;
-use crate::store::diagnosis::{Cause, Deployment, Kind, OutageReason, STANDALONE};
+use crate::store::diagnosis::{Cause, Deployment, MongodbKind, OutageReason, STANDALONE};
 
 /// The interval of probes.
 const INTERVAL: Duration = Duration::from_millis(250);
@@ -281,7 +281,7 @@ async fn keep_looking(store: &Store, uri: &SecretString) {
 }
 
 /// Takes note of what MongoDB is, and says loudly what makes it less than the service needs.
-fn note_kind(store: &Store, kind: Kind) {
+fn note_kind(store: &Store, kind: MongodbKind) {
     let before = store.known().learn(kind);
     let was = before.map(|before| before.deployment);
     if was != Some(kind.deployment) {

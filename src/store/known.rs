@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::diagnosis::{Deployment, Kind};
+use super::diagnosis::{Deployment, MongodbKind};
 
 /// What was learned about MongoDB.
 #[derive(Debug, Default)]
@@ -10,7 +10,7 @@ pub struct Known(Mutex<Facts>);
 
 #[derive(Debug, Default, Clone, Copy)]
 struct Facts {
-    kind: Option<Kind>,
+    kind: Option<MongodbKind>,
     retention: Option<RetentionState>,
 }
 
@@ -52,7 +52,7 @@ impl Known {
     }
 
     /// Records what MongoDB is, and returns what was known of it before.
-    pub fn learn(&self, kind: Kind) -> Option<Kind> {
+    pub fn learn(&self, kind: MongodbKind) -> Option<MongodbKind> {
         self.facts().kind.replace(kind)
     }
 

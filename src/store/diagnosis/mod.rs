@@ -49,14 +49,14 @@ impl Deployment {
 
 /// What MongoDB's primary says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Kind {
+pub struct MongodbKind {
     /// What it is.
     pub deployment: Deployment,
     /// Whether it is older than 6.0, so that it refuses edits of messages.
     pub is_too_old: bool,
 }
 
-impl Kind {
+impl MongodbKind {
     fn of(hello: &Hello) -> Self {
         Self {
             deployment: if hello.is_mongos {
@@ -93,8 +93,8 @@ impl Diagnosis {
     }
 
     /// What its primary says of itself.
-    pub fn kind(&self) -> Option<Kind> {
-        Some(Kind::of(self.primary()?.1))
+    pub fn kind(&self) -> Option<MongodbKind> {
+        Some(MongodbKind::of(self.primary()?.1))
     }
 
     fn primary(&self) -> Option<(&ServerAddress, &Hello)> {
@@ -157,7 +157,7 @@ impl Store {
     }
 
     /// What MongoDB is, and whether it is older than 6.0, without a login: `None` where no primary answers.
-    pub async fn look(&self, uri: &str, patience: Duration) -> Option<Kind> {
+    pub async fn look(&self, uri: &str, patience: Duration) -> Option<MongodbKind> {
         let options = timeout(patience, ClientOptions::parse(uri))
             .await
             .ok()?
@@ -166,7 +166,7 @@ impl Store {
         let is_direct = options.direct_connection == Some(true);
         let expected = options.repl_set_name.as_deref();
         let primary = judge::find_primary(&servers, expected, is_direct).ok()?;
-        Some(Kind::of(servers[primary].hello.as_ref().ok()?))
+        Some(MongodbKind::of(servers[primary].hello.as_ref().ok()?))
     }
 
     async fn log_in(
