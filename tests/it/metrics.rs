@@ -239,6 +239,8 @@ async fn an_outage_and_what_it_leaves_in_the_spool_can_be_seen() {
 async fn an_outage_without_traffic_can_be_seen() {
     let proxy = Proxy::to(&mongodb_uri()).await;
     let app = TestApp::connected(&proxy.uri(), "").await;
+    // A busy machine may have had one already.
+    let before = Samples::of(&app).await.get("outages_total");
     proxy.set(Line::Cut);
     let outage = async |expected: f64| {
         for _ in 0..150 {
@@ -252,7 +254,7 @@ async fn an_outage_without_traffic_can_be_seen() {
     outage(1.0).await;
     proxy.set(Line::Open);
     outage(0.0).await;
-    expect(&Samples::of(&app).await, &[("outages_total", 1.0)]);
+    expect(&Samples::of(&app).await, &[("outages_total", before + 1.0)]);
     app.end().await;
 }
 
@@ -261,9 +263,10 @@ async fn an_outage_without_traffic_can_be_seen() {
 async fn a_mongodb_that_is_slow_is_no_outage() {
     let proxy = Proxy::to(&mongodb_uri()).await;
     let app = TestApp::connected(&proxy.uri(), "mongodb.query_timeout = \"250ms\"").await;
+    let before = Samples::of(&app).await.get("outages_total");
     proxy.set(Line::Slow(200));
     sleep(Duration::from_secs(8)).await;
-    expect(&Samples::of(&app).await, &[("outages_total", 0.0)]);
+    expect(&Samples::of(&app).await, &[("outages_total", before)]);
     app.end().await;
 }
 

@@ -302,7 +302,7 @@ fn who_wants_traces_without_the_feature_is_told() {
     assert_eq!(traced.ask("GET /livez HTTP/1.1", ""), "200");
     let (log, _) = traced.stop();
     assert!(
-        log.contains("exports no traces; build it with `--features otel`"),
+        log.contains("this program exports none; build it with `--features otel`"),
         "{log}"
     );
     assert!(
