@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::process::Output;
 
-use crate::support::{Bench, Served, succeeded, text};
+use crate::support::{Bench, Served, succeeded, text, until};
 
 fn doctor(bench: &Bench, flags: &[&str]) -> Output {
     bench.run(&[&["doctor", "--config", "im.toml"], flags].concat())
@@ -238,9 +238,11 @@ fn the_spool_and_who_listens_are_looked_at() {
     bench.config("127.0.0.1:0");
     let served = Served::start(&bench);
     bench.config(&served.address);
-    let told = succeeded(&doctor(&bench, &[]));
-    let runs = format!("runs at {}", served.address);
+    // Until its indexes are there it is degraded.
+    let runs = format!("runs at {}, ready", served.address);
+    let told = until(&runs, || doctor(&bench, &[]));
     expect(&told, "ok", "service", &[&runs]);
+    assert!(told.ends_with(": the service works\n"), "{told}");
     let folder = bench.folder.path().join("data/spool");
     // The doctor leaves nothing of its own.
     let left = std::fs::read_dir(&folder).unwrap();
@@ -262,6 +264,12 @@ fn the_spool_and_who_listens_are_looked_at() {
         &["others may write", "chmod 0700"],
     );
     std::fs::set_permissions(&folder, PermissionsExt::from_mode(0o700)).unwrap();
+    let segment = folder.join(format!("1-{}.v2.spool", "0".repeat(32)));
+    std::fs::write(&segment, "12345").unwrap();
+    let told = succeeded(&doctor(&bench, &[]));
+    let waits = ["5 B wait", "no service runs", "start the service"];
+    expect(&told, "warning", "spool.contents", &waits);
+    std::fs::remove_file(&segment).unwrap();
     std::fs::write(folder.join("1-0.v2.spool.damaged"), "12345").unwrap();
     let told = succeeded(&doctor(&bench, &[]));
     expect(
