@@ -134,7 +134,7 @@ pub const STORE_REFUSED: &str = "store_refused";
 /// The code of a dead letter whose app is no longer configured.
 pub const UNKNOWN_APP: &str = "unknown_app";
 
-/// The codes of dead letters besides those of [`Reason`](crate::callback::event::Reason).
+/// The codes of dead letters besides those of [`Reason`].
 pub const OTHER_CODES: [&str; 2] = [STORE_REFUSED, UNKNOWN_APP];
 
 /// The document of a dead letter. Its `_id` is the digest of route and body: a redelivery has the same `_id`, but
