@@ -4,7 +4,7 @@
 //! Some causes pass by themselves, others only when a person acts: a wrong password, another replica set's name, a user
 //! without rights. A service that starts with one of these would spool for ever and look as if MongoDB were away, so it
 //! stops, with the reason and an exit code of its own. It does so only
-//! - when MongoDB itself has said so, again and again for half a minute (`LASTING`): silence, an election or a server that is starting
+//! - when MongoDB itself has said so again and again for half a minute (`LASTING`): silence, an election or a start
 //!   is never final ([`Cause::is_permanent`]), and an image that is set up for the first time has other rules, and no
 //!   users, for some seconds;
 //! - when this MongoDB never confirmed a write to a service with this spool. After that the configuration was right once,
