@@ -25,4 +25,5 @@ pub mod spool;
 pub mod store;
 pub mod telemetry;
 pub mod throttle;
+mod upkeep;
 pub mod words;
