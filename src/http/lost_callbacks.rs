@@ -1,10 +1,12 @@
-//! Logs callbacks that come to a path no app has, and says which to count. They are answered 404, which nobody at the provider reads.
+//! Logs callbacks that come to a path no app has, and says which to count. They are answered 404, which nobody at the
+//! provider reads.
 //!
 //! The log must show what is wrong with the path, and the path may hold a secret: a segment of Wildfire IM's
 //! addresses. So a segment is shown only if it cannot be one. The configuration refuses path secrets of fewer than 16
 //! characters; and where an app has a secret path, a segment may also be a mistyped secret, so there only what is
 //! spelled nearly as a configured path is shown.
 
+use std::cell::LazyCell;
 use std::time::Instant;
 
 use actix_web::HttpRequest;
@@ -62,7 +64,8 @@ pub(super) fn log(request: &HttpRequest, service: &Service, current: &Reloadable
     } else {
         return false;
     };
-    let known = KnownPaths::of(current);
+    // Not made for each request of a flood.
+    let known = LazyCell::new(|| KnownPaths::of(current));
     let counts = is_signed || is_posted && (is_below || known.is_nearly_one(asked));
     let Some(kept_back) = limit.pass(Instant::now()) else {
         return counts;
