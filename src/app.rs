@@ -141,8 +141,8 @@ impl Application {
     /// spool keeps its callbacks for the next start.
     ///
     /// # Errors
-    /// When the socket cannot be served, or with [`CannotWork`] when MongoDB says for long that it can never work, and it
-    /// never confirmed a write.
+    /// When the socket cannot be served, or with [`CannotWork`] when MongoDB says for long that it can never work, and
+    /// it never confirmed a write.
     pub async fn run(
         self,
         shutdown: impl Future<Output = ()> + Send + 'static,
@@ -224,8 +224,8 @@ impl Application {
     }
 }
 
-/// Makes the first contact with MongoDB, and returns whether its name is resolved. If MongoDB confirms nothing in time, the
-/// service starts, and its first probe decides whether there is an outage: a distant cluster is only slow.
+/// Makes the first contact with MongoDB, and returns whether its name is resolved. If MongoDB confirms nothing in
+/// time, the service starts, and its first probe decides whether there is an outage: a distant cluster is only slow.
 ///
 /// # Errors
 /// When the connection string cannot be used.

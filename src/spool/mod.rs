@@ -15,8 +15,8 @@
 //!   them by its own rules.
 //!
 //! # Format
-//! A folder of segments, `{number}-{salt}.v2.spool` (`.v1.spool` from older versions), each of about [`SEGMENT_BYTES`]; `segment.rs` describes their
-//! bytes. A file `lock` is locked while a process uses the folder, and a file `id` holds the id by which the other
+//! A folder of segments, `{number}-{salt}.v2.spool` (`.v1.spool` from older versions), each of about
+//! [`SEGMENT_BYTES`]; `segment.rs` describes their bytes. A file `lock` is locked while a process uses the folder, and a file `id` holds the id by which the other
 //! instances know this spool. A file `confirmed` says, as a digest, which MongoDB has confirmed a write to the service.
 //! Files and folder are readable by their owner only: bodies hold what people wrote.
 //!
@@ -211,14 +211,7 @@ impl Spool {
     /// How long the oldest segment has been waiting; zero if there is none. Waits for no disk.
     pub fn oldest_age(&self) -> Duration {
         let closed = self.0.closed().front().map(|segment| segment.since);
-        let active = || {
-            *self
-                .0
-                .active_since
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-        };
-        let since = closed.or_else(active);
+        let since = closed.or_else(|| *self.0.active_since());
         // A clock that was set back makes it young.
         since.map_or(Duration::ZERO, |since| since.elapsed().unwrap_or_default())
     }
@@ -372,6 +365,11 @@ impl SpoolInner {
         self.active.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn active_since(&self) -> MutexGuard<'_, Option<SystemTime>> {
+        let since = self.active_since.lock();
+        since.unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn closed(&self) -> MutexGuard<'_, VecDeque<Segment>> {
         self.closed.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -397,7 +395,7 @@ impl SpoolInner {
         if active.segment.is_none() {
             active.segment = Some(self.begin(active.next, salt)?);
             active.next += 1;
-            self.set_active_since(active.segment.as_ref());
+            *self.active_since() = active.segment.as_ref().map(|(segment, _)| segment.since);
         }
         let Some((segment, file)) = &mut active.segment else {
             unreachable!("a segment was begun above");
@@ -434,15 +432,7 @@ impl SpoolInner {
             }
             None => {}
         }
-        self.set_active_since(None);
-    }
-
-    fn set_active_since(&self, active: Option<&(Segment, File)>) {
-        let since = active.map(|(segment, _)| segment.since);
-        *self
-            .active_since
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = since;
+        *self.active_since() = None;
     }
 
     fn forget(&self, segment: &Segment) {
