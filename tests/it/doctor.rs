@@ -163,13 +163,11 @@ async fn another_set_and_one_that_is_not_initiated_are_told() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn logins_and_rights_are_told_apart() {
-    let Some(mongod) = Mongod::launch_at(port(), Some("rs0"), true) else {
+    let name = database_name();
+    let users = [("writer", "readWrite"), ("viewer", "read")];
+    let Some(mongod) = Mongod::secured(&name, &users).await else {
         return skip("MONGOD names no program");
     };
-    let name = database_name();
-    mongod.initiate("rs0").await;
-    let users = [("writer", "readWrite", &*name), ("viewer", "read", &name)];
-    mongod.make_users(&users).await;
     let examined = |login: &str| {
         let uri = format!("mongodb://{login}{}/?replicaSet=rs0", mongod.host());
         Examined::by(&Process::new(&uri, &name, ""))

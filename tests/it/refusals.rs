@@ -1,11 +1,17 @@
 //! What can never work is refused once MongoDB has said so, and nothing else is.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
+use tokio::time::sleep;
 
 use crate::outage::question;
 use crate::support::mongod::{Mongod, ReplicaSet};
 use crate::support::process::{Process, try_deliver};
 use crate::support::{TestApp, database_name, http, message, mongodb_uri, port, skip};
+
+/// Longer than what is refused has to last, with the pauses between questions.
+const LASTED: Duration = Duration::from_secs(36);
 
 /// The services of all these connection strings end with exit code 2, and say these words.
 fn expect_refused(database: &str, cases: &[(&str, &[&str])]) {
@@ -36,13 +42,11 @@ fn expect_one_refused(uri: &str, database: &str, words: &[&str]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_login_that_can_never_work_is_refused_at_the_start() {
-    let Some(mongod) = Mongod::launch_at(port(), Some("rs0"), true) else {
+    let name = database_name();
+    let users = [("writer", "readWrite"), ("viewer", "read")];
+    let Some(mongod) = Mongod::secured(&name, &users).await else {
         return skip("MONGOD names no program");
     };
-    let name = database_name();
-    mongod.initiate("rs0").await;
-    let users = [("writer", "readWrite", &*name), ("viewer", "read", &name)];
-    mongod.make_users(&users).await;
     let uri = |login: &str| format!("mongodb://{login}{}/?replicaSet=rs0", mongod.host());
     let wrong: &[&str] = &["AuthenticationFailed, 18", "authSource", "nothing waits"];
     let (writer, nobody) = ("writer:not-its-password@", "nobody:not-its-password@");
@@ -90,12 +94,10 @@ async fn a_user_without_rights_writes_where_nobody_asks_for_them() {
 /// A user may be made some seconds after the service has started, as images do.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_that_is_made_after_the_start_is_waited_for() {
-    let Some(mongod) = Mongod::launch_at(port(), Some("rs0"), true) else {
+    let name = database_name();
+    let Some(mongod) = Mongod::secured(&name, &[]).await else {
         return skip("MONGOD names no program");
     };
-    let name = database_name();
-    mongod.initiate("rs0").await;
-    mongod.make_users(&[]).await;
     let uri = format!("mongodb://writer:writer@{}/?replicaSet=rs0", mongod.host());
     let mut process = Process::new(&uri, &name, "");
     tokio::task::block_in_place(|| process.start());
@@ -103,7 +105,7 @@ async fn a_user_that_is_made_after_the_start_is_waited_for() {
     until_reason(&process, &http, "authentication_failed").await;
     let taken = try_deliver(&http, &url, message(0).as_bytes()).await;
     assert_eq!(taken, Some(200));
-    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    sleep(Duration::from_secs(5)).await;
     mongod.make_user("writer", "readWrite", &name).await;
     process.until_drained(&http).await;
     assert_eq!(process.ask(&http, &question()).await.json()["total"], 1);
@@ -181,12 +183,10 @@ async fn a_service_that_started_before_the_wrong_mongodb_stops_and_loses_nothing
 /// Once MongoDB has confirmed a write, a password that is changed under the service ends nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_has_stored_goes_on_when_its_password_is_changed() {
-    let Some(mut mongod) = Mongod::launch_at(port(), Some("rs0"), true) else {
+    let name = database_name();
+    let Some(mut mongod) = Mongod::secured(&name, &[("writer", "readWrite")]).await else {
         return skip("MONGOD names no program");
     };
-    let name = database_name();
-    mongod.initiate("rs0").await;
-    mongod.make_users(&[("writer", "readWrite", &name)]).await;
     let uri = format!("mongodb://writer:writer@{}/?replicaSet=rs0", mongod.host());
     let mut process = Process::new(&uri, &name, "");
     tokio::task::block_in_place(|| process.start());
@@ -219,8 +219,7 @@ async fn a_service_that_has_stored_goes_on_when_its_password_is_changed() {
     process.kill();
     tokio::task::block_in_place(|| process.start());
     until_reason(&process, &http, "authentication_failed").await;
-    // Longer than what has to last, with the pauses between questions.
-    tokio::time::sleep(std::time::Duration::from_secs(36)).await;
+    sleep(LASTED).await;
     deliver(4).await;
     let log = process.log();
     let told = log.matches("reason=\"authentication_failed\"").count();
@@ -251,7 +250,7 @@ async fn what_may_pass_is_waited_for() {
     let taken = try_deliver(&http, &url, message(0).as_bytes()).await;
     assert_eq!(taken, Some(200));
     until_reason(&process, &http, "not_initiated").await;
-    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    sleep(LASTED).await;
     mongod.initiate("rs0").await;
     process.until_drained(&http).await;
     assert_eq!(process.ask(&http, &question()).await.json()["total"], 1);
@@ -266,7 +265,7 @@ async fn what_may_pass_is_waited_for() {
     let url = format!("http://{}", process.address);
     let taken = try_deliver(&http, &url, message(0).as_bytes()).await;
     assert_eq!(taken, Some(200));
-    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    sleep(LASTED).await;
     for node in lost {
         set.restart(node);
     }

@@ -65,6 +65,16 @@ impl Mongod {
         initiate(name, std::slice::from_ref(self)).await;
     }
 
+    /// A replica set of one node with access control. Its users have roles in this database; the password of each is its
+    /// name.
+    pub async fn secured(database: &str, users: &[(&str, &str)]) -> Option<Self> {
+        let mongod = Self::launch_at(super::port(), Some("rs0"), true)?;
+        mongod.initiate("rs0").await;
+        let users = users.iter().map(|(name, role)| (*name, *role, database));
+        mongod.make_users(&users.collect::<Vec<_>>()).await;
+        Some(mongod)
+    }
+
     /// Waits until it answers.
     pub async fn until_it_answers(&self) {
         let since = Instant::now();
