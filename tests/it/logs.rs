@@ -422,8 +422,9 @@ async fn a_query_in_an_outage_is_logged_with_its_id() {
         .await
         .expect_ok();
     let question = json!({ "user": "a-reader", "peers": ["a-peer"] });
+    let (http, since) = (http(), Instant::now());
     for n in 0..20 {
-        let answer = service.process.ask(&http(), &question).await;
+        let answer = service.process.ask(&http, &question).await;
         assert_eq!(
             (answer.status, answer.code().as_str()),
             (503, "unavailable")
@@ -443,7 +444,15 @@ async fn a_query_in_an_outage_is_logged_with_its_id() {
             );
         }
     }
-    service.lines("a query was not answered", 10);
+    // Ten lines in each ten seconds, which a busy machine may need for a few questions.
+    let windows = since.elapsed().as_secs() as usize / 10 + 1;
+    if windows == 1 {
+        service.lines("a query was not answered", 10);
+    } else {
+        let logged = service.process.log();
+        let logged = logged.matches("a query was not answered").count();
+        assert!((10..=10 * windows).contains(&logged), "{logged} lines");
+    }
     proxy.set(Line::Open);
     service.end().await;
 }
