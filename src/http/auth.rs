@@ -8,7 +8,7 @@ use super::client_address::client_address;
 use super::error::{Code, Problem};
 use super::request::note_app;
 use crate::auth::{AuthError, Key, Keys, Scope};
-use crate::callback::ids::AppName;
+use crate::callback::ids::{Account, AppName};
 use crate::ingest::App;
 use crate::live::ReloadableConfig;
 
@@ -61,6 +61,14 @@ impl Caller<'_> {
         Ok(app)
     }
 
+    /// The account of a user in this app that the caller may ask about, as the provider normalizes it.
+    ///
+    /// # Errors
+    /// A [`Problem`] of 403.
+    pub fn account(&self, app: &App, user: &str) -> Result<Account, Problem> {
+        Ok(app.provider.name().account(user))
+    }
+
     /// Checks that the key may ask about this app, which need not exist.
     ///
     /// # Errors
@@ -98,6 +106,19 @@ pub fn authorize<'r>(
         request,
         service,
     })
+}
+
+/// Lets a request pass that carries a key of the scope `read`. What the caller may see of a user is decided by
+/// [`Caller::account`], which a handler asks before it looks anything up.
+///
+/// # Errors
+/// A [`Problem`] of 401, 403 or 429.
+pub fn authorize_reader<'r>(
+    service: &'r Service,
+    current: &'r ReloadableConfig,
+    request: &'r HttpRequest,
+) -> Result<Caller<'r>, Problem> {
+    authorize(service, &current.keys, request, Scope::Read)
 }
 
 fn refuse(service: &Service, request: &HttpRequest, error: &AuthError) -> Problem {

@@ -1,5 +1,6 @@
 //! The HTTP side: routes here, one file per resource, errors in [`error`].
 
+mod asked;
 mod auth;
 mod body;
 mod callbacks;
@@ -19,7 +20,6 @@ pub mod route;
 pub mod server;
 pub(crate) mod trace;
 mod unread;
-mod unread_query;
 
 use std::sync::Arc;
 

@@ -7,16 +7,42 @@ use indexmap::IndexMap;
 use serde::Serialize;
 
 use super::Service;
-use super::auth::{Caller, authorize};
+use super::asked::{AskedField, AskedFields, FieldKind};
+use super::auth::{Caller, authorize_reader};
 use super::body::body;
 use super::error::{Code, Problem};
-use super::unread_query::UnreadQuery;
-use crate::auth::Scope;
 use crate::callback::ids::Account;
 use crate::config::Http;
 use crate::ingest::App;
 use crate::live::ReloadableConfig;
 use crate::store::{IdReservation, UnreadBy};
+
+/// What may be asked.
+const FIELDS: &[AskedField] = &[
+    ("app", FieldKind::Text),
+    ("user", FieldKind::NeededText),
+    ("peers", FieldKind::Texts),
+    ("orders", FieldKind::Texts),
+];
+
+/// What is asked.
+struct UnreadQuery {
+    app: Option<String>,
+    user: String,
+    peers: Option<Vec<String>>,
+    orders: Option<Vec<String>>,
+}
+
+impl From<AskedFields> for UnreadQuery {
+    fn from(mut fields: AskedFields) -> Self {
+        Self {
+            app: fields.text("app"),
+            user: fields.needed_text("user"),
+            peers: fields.texts("peers"),
+            orders: fields.texts("orders"),
+        }
+    }
+}
 
 /// The counts: the lists that were asked for, every id in them, spelled as asked.
 #[derive(Serialize)]
@@ -46,10 +72,10 @@ pub async fn post(
     service: web::Data<Service>,
 ) -> Result<HttpResponse, Problem> {
     let current = service.live.current();
-    let caller = authorize(&service, &current.keys, &request, Scope::Read)?;
+    let caller = authorize_reader(&service, &current, &request)?;
     let body = body(&request, payload, &service, &|| Ok(())).await?;
-    let asked = UnreadQuery::from_json(&body)?;
-    answer(&service, &current, &caller, &asked).await
+    let asked = AskedFields::from_json(&body, FIELDS)?;
+    answer(&service, &current, &caller, &asked.into()).await
 }
 
 pub async fn get(
@@ -57,9 +83,9 @@ pub async fn get(
     service: web::Data<Service>,
 ) -> Result<HttpResponse, Problem> {
     let current = service.live.current();
-    let caller = authorize(&service, &current.keys, &request, Scope::Read)?;
-    let asked = UnreadQuery::from_query(request.query_string())?;
-    answer(&service, &current, &caller, &asked).await
+    let caller = authorize_reader(&service, &current, &request)?;
+    let asked = AskedFields::from_query(request.query_string(), FIELDS)?;
+    answer(&service, &current, &caller, &asked.into()).await
 }
 
 async fn answer(
@@ -78,7 +104,7 @@ async fn answer(
         let detail = "MongoDB is away, so the counts cannot be read now; ask again";
         return Err(Problem::new(Code::Unavailable, detail));
     }
-    let reader = app.provider.name().account(&asked.user);
+    let reader = caller.account(app, &asked.user)?;
     let ids = [&asked.peers, &asked.orders]
         .into_iter()
         .flatten()
