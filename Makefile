@@ -1,6 +1,6 @@
 # What a newcomer needs, and what CI runs. `make` lists it.
 
-.PHONY: help run demo test chaos hostile check bench cost fuzz
+.PHONY: help run demo test chaos hostile check bench cost fuzz openapi
 
 help: ## lists the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -39,3 +39,6 @@ hostile: ## callbacks a second among 1,000 slow clients and garbage, beside none
 
 fuzz: ## tries the properties of tests/properties with a fuzzer, ten minutes each or SECONDS
 	scripts/fuzz.sh $(SECONDS)
+
+openapi: ## writes docs/openapi.json, which a test compares with the code
+	OPENAPI_RENEW=1 cargo test --locked --quiet --lib http::openapi

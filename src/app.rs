@@ -89,7 +89,11 @@ impl Application {
         let limits = config.http;
         let listener = listen(limits.listen)
             .with_context(|| format!("cannot listen on {} (http.listen)", limits.listen))?;
-        let live = Live::new(ReloadableConfig::new(config.apps, config.keys));
+        let live = Live::new(ReloadableConfig::new(
+            config.apps,
+            config.keys,
+            config.tokens,
+        ));
         let drain = Drain {
             spool,
             store,

@@ -1,11 +1,11 @@
 //! The part of the configuration that SIGHUP replaces while the service runs: the apps with their secrets, and the
-//! query keys.
+//! keys of queries and of users' tokens.
 
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use crate::auth::{Key, Keys};
+use crate::auth::{Key, Keys, TokenKeys};
 use crate::config::ConfiguredApp;
 use crate::ingest::App;
 
@@ -21,7 +21,7 @@ pub struct ReloadableConfig {
 
 impl ReloadableConfig {
     /// Takes the reloadable part of a configuration.
-    pub fn new(configured: Vec<ConfiguredApp>, keys: Vec<Key>) -> Self {
+    pub fn new(configured: Vec<ConfiguredApp>, keys: Vec<Key>, tokens: TokenKeys) -> Self {
         let mut callback_paths = Vec::new();
         let mut apps = Vec::new();
         for (i, configured) in configured.into_iter().enumerate() {
@@ -31,7 +31,7 @@ impl ReloadableConfig {
         Self {
             apps,
             callback_paths,
-            keys: Keys::new(keys),
+            keys: Keys::new(keys, tokens),
         }
     }
 

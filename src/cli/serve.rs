@@ -113,6 +113,10 @@ fn reload(read: Result<Config, ConfigError>, fixed: &[(&str, String)], live: &Li
         tracing::warn!(section, "this section has changed, which needs a restart");
     }
     let (apps, keys) = (config.apps.len(), config.keys.len());
-    live.replace(ReloadableConfig::new(config.apps, config.keys));
+    live.replace(ReloadableConfig::new(
+        config.apps,
+        config.keys,
+        config.tokens,
+    ));
     tracing::info!(apps, keys, "apps and keys were read anew");
 }

@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 /// Examples for keys that have no default, or an empty one. Numbers in the path of a key are left out.
 const EXAMPLES: &[(&str, &str)] = &[
     ("http.trusted_proxies", r#"["10.0.0.0/8"]"#),
+    ("http.cors_origins", r#"["https://shop.example"]"#),
     ("retention.messages", r#""730d""#),
     ("retention.events", r#""90d""#),
     ("retention.dead_letters", r#""365d""#),
@@ -25,6 +26,11 @@ const EXAMPLES: &[(&str, &str)] = &[
     ("auth.keys", "[[auth.keys]] sections"),
     ("auth.keys.scopes", r#"["read"]"#),
     ("auth.keys.apps", r#"["otc"]"#),
+    ("auth.keys.rate", "{ per_second = 200, burst = 400 }"),
+    ("auth.token_keys", "[[auth.token_keys]] sections"),
+    ("auth.token_keys.algorithm", r#""HS256""#),
+    ("auth.token_keys.apps", r#"["otc"]"#),
+    ("auth.token_rate", "{ per_second = 10, burst = 40 }"),
 ];
 
 /// Keys without a default that people write in another section.
@@ -34,6 +40,7 @@ const UNSET: &[&str] = &[
     "retention.dead_letters",
     "retention.presence",
     "auth.keys",
+    "auth.token_keys",
 ];
 
 /// A value of the right form for a key, as TOML: its default, if it has one.

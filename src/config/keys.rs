@@ -6,7 +6,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::validate::Validation;
 use super::{ConfiguredApp, raw};
-use crate::auth::Key;
+use crate::auth::{Key, looks_like_token};
 use crate::callback::ids::AppName;
 
 /// The shortest secret of a key. Unlike an app's secret, which its provider gives, it is chosen by a person.
@@ -39,7 +39,9 @@ impl Validation<'_> {
             }
             let at = format!("auth.keys.{i}.apps");
             let allowed = key.apps.map(|allowed| self.key_apps(&at, allowed, apps));
-            keys.push(Key::new(key.name, secret, key.scopes, allowed));
+            let at = format!("auth.keys.{i}.rate");
+            let rate = key.rate.map(|rate| self.rate(&at, &rate));
+            keys.push(Key::new(key.name, secret, key.scopes, allowed).limited_to(rate));
         }
         keys
     }
@@ -57,11 +59,20 @@ impl Validation<'_> {
             let message = "has characters other than printable ASCII, or blanks, so it cannot be sent \
                            as a bearer token; make one by `openssl rand -hex 24`";
             self.problem(at, message);
+        } else if looks_like_token(secret) {
+            let message = "has the form of a user's token, three parts with dots between them, so it \
+                           would be taken for one; make one by `openssl rand -hex 24`";
+            self.problem(at, message);
         }
     }
 
     /// The apps of a key's list. A name that no app has would be a limit that nobody meant.
-    fn key_apps(&mut self, at: &str, allowed: Vec<String>, apps: &[ConfiguredApp]) -> Vec<AppName> {
+    pub(super) fn key_apps(
+        &mut self,
+        at: &str,
+        allowed: Vec<String>,
+        apps: &[ConfiguredApp],
+    ) -> Vec<AppName> {
         if allowed.is_empty() {
             self.problem(at, "is empty; leave it out to allow every app");
         }

@@ -19,13 +19,14 @@ const OTHER_VARIABLES: [&str; 3] = [
 ];
 
 /// Keys without a default.
-const WITHOUT_DEFAULT: [&str; 6] = [
+const WITHOUT_DEFAULT: [&str; 7] = [
     "retention.messages",
     "retention.events",
     "retention.dead_letters",
     "retention.presence",
     "apps",
     "auth.keys",
+    "auth.token_keys",
 ];
 
 /// Finds the look-alikes among variables' names. `known` are the keys that have a default, and `used` the variables that

@@ -1,7 +1,7 @@
 //! The configuration: read in layers and validated as a whole, before anything else happens.
 //!
 //! `config/default.toml` (compiled in, and the reference of all keys) < the user's file < environment
-//! < flags. `raw` has the shapes of the file, `validate`, `apps` and `keys` check them, [`Config`] is the result.
+//! < flags. `raw` has the shapes of the file, `validate`, `apps`, `keys` and `tokens` check them, [`Config`] is the result.
 //! Every error names the key and the source of its value, never the value.
 
 mod apps;
@@ -12,6 +12,7 @@ mod layers;
 mod look_alikes;
 mod mongodb_uri;
 mod raw;
+mod tokens;
 mod validate;
 
 use std::net::SocketAddr;
@@ -22,7 +23,7 @@ use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 
-use crate::auth::Key;
+use crate::auth::{Key, TokenKeys};
 use crate::ingest::App;
 use crate::ingest::group;
 use crate::spool::SpoolSettings;
@@ -64,6 +65,8 @@ pub struct Config {
     pub apps: Vec<ConfiguredApp>,
     /// The query keys.
     pub keys: Vec<Key>,
+    /// The keys of users' tokens.
+    pub tokens: TokenKeys,
     /// The local queue.
     pub spool: SpoolSettings,
     /// The environment variables that secrets are read from.
@@ -104,6 +107,8 @@ pub struct Http {
     pub bytes_reading: usize,
     /// The proxies that say truly whom they forward for.
     pub trusted_proxies: Vec<IpNet>,
+    /// The origins whose pages may ask, such as `https://shop.example`.
+    pub cors_origins: Vec<String>,
     /// Whether `/metrics` needs no key.
     pub open_metrics: bool,
     /// How long a stop may take.

@@ -29,7 +29,6 @@ pub struct RawConfig {
     pub spool: RawSpool,
     #[serde(default, deserialize_with = "list")]
     pub apps: Vec<RawApp>,
-    #[serde(default)]
     pub auth: Auth,
 }
 
@@ -47,6 +46,7 @@ pub struct RawHttp {
     pub min_body_rate: Size,
     pub bytes_reading: Size,
     pub trusted_proxies: Vec<String>,
+    pub cors_origins: Vec<String>,
     pub open_metrics: bool,
     pub shutdown_timeout: Time,
     pub shutdown_delay: Time,
@@ -155,11 +155,15 @@ pub struct OrderId {
     pub pointer: String,
 }
 
-#[derive(Deserialize, Default)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Auth {
     #[serde(default, deserialize_with = "list")]
     pub keys: Vec<RawKey>,
+    #[serde(default, deserialize_with = "list")]
+    pub token_keys: Vec<RawTokenKey>,
+    pub max_token_age: Time,
+    pub token_rate: RawRate,
 }
 
 #[derive(Deserialize)]
@@ -171,6 +175,35 @@ pub struct RawKey {
     pub scopes: Vec<Scope>,
     #[serde(default, deserialize_with = "some_list")]
     pub apps: Option<Vec<String>>,
+    pub rate: Option<RawRate>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawTokenKey {
+    pub name: String,
+    pub algorithm: TokenAlgorithm,
+    pub secret: Option<Secret>,
+    /// No secret, but it, too, may be in a file.
+    pub public_key: Option<Secret>,
+    #[serde(default, deserialize_with = "some_list")]
+    pub apps: Option<Vec<String>>,
+}
+
+/// By their names in tokens.
+#[derive(Deserialize, Clone, Copy)]
+pub enum TokenAlgorithm {
+    #[serde(rename = "HS256")]
+    Hs256,
+    #[serde(rename = "EdDSA")]
+    EdDsa,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawRate {
+    pub per_second: u64,
+    pub burst: u64,
 }
 
 /// A secret, or where it is kept.

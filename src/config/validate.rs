@@ -1,5 +1,6 @@
 //! Turns the raw configuration into [`Config`]. Checks what the type of a single value cannot express, and goes on
-//! after a problem, so that all problems are reported at once. Apps are in `apps`, query keys in `keys`.
+//! after a problem, so that all problems are reported at once. Apps are in `apps`, query keys in `keys`, those of users'
+//! tokens in `tokens`.
 
 use std::env::VarError;
 use std::net::IpAddr;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use figment::Figment;
 use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
+use url::{Origin, Url};
 
 use super::mongodb_uri;
 use super::raw;
@@ -21,6 +23,7 @@ use crate::store::reconcile::ReconcileSettings;
 use crate::words::without_os_codes;
 
 const MIB: u64 = 1024 * 1024;
+const IS_NO_ORIGIN: &str = "is no origin of a page; write one such as https://shop.example";
 
 /// Whether secrets are read from their files and variables.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -84,6 +87,7 @@ impl<'l> Validation<'l> {
         }
         let apps = self.apps(apps);
         let keys = self.keys(auth.keys, &apps);
+        let tokens = self.tokens(auth.token_keys, auth.max_token_age, auth.token_rate, &apps);
         let config = Config {
             http: self.http(http),
             mongodb_uri: uri,
@@ -130,6 +134,7 @@ impl<'l> Validation<'l> {
             },
             apps,
             keys,
+            tokens,
             spool: self.spool(spool),
             secret_variables: std::mem::take(&mut self.secret_variables),
         };
@@ -162,6 +167,7 @@ impl<'l> Validation<'l> {
             min_body_rate: self.up_to_bytes(MIB, "http.min_body_rate", raw.min_body_rate) as u64,
             bytes_reading: self.up_to_bytes(1024 * MIB, "http.bytes_reading", raw.bytes_reading),
             trusted_proxies: self.networks("http.trusted_proxies", &raw.trusted_proxies),
+            cors_origins: self.origins(raw.cors_origins),
             open_metrics: raw.open_metrics,
             shutdown_timeout: raw.shutdown_timeout.0,
             shutdown_delay: raw.shutdown_delay.0,
@@ -191,6 +197,26 @@ impl<'l> Validation<'l> {
             }
         }
         networks
+    }
+
+    /// Origins, each exactly as a browser sends it.
+    fn origins(&mut self, raw: Vec<String>) -> Vec<String> {
+        for (n, text) in raw.iter().enumerate() {
+            let origin = Url::parse(text).ok().map(|url| url.origin());
+            let sent = origin.filter(Origin::is_tuple);
+            let sent = sent.map(|origin| origin.ascii_serialization());
+            let fault = match sent {
+                _ if text == "*" => {
+                    "would let every page of the web ask; list the origins of your own".to_owned()
+                }
+                Some(sent) if !sent.starts_with("http") => IS_NO_ORIGIN.to_owned(),
+                Some(sent) if sent == *text => continue,
+                Some(sent) => format!("is sent by browsers as `{sent}`; write it so"),
+                None => IS_NO_ORIGIN.to_owned(),
+            };
+            self.problem(&format!("http.cors_origins.{n}"), fault);
+        }
+        raw
     }
 
     fn up_to(&mut self, most: u64, key: &str, value: u64) -> usize {
@@ -257,7 +283,7 @@ impl<'l> Validation<'l> {
     fn mongodb_uri(&mut self, raw: raw::Secret) -> SecretString {
         const KEY: &str = "mongodb.uri";
         let uri = self.secret(KEY, raw);
-        let is_known = !uri.expose_secret().is_empty() && !self.unread.iter().any(|key| key == KEY);
+        let is_known = !uri.expose_secret().is_empty() && self.is_read(KEY);
         if is_known && let Some(fault) = mongodb_uri::fault(uri.expose_secret()) {
             self.problem(KEY, fault);
         }
@@ -274,6 +300,11 @@ impl<'l> Validation<'l> {
                 "is no database name: 1 to 63 bytes without / \\ . \" $ or space",
             );
         }
+    }
+
+    /// Whether a secret was read, and is not a stand-in.
+    pub(super) fn is_read(&self, key: &str) -> bool {
+        !self.unread.iter().any(|unread| unread == key)
     }
 
     /// Reads a secret from its file or variable.

@@ -49,7 +49,42 @@ pub const REJECTIONS: [Code; 18] = [
 /// The outcome of a callback whose client was gone before the answer. It may be stored nevertheless.
 pub const CLIENT_GONE: &str = "client_gone";
 
-/// `/callbacks/{app}`, and paths below it for a provider that has one for each kind of event.
+/// Takes a signed callback
+///
+/// An answer of 200 means that its events are durable. Any other means that they are not, and that the provider has to
+/// send it again. The same is answered at the app's second path (`apps.callback_path`), and for Wildfire IM at paths
+/// below this one, `/callbacks/{app}/{secret}/{event}`. A body over 16 KiB is read only if everything outside of it is
+/// valid. A callback that is verified and cannot be decoded is kept as a dead letter, and answered 200.
+#[utoipa::path(
+    post,
+    path = "/callbacks/{app}",
+    operation_id = "take_callback",
+    tag = "callbacks",
+    security(()),
+    params(
+        ("app" = String, Path, description = "The app's name in the configuration", example = "otc"),
+        ("MD5" = Option<String>, Header, nullable = false, description = "NetEase: the body's digest"),
+        ("CurTime" = Option<String>, Header, nullable = false, description = "NetEase: the time of signing"),
+        (
+            "CheckSum" = Option<String>, Header, nullable = false,
+            description = "NetEase: SHA-1 of the app secret, `MD5` and `CurTime`, in hexadecimal"
+        ),
+        ("AppKey" = Option<String>, Header, nullable = false, description = "NetEase: the app key, if it is sent"),
+        (
+            "signature" = Option<String>, Query, nullable = false,
+            description = "RongCloud: SHA-1 of the app secret, `nonce` and `signTimestamp`, in hexadecimal"
+        ),
+        ("nonce" = Option<String>, Query, nullable = false, description = "RongCloud: a random number"),
+        ("signTimestamp" = Option<String>, Query, nullable = false, description = "RongCloud: the time of signing"),
+    ),
+    request_body(content = String, content_type = "*/*", description = "What the provider sends"),
+    responses((status = 200, description = "Its events are durable. The body is what the provider expects: for \
+        Wildfire IM and Yuntongxun nothing", content(
+            (serde_json::Value = "application/json", example = json!({ "code": 200 })),
+            (String = "text/plain", example = json!("ok")),
+        )
+    ))
+)]
 pub async fn by_name(
     request: HttpRequest,
     payload: web::Payload,

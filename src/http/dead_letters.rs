@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Service;
 use super::auth::{Caller, authorize};
@@ -21,10 +22,20 @@ const PAGE: u32 = 50;
 const LARGEST_PAGE: u32 = 500;
 
 /// What the list is asked for.
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 struct ListQuery {
+    /// The app; without it, all that the key may ask about.
+    #[param(nullable = false, example = "otc")]
     app: Option<String>,
+    /// Only those with this code, such as `not_json`.
+    #[param(nullable = false, example = "not_json")]
     code: Option<String>,
+    /// Where to go on: the `next` of the page before.
+    #[param(value_type = Option<String>, nullable = false)]
     before: Option<Place>,
+    /// The most dead letters of the page.
+    #[param(required = false, minimum = 1, maximum = 500, default = 50)]
     limit: u32,
 }
 
@@ -72,30 +83,46 @@ fn invalid(path: &str, detail: impl Into<String>) -> Problem {
     Problem::at(Code::InvalidField, path, detail)
 }
 
-#[derive(Serialize)]
+/// A page of dead letters, the newest first.
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Page<'l> {
+struct DeadLetterPage<'l> {
+    /// The dead letters, without their bodies.
     dead_letters: Vec<DeadLetterHead<'l>>,
-    /// The `before` of the next page; `None` on the last page.
+    /// The `before` of the next page; `null` on the last page.
+    #[schema(required)]
     next: Option<String>,
 }
 
 /// A dead letter without its body.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DeadLetterHead<'l> {
+    /// The app and the digest of the callback.
+    #[schema(example = "otc/0a1b2c")]
     id: &'l str,
+    /// The app that the callback was for.
     app: &'l str,
+    /// Why it is here, for programs.
+    #[schema(example = "not_json")]
     code: &'l str,
+    /// Why it is here, for people.
     reason: &'l str,
+    /// The place in the body.
     path: &'l str,
+    /// The app's provider.
     provider: &'l str,
+    /// The kind of callback, of a provider whose path says it.
     #[serde(skip_serializing_if = "str::is_empty")]
     route: &'l str,
+    /// The query string, of a provider that signs in it.
     #[serde(skip_serializing_if = "str::is_empty")]
     query: &'l str,
+    /// The headers that decoding needs.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     headers: BTreeMap<&'l str, &'l str>,
+    /// When it arrived.
+    #[schema(format = DateTime)]
     received_at: String,
 }
 
@@ -121,14 +148,19 @@ impl<'l> From<&'l Heading> for DeadLetterHead<'l> {
 }
 
 /// A dead letter with its body: as text, or in hexadecimal if it is not UTF-8.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct WholeDeadLetter<'l> {
+    /// All but the body.
     #[serde(flatten)]
     head: DeadLetterHead<'l>,
+    /// The body, if it is UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     body: Option<&'l str>,
+    /// The body in hexadecimal, if it is not.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     body_hex: Option<String>,
 }
 
@@ -146,12 +178,26 @@ impl<'l> From<&'l DeadLetter> for WholeDeadLetter<'l> {
 }
 
 /// The outcome of an operation on a dead letter.
-#[derive(Serialize)]
-struct Done<'l> {
+#[derive(Serialize, ToSchema)]
+struct DeadLetterOutcome<'l> {
+    /// The dead letter's id.
     id: &'l str,
+    /// `stored` or `dropped`.
     outcome: &'static str,
 }
 
+/// Lists dead letters
+///
+/// The newest first, of all apps that the key may ask about. The key needs the scope `admin`.
+#[utoipa::path(
+    get,
+    path = "/v1/dead-letters",
+    operation_id = "list_dead_letters",
+    tag = "dead letters",
+    security(("key" = ["admin"])),
+    params(ListQuery),
+    responses((status = 200, description = "A page", body = DeadLetterPage))
+)]
 pub async fn list(
     request: HttpRequest,
     service: web::Data<Service>,
@@ -180,12 +226,27 @@ pub async fn list(
     tracing::info!(key = caller.key_name(), listed, "dead letters were listed");
     let is_full = listed == asked.limit as usize;
     let next = found.last().filter(|_| is_full);
-    Ok(HttpResponse::Ok().json(Page {
+    Ok(HttpResponse::Ok().json(DeadLetterPage {
         dead_letters: found.iter().map(DeadLetterHead::from).collect(),
         next: next.map(|last| Place::of(last).to_string()),
     }))
 }
 
+/// Shows a dead letter
+///
+/// With its body, which holds messages' texts. The key needs the scope `admin`, and the log has its name.
+#[utoipa::path(
+    get,
+    path = "/v1/dead-letters/{app}/{digest}",
+    operation_id = "get_dead_letter",
+    tag = "dead letters",
+    security(("key" = ["admin"])),
+    params(
+        ("app" = String, Path, description = "The app that the callback was for", example = "otc"),
+        ("digest" = String, Path, description = "The rest of the dead letter's id", example = "0a1b2c"),
+    ),
+    responses((status = 200, description = "The dead letter", body = WholeDeadLetter))
+)]
 pub async fn show(
     request: HttpRequest,
     service: web::Data<Service>,
@@ -201,6 +262,22 @@ pub async fn show(
     Ok(HttpResponse::Ok().json(WholeDeadLetter::from(&dead_letter)))
 }
 
+/// Decodes and stores a dead letter again
+///
+/// After an upgrade, or after the app's settings were changed. It is kept unless its events are stored. The key needs
+/// the scope `admin`.
+#[utoipa::path(
+    post,
+    path = "/v1/dead-letters/{app}/{digest}/retry",
+    operation_id = "retry_dead_letter",
+    tag = "dead letters",
+    security(("key" = ["admin"])),
+    params(
+        ("app" = String, Path, description = "The app that the callback was for", example = "otc"),
+        ("digest" = String, Path, description = "The rest of the dead letter's id", example = "0a1b2c"),
+    ),
+    responses((status = 200, description = "Its events are stored", body = DeadLetterOutcome))
+)]
 pub async fn retry(
     request: HttpRequest,
     service: web::Data<Service>,
@@ -211,7 +288,7 @@ pub async fn retry(
     let mut action = AdminAction::begin("retry", &id, &caller, &request);
     let retried = retry_dead_letter(&current.apps, store, &id, key).await?;
     action.is_confirmed = true;
-    let done = Done {
+    let done = DeadLetterOutcome {
         id: &id,
         outcome: outcome(retried)?,
     };
@@ -242,6 +319,21 @@ fn outcome(retried: Retried) -> Result<&'static str, Problem> {
     Err(problem)
 }
 
+/// Drops a dead letter
+///
+/// For good. The key needs the scope `admin`.
+#[utoipa::path(
+    delete,
+    path = "/v1/dead-letters/{app}/{digest}",
+    operation_id = "drop_dead_letter",
+    tag = "dead letters",
+    security(("key" = ["admin"])),
+    params(
+        ("app" = String, Path, description = "The app that the callback was for", example = "otc"),
+        ("digest" = String, Path, description = "The rest of the dead letter's id", example = "0a1b2c"),
+    ),
+    responses((status = 200, description = "It is gone", body = DeadLetterOutcome))
+)]
 pub async fn remove(
     request: HttpRequest,
     service: web::Data<Service>,
@@ -258,7 +350,7 @@ pub async fn remove(
         key = caller.key_name(),
         "a dead letter was dropped"
     );
-    let done = Done {
+    let done = DeadLetterOutcome {
         id: &id,
         outcome: "dropped",
     };

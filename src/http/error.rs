@@ -7,7 +7,8 @@
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpResponse, ResponseError};
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::key_failures::SECONDS_EACH;
 use super::use_instead;
@@ -69,7 +70,17 @@ codes! {
     /// A query with a key that lacks the scope.
     MissingScope = "missing_scope", FORBIDDEN, "The key lacks a scope";
     /// A query about an app that the key is not for.
-    AppNotAllowed = "app_not_allowed", FORBIDDEN, "The key is not for this app";
+    AppNotAllowed = "app_not_allowed", FORBIDDEN, "The key or token is not for this app";
+    /// A query with a user's token that has expired.
+    TokenExpired = "token_expired", UNAUTHORIZED, "The token has expired";
+    /// A query with a user's token that is not valid.
+    InvalidToken = "invalid_token", UNAUTHORIZED, "The token is not valid";
+    /// A query with a user's token where only keys may ask.
+    TokenNotAllowed = "token_not_allowed", FORBIDDEN, "A key is required, not a token";
+    /// A query about a user with the token of another.
+    UserNotAllowed = "user_not_allowed", FORBIDDEN, "The token is another user's";
+    /// A query about a team that the token does not list.
+    TeamNotAllowed = "team_not_allowed", FORBIDDEN, "The token is not for this team";
     /// A query with an unknown key, after many others.
     TooManyFailedKeys = "too_many_failed_keys", TOO_MANY_REQUESTS, "Too many unknown keys were sent";
     /// A query to a service without any key.
@@ -169,41 +180,65 @@ impl Problem {
 
     /// The response, with the id of its request.
     pub(super) fn document(&self, request_id: Option<&str>) -> HttpResponse {
-        let status = self.code.status();
-        let mut body = json!({
-            "type": format!("urn:im-callback:error:{}", self.code.as_str()),
-            "title": self.code.title(),
-            "status": status.as_u16(),
-            "detail": self.detail,
-            "code": self.code.as_str(),
-        });
-        if let Some(path) = &self.path {
-            body["path"] = path.as_str().into();
-        }
-        if let Some(id) = request_id {
-            body["request_id"] = id.into();
-        }
-        let mut response = HttpResponse::build(status);
-        response.content_type("application/problem+json");
+        let mut response = HttpResponse::build(self.code.status());
         if let Some(methods) = self.allow {
             response.insert_header((ALLOW, methods));
         }
-        match self.code {
-            Code::Unavailable => {
-                response.insert_header((RETRY_AFTER, RETRY_AFTER_SECONDS.to_string()));
-            }
-            Code::Overloaded => {
-                response.insert_header((RETRY_AFTER, "1"));
-            }
-            Code::TooManyFailedKeys => {
-                response.insert_header((RETRY_AFTER, SECONDS_EACH.to_string()));
-            }
-            _ => {}
+        if let Some(seconds) = retry_after(self.code) {
+            response.insert_header((RETRY_AFTER, seconds.to_string()));
         }
         if let Some(challenge) = challenge(self.code) {
             response.insert_header((WWW_AUTHENTICATE, challenge));
         }
-        response.body(body.to_string())
+        let document = ProblemDocument::of(self, request_id);
+        let body = serde_json::to_string(&document).expect("strings and numbers are JSON");
+        response.content_type(PROBLEM_JSON).body(body)
+    }
+}
+
+/// The content type of every error response.
+pub(super) const PROBLEM_JSON: &str = "application/problem+json";
+
+/// An error response, as RFC 9457 describes it.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub(super) struct ProblemDocument<'p> {
+    /// `urn:im-callback:error:` and the code.
+    #[serde(rename = "type")]
+    uri: String,
+    /// What the code means, for people.
+    title: &'static str,
+    /// The status of the response.
+    #[schema(minimum = 400, maximum = 599)]
+    status: u16,
+    /// The cause and the way out, for people. It contains no secret and no message's text.
+    detail: &'p str,
+    /// The kind of the error, for programs. A code keeps its meaning.
+    #[schema(value_type = Code)]
+    code: &'static str,
+    /// The place in the query, such as `peers[1]`, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    path: Option<&'p str>,
+    /// The request's `X-Request-Id`, or a made one. The service's log has it, too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    request_id: Option<&'p str>,
+}
+
+impl<'p> ProblemDocument<'p> {
+    /// The document of a problem.
+    pub(super) fn of(problem: &'p Problem, request_id: Option<&'p str>) -> Self {
+        let code = problem.code;
+        Self {
+            uri: format!("urn:im-callback:error:{}", code.as_str()),
+            title: code.title(),
+            status: code.status().as_u16(),
+            detail: &problem.detail,
+            code: code.as_str(),
+            path: problem.path.as_deref(),
+            request_id,
+        }
     }
 }
 
@@ -218,12 +253,28 @@ impl ResponseError for Problem {
     }
 }
 
+/// Seconds after which it is of use to ask again.
+pub(super) fn retry_after(code: Code) -> Option<u32> {
+    match code {
+        Code::Unavailable => Some(RETRY_AFTER_SECONDS),
+        Code::Overloaded => Some(1),
+        Code::TooManyFailedKeys => Some(SECONDS_EACH),
+        _ => None,
+    }
+}
+
 /// What tells a client about its key (RFC 6750, 3). Without any configured key there is nothing to ask it for.
-fn challenge(code: Code) -> Option<&'static str> {
+pub(super) fn challenge(code: Code) -> Option<&'static str> {
     match code {
         Code::MissingKey => Some("Bearer"),
-        Code::UnknownKey | Code::TooManyFailedKeys => Some(r#"Bearer error="invalid_token""#),
-        Code::MissingScope | Code::AppNotAllowed => Some(r#"Bearer error="insufficient_scope""#),
+        Code::UnknownKey | Code::TooManyFailedKeys | Code::TokenExpired | Code::InvalidToken => {
+            Some(r#"Bearer error="invalid_token""#)
+        }
+        Code::MissingScope
+        | Code::AppNotAllowed
+        | Code::TokenNotAllowed
+        | Code::UserNotAllowed
+        | Code::TeamNotAllowed => Some(r#"Bearer error="insufficient_scope""#),
         _ => None,
     }
 }

@@ -1,4 +1,5 @@
-//! Refused keys: counted by reason, logged at a limited rate, and unknown ones limited for each client's address.
+//! Refused keys and tokens: counted by reason, logged at a limited rate, and unknown ones limited for each client's
+//! address.
 //!
 //! The limit never keeps out a right key, which is found before anything here is asked: behind a proxy that is not
 //! trusted all callers share one address, and a stranger among them must not be able to lock the others out. So it
@@ -18,7 +19,7 @@ use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
 
 use super::error::{Code, Problem};
-use crate::auth::AuthError;
+use crate::auth::{AuthError, TokenFault};
 use crate::metrics::{Metrics, ReasonLabel};
 use crate::throttle::Throttle;
 
@@ -37,23 +38,38 @@ pub enum KeyRejection {
     Unknown,
     /// The key lacks the route's scope.
     Scope,
-    /// The key is limited to other apps.
+    /// The key or token is limited to other apps.
     App,
-    /// The key is not configured either, and its address has sent too many of those.
+    /// The key or token is not known either, and its address has sent too many of those.
     Throttled,
     /// No key is configured.
     NoKeys,
+    /// The user's token has expired, as every token does.
+    Expired,
+    /// The user's token is not valid.
+    Token,
+    /// The route needs a key, not a user's token.
+    NotForUsers,
+    /// The token is another user's.
+    User,
+    /// The token does not list the team.
+    Team,
 }
 
 impl KeyRejection {
     /// Every reason.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 11] = [
         Self::Missing,
         Self::Unknown,
         Self::Scope,
         Self::App,
         Self::Throttled,
         Self::NoKeys,
+        Self::Expired,
+        Self::Token,
+        Self::NotForUsers,
+        Self::User,
+        Self::Team,
     ];
 
     /// The reason as text, for logs and metrics.
@@ -65,6 +81,11 @@ impl KeyRejection {
             Self::App => "app",
             Self::Throttled => "throttled",
             Self::NoKeys => "no_keys",
+            Self::Expired => "expired",
+            Self::Token => "token",
+            Self::NotForUsers => "not_for_users",
+            Self::User => "user",
+            Self::Team => "team",
         }
     }
 
@@ -76,6 +97,11 @@ impl KeyRejection {
             Self::App => Code::AppNotAllowed,
             Self::Throttled => Code::TooManyFailedKeys,
             Self::NoKeys => Code::NoKeys,
+            Self::Expired => Code::TokenExpired,
+            Self::Token => Code::InvalidToken,
+            Self::NotForUsers => Code::TokenNotAllowed,
+            Self::User => Code::UserNotAllowed,
+            Self::Team => Code::TeamNotAllowed,
         }
     }
 }
@@ -110,19 +136,33 @@ impl KeyFailures {
         let reason = match error {
             AuthError::NoKeys => KeyRejection::NoKeys,
             AuthError::MissingKey => KeyRejection::Missing,
-            AuthError::UnknownKey if self.budgets.spend(client) => KeyRejection::Unknown,
-            AuthError::UnknownKey => KeyRejection::Throttled,
+            // It was signed for this service, so it is nobody's guess: the page needs the answer, to fetch a new one.
+            AuthError::InvalidToken { fault, .. } if *fault == TokenFault::Expired => {
+                KeyRejection::Expired
+            }
+            AuthError::UnknownKey | AuthError::InvalidToken { .. }
+                if !self.budgets.spend(client) =>
+            {
+                KeyRejection::Throttled
+            }
+            AuthError::UnknownKey => KeyRejection::Unknown,
+            AuthError::InvalidToken { .. } => KeyRejection::Token,
             AuthError::MissingScope { .. } => KeyRejection::Scope,
-            AuthError::AppNotAllowed { .. } => KeyRejection::App,
+            AuthError::AppNotAllowed { .. } | AuthError::TokenOfOtherApp { .. } => {
+                KeyRejection::App
+            }
+            AuthError::TokenNotAllowed { .. } => KeyRejection::NotForUsers,
+            AuthError::UserNotAllowed { .. } => KeyRejection::User,
+            AuthError::TeamNotAllowed { .. } => KeyRejection::Team,
         };
         let label = ReasonLabel {
             reason: reason.as_str(),
         };
         self.metrics.rejected_keys.get_or_create(&label).inc();
-        self.log(reason, error.key(), client);
+        self.log(reason, error, client);
         let detail = match reason {
             KeyRejection::Throttled => {
-                "this address has sent too many keys that are not configured; send the right one"
+                "this address has sent too many unknown keys or invalid tokens; send the right one"
                     .to_owned()
             }
             _ => error.to_string(),
@@ -130,7 +170,7 @@ impl KeyFailures {
         Problem::new(reason.code(), detail)
     }
 
-    fn log(&self, reason: KeyRejection, key: Option<&str>, client: Option<IpAddr>) {
+    fn log(&self, reason: KeyRejection, error: &AuthError, client: Option<IpAddr>) {
         if reason == KeyRejection::Throttled {
             self.throttled.fetch_add(1, Ordering::Relaxed);
             return;
@@ -141,9 +181,14 @@ impl KeyFailures {
         let throttled_of_all =
             (reason == KeyRejection::Unknown).then(|| self.throttled.swap(0, Ordering::Relaxed));
         let client = client.map(tracing::field::display);
-        let reason = reason.as_str();
+        let (reason, key) = (reason.as_str(), error.key());
+        let fault = match error {
+            AuthError::InvalidToken { fault, .. } => Some(fault.as_str()),
+            _ => None,
+        };
         tracing::warn!(
             reason,
+            fault,
             key,
             client,
             kept_back,
@@ -287,20 +332,33 @@ mod tests {
                 key: key(),
                 scope: crate::auth::Scope::Admin,
             },
+            AuthError::InvalidToken {
+                fault: TokenFault::Expired,
+                key: None,
+            },
+            AuthError::TokenNotAllowed { key: key() },
+            AuthError::TokenOfOtherApp { key: key() },
+            AuthError::UserNotAllowed { key: key() },
+            AuthError::TeamNotAllowed { key: key() },
         ];
         for error in &errors {
             for _ in 0..30 {
                 failures.refuse(error, client);
             }
         }
-        for n in 0..30 {
-            let code = failures.refuse(&AuthError::UnknownKey, client).code;
-            let expected = if n < 10 {
-                Code::UnknownKey
-            } else {
-                Code::TooManyFailedKeys
+        // One budget for both: neither is known.
+        let invalid = AuthError::InvalidToken {
+            fault: TokenFault::Signature,
+            key: None,
+        };
+        for n in 0..15 {
+            let codes =
+                [&AuthError::UnknownKey, &invalid].map(|error| failures.refuse(error, client).code);
+            let expected = match n < 5 {
+                true => [Code::UnknownKey, Code::InvalidToken],
+                false => [Code::TooManyFailedKeys; 2],
             };
-            assert_eq!(code, expected, "{n}");
+            assert_eq!(codes, expected, "{n}");
         }
         let counts = KeyRejection::ALL.map(KeyRejection::as_str).map(|reason| {
             let label = ReasonLabel { reason };
@@ -308,11 +366,16 @@ mod tests {
         });
         let expected = [
             ("missing", 30),
-            ("unknown", 10),
+            ("unknown", 5),
             ("scope", 30),
-            ("app", 30),
+            ("app", 60),
             ("throttled", 20),
             ("no_keys", 30),
+            ("expired", 30),
+            ("token", 5),
+            ("not_for_users", 30),
+            ("user", 30),
+            ("team", 30),
         ];
         assert_eq!(counts, expected);
     }

@@ -17,7 +17,20 @@ use crate::metrics::{
 };
 use crate::store::documents::OTHER_CODES;
 
-/// All metrics: what is counted, and what is now.
+/// All metrics: what is counted, and what is now
+///
+/// Without a key where `http.open_metrics` is set, as by default; else with one of the scope `metrics` that is not
+/// limited to apps.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    operation_id = "get_metrics",
+    tag = "operations",
+    security((), ("key" = ["metrics"])),
+    responses((
+        status = 200, description = "In Prometheus' text format", body = String, content_type = "text/plain"
+    ))
+)]
 pub async fn get(
     request: HttpRequest,
     service: web::Data<Service>,

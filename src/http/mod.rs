@@ -7,19 +7,22 @@ mod callbacks;
 mod client_address;
 pub mod connection;
 pub(crate) mod dead_letters;
+mod docs;
 pub mod error;
+mod fixed;
 pub mod health;
 pub mod key_failures;
 mod lost_callbacks;
 pub mod memory_budget;
 mod metrics;
+pub mod openapi;
 mod query;
 pub mod rejections;
 mod request;
 pub mod route;
 pub mod server;
 pub(crate) mod trace;
-mod unread;
+pub mod unread;
 
 use std::sync::Arc;
 
@@ -118,6 +121,25 @@ pub fn routes(service: &web::Data<Service>, config: &mut ServiceConfig) {
         web::resource(Route::Metrics.pattern())
             .route(web::get().to(metrics::get))
             .route(web::head().to(metrics::get))
+            .default_service(only("GET, HEAD")),
+    );
+    config.service(
+        web::resource(Route::OpenApi.pattern())
+            .route(web::get().to(openapi::get))
+            .route(web::head().to(openapi::get))
+            .default_service(only("GET, HEAD")),
+    );
+    let docs = Route::Docs.pattern();
+    config.service(
+        web::resource([docs, &format!("{docs}/")])
+            .route(web::get().to(docs::page))
+            .route(web::head().to(docs::page))
+            .default_service(only("GET, HEAD")),
+    );
+    config.service(
+        web::resource(format!("{docs}/{{file}}"))
+            .route(web::get().to(docs::file))
+            .route(web::head().to(docs::file))
             .default_service(only("GET, HEAD")),
     );
     // The apps' second paths change with a reload, so they are no routes of their own.

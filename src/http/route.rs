@@ -58,6 +58,10 @@ routes! {
     Livez = "livez", "/livez";
     /// What of the work can be done.
     Readyz = "readyz", "/readyz";
+    /// The API for programs.
+    OpenApi = "openapi", "/openapi.json";
+    /// The API for people: this path and the files below it.
+    Docs = "docs", "/docs";
 }
 
 impl Route {
@@ -86,7 +90,7 @@ impl Route {
 
     fn has(self, path: &str) -> bool {
         let pattern = self.pattern();
-        if self == Self::Callbacks {
+        if matches!(self, Self::Callbacks | Self::Docs) {
             let below = path.strip_prefix(pattern);
             return below.is_some_and(|below| below.is_empty() || below.starts_with('/'));
         }
@@ -126,6 +130,9 @@ mod tests {
             ("/v1/dead-letters/otc/0a/retry/x", None),
             ("/livez", Some(Route::Livez)),
             ("/readyz", Some(Route::Readyz)),
+            ("/docs", Some(Route::Docs)),
+            ("/docs/start.js", Some(Route::Docs)),
+            ("/docsx", None),
             ("/", None),
             ("", None),
         ] {

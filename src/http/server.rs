@@ -170,6 +170,7 @@ mod tests {
                 min_body_rate: 1,
                 bytes_reading: 1024,
                 trusted_proxies: Vec::new(),
+                cors_origins: Vec::new(),
                 open_metrics: true,
                 shutdown_timeout: Duration::from_secs(1),
                 shutdown_delay: Duration::ZERO,

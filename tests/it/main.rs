@@ -27,6 +27,7 @@ mod load;
 mod logs;
 mod lost_callbacks;
 mod metrics;
+mod openapi;
 mod oracle;
 mod outage;
 mod overflow;

@@ -18,6 +18,35 @@ use crate::store::trace::{MOST_READERS, TraceQuestion, Wanted};
 use view::TraceAnswer;
 use words::{Completeness, absences};
 
+/// Tells what happened to a message
+///
+/// Where it came from, who has read it, whether it was recalled or edited, and why it counts as unread or does not.
+/// Never its text. Give `id`, or `clientId`, `from` and `to`. The key needs the scope `admin`.
+#[utoipa::path(
+    get,
+    path = "/v1/trace",
+    operation_id = "trace_message",
+    tag = "trace",
+    security(("key" = ["admin"])),
+    params(
+        ("app" = inline(Option<String>), Query, nullable = false, description = "The app", example = "otc"),
+        (
+            "id" = inline(Option<String>), Query, nullable = false, min_length = 1, example = "1",
+            description = "The provider's id of the message, or its whole `_id`"
+        ),
+        (
+            "clientId" = inline(Option<String>), Query, nullable = false, min_length = 1,
+            description = "The id that the sending client gave it"
+        ),
+        ("from" = inline(Option<String>), Query, nullable = false, min_length = 1, description = "Its sender"),
+        ("to" = inline(Option<String>), Query, nullable = false, min_length = 1, description = "Its receiver or team"),
+        (
+            "reader" = inline(Option<Vec<String>>), Query, nullable = false, max_items = 20, style = Form,
+            explode = false, description = "Members of a team whose read marks to show"
+        ),
+    ),
+    responses((status = 200, description = "What is known", body = TraceAnswer))
+)]
 pub async fn show(
     request: HttpRequest,
     service: web::Data<Service>,

@@ -1,6 +1,7 @@
 //! The answer of a trace as JSON.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::words::{Completeness, agreement, lag, millis, time, why};
 use crate::store::trace::{
@@ -9,135 +10,219 @@ use crate::store::trace::{
 };
 
 /// What is known about some messages.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TraceAnswer<'t> {
+    /// The app.
     app: &'t str,
     /// Whether all callbacks that were acknowledged are in MongoDB.
     complete: bool,
     /// Whether MongoDB is known not to confirm writes now; only the service knows that.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     outage: Option<bool>,
     /// The spools that may hold callbacks.
     spools: Vec<WaitingSpool<'t>>,
     /// The app's dead letters, whose bodies cannot be searched.
     dead_letters: DeadLetterCount,
+    /// The messages with this id, of all classes.
     messages: Vec<MessageView<'t>>,
     /// Why messages that were found are not among them.
     unreadable: Vec<UnreadableView<'t>>,
 }
 
-#[derive(Serialize)]
+/// A stored document that lacks what all of its collection have.
+#[derive(Serialize, ToSchema)]
 struct UnreadableView<'t> {
+    /// Its collection.
     collection: &'static str,
+    /// Its `_id`.
     id: &'t str,
 }
 
-#[derive(Serialize)]
+/// A spool that may hold callbacks.
+#[derive(Serialize, ToSchema)]
 struct WaitingSpool<'t> {
+    /// Its id.
     id: &'t str,
+    /// The machine that it is on.
     host: &'t str,
+    /// Its size.
     bytes: u64,
 }
 
-#[derive(Serialize)]
+/// The number of an app's dead letters.
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct DeadLetterCount {
+    /// How many are known.
     count: u64,
     /// False if there may be more.
     is_exact: bool,
 }
 
-#[derive(Serialize)]
+/// A message, and what happened to it. Never its text.
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct MessageView<'t> {
+    /// Its `_id`.
     id: &'t str,
+    /// The provider that sent it.
     provider: &'t str,
+    /// Such as `p2p` or `team`.
     class: &'static str,
+    /// The provider's id.
     msgid_server: &'t str,
+    /// The id that the sending client gave it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     client_id: Option<&'t str>,
+    /// Its type, in the provider's word.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     message_type: Option<&'t str>,
+    /// Its sender. `null` if only its recall or an edit has arrived.
+    #[schema(required)]
     from: Option<&'t str>,
+    /// Its receiver or team.
     to: &'t str,
+    /// The same for both directions.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     conversation: Option<&'t str>,
+    /// Its order.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     order_id: Option<&'t str>,
+    /// When the provider accepted it.
+    #[schema(format = DateTime, required)]
     sent_at: Option<String>,
+    /// When its callback arrived. `null` if only its recall or an edit has.
+    #[schema(format = DateTime, required)]
     received_at: Option<String>,
-    /// From sending to arrival; negative if the clocks differ.
+    /// From sending to arrival, in milliseconds; negative if the clocks differ.
+    #[schema(required)]
     lag_ms: Option<i64>,
+    /// Whether it counts as unread, and why.
     verdict: VerdictView,
+    /// `state` as it is stored.
     state: StateView,
+    /// The read marks that decide.
     marks: Vec<MarkView<'t>>,
-    /// `None` if they are not looked for: this provider's cannot be found by conversation, or no reader was named.
+    /// `null` if they are not looked for: this provider's cannot be found by conversation, or no reader was named.
+    #[schema(required)]
     receipts: Option<ReceiptsView<'t>>,
+    /// Its recall.
+    #[schema(required)]
     recall: Option<ChangeView<'t>>,
+    /// Its edits.
     edits: EditsView<'t>,
+    /// The stored events with the recall and the edits.
     records: Vec<RecordView<'t>>,
 }
 
-#[derive(Serialize)]
+/// Whether a message counts as unread.
+#[derive(Serialize, ToSchema)]
 struct VerdictView {
+    /// Whether it does.
     counts: bool,
+    /// The rule that decides; `docs/trace.md` lists them.
+    #[schema(example = "read")]
     rule: &'static str,
+    /// The same for people.
     text: String,
 }
 
-#[derive(Serialize)]
+/// `state` of a stored message.
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct StateView {
+    /// 0 unread, 1 read, `null` if it does not count.
+    #[schema(required)]
     value: Option<i64>,
+    /// When it became 1.
+    #[schema(format = DateTime, required)]
     read_at: Option<String>,
+    /// Whether it is as it should be; `docs/trace.md` lists the words.
+    #[schema(example = "agrees")]
     agreement: &'static str,
+    /// The same for people.
     text: &'static str,
 }
 
-#[derive(Serialize)]
+/// A read mark.
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct MarkView<'t> {
+    /// Whose it is.
     reader: &'t str,
+    /// Up to when the reader has read.
+    #[schema(format = DateTime, required)]
     read_up_to: Option<String>,
+    /// When the last receipt arrived.
+    #[schema(format = DateTime, required)]
     updated_at: Option<String>,
+    /// Whether it covers the message.
     covers: bool,
 }
 
-#[derive(Serialize)]
+/// The receipts of the message's pair with its time or a later one.
+#[derive(Serialize, ToSchema)]
 struct ReceiptsView<'t> {
+    /// The earliest of them.
     found: Vec<ReceiptView<'t>>,
+    /// Whether there are more.
     more: bool,
 }
 
-#[derive(Serialize)]
+/// A receipt.
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct ReceiptView<'t> {
+    /// Up to when the reader had read.
+    #[schema(format = DateTime, required)]
     read_up_to: Option<String>,
+    /// Its event.
     #[serde(flatten)]
     record: RecordView<'t>,
 }
 
-#[derive(Serialize)]
+/// A recall or an edit.
+#[derive(Serialize, ToSchema)]
 struct ChangeView<'t> {
+    /// When it happened.
+    #[schema(format = DateTime, required)]
     at: Option<String>,
+    /// Who did it.
+    #[schema(required)]
     by: Option<&'t str>,
 }
 
-#[derive(Serialize)]
+/// The edits of a message.
+#[derive(Serialize, ToSchema)]
 struct EditsView<'t> {
+    /// How many there are.
     count: usize,
+    /// The earliest of them.
     first: Vec<ChangeView<'t>>,
 }
 
-#[derive(Serialize)]
+/// A stored event.
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct RecordView<'t> {
+    /// Its `_id`.
     id: &'t str,
+    /// What happened.
     kind: &'t str,
+    /// When it happened.
+    #[schema(format = DateTime, required)]
     at: Option<String>,
+    /// When its callback arrived.
+    #[schema(format = DateTime, required)]
     received_at: Option<String>,
-    /// Whether it arrived before the message; `None` if only one of the two is known.
+    /// Whether it arrived before the message; `null` if only one of the two is known.
+    #[schema(required)]
     before_message: Option<bool>,
 }
 

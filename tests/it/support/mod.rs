@@ -1,5 +1,6 @@
 //! Shared by tests: a running service, signed requests, and access to the database.
 
+pub mod contract;
 pub mod dialect;
 pub mod disk;
 pub mod log_guard;
@@ -415,12 +416,15 @@ pub async fn send(request: reqwest::RequestBuilder, headers: &[(&str, &str)]) ->
     let (client, request) = request.build_split();
     let request = request.unwrap();
     forbid_in_logs(&request);
+    let asked = contract::Asked::of(&request);
     let response = client.execute(request).await.unwrap();
-    Answer {
+    let answer = Answer {
         status: response.status().as_u16(),
         headers: response.headers().clone(),
         text: response.text().await.unwrap(),
-    }
+    };
+    contract::check(&asked, &answer);
+    answer
 }
 
 /// No log may have a request's key or signature, or the texts of its body.

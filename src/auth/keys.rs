@@ -1,37 +1,14 @@
-//! Who may query: bearer keys with scopes, and perhaps for some apps only, apart from the provider's secrets.
+//! Keys: secrets with scopes. [`Keys`] has all callers that are configured, those with tokens, too.
+
+use std::sync::Arc;
 
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+use super::tokens::{TokenKeys, looks_like_token};
+use super::{AuthError, Identity, Rate, Scope};
 use crate::callback::ids::AppName;
-
-/// What a key allows.
-#[derive(Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-pub enum Scope {
-    /// Counts, presence, messages.
-    Read,
-    /// Marks conversations read.
-    Write,
-    /// Operates the service.
-    Admin,
-    /// Reads metrics, where these are not open.
-    Metrics,
-}
-
-impl Scope {
-    /// The scope's name in the configuration.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Read => "read",
-            Self::Write => "write",
-            Self::Admin => "admin",
-            Self::Metrics => "metrics",
-        }
-    }
-}
 
 /// A key that is configured.
 #[derive(Debug)]
@@ -40,10 +17,12 @@ pub struct Key {
     secret: SecretString,
     scopes: Vec<Scope>,
     apps: Option<Vec<AppName>>,
+    rate: Option<Rate>,
 }
 
 impl Key {
-    /// A key of these scopes, for these apps; `None` is every app, also one that is configured later.
+    /// A key of these scopes, for these apps; `None` is every app, also one that is configured later. It may ask at
+    /// any rate.
     pub fn new(
         name: String,
         secret: SecretString,
@@ -55,7 +34,18 @@ impl Key {
             secret,
             scopes,
             apps,
+            rate: None,
         }
+    }
+
+    /// The same key, limited to a rate.
+    pub fn limited_to(self, rate: Option<Rate>) -> Self {
+        Self { rate, ..self }
+    }
+
+    /// How many requests the key may send; `None` is any number.
+    pub fn rate(&self) -> Option<Rate> {
+        self.rate
     }
 
     /// The key's name, for people.
@@ -115,79 +105,97 @@ impl Key {
     }
 }
 
-/// Why a query is not allowed. The text says what to do about it, and holds no secret.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum AuthError {
-    /// No key is configured, so nobody may query.
-    #[error("no key is configured; add an [[auth.keys]] section to the service's configuration")]
-    NoKeys,
-    /// The query has no bearer token.
-    #[error("send the header `Authorization: Bearer <key>`")]
-    MissingKey,
-    /// The token is no key's secret.
-    #[error("the bearer key is none of the configured keys")]
-    UnknownKey,
-    /// The key does not allow this query.
-    #[error("the key `{key}` lacks the scope `{}`", scope.as_str())]
-    MissingScope {
-        /// The key's name.
-        key: String,
-        /// What it would have to allow.
-        scope: Scope,
-    },
-    /// The key is limited to other apps.
-    #[error("the key `{key}` is limited to some apps (auth.keys.apps), and not allowed this")]
-    AppNotAllowed {
-        /// The key's name.
-        key: String,
-    },
-}
-
-impl AuthError {
-    /// The name of the key that lacks a right.
-    pub fn key(&self) -> Option<&str> {
-        match self {
-            Self::NoKeys | Self::MissingKey | Self::UnknownKey => None,
-            Self::MissingScope { key, .. } | Self::AppNotAllowed { key } => Some(key),
-        }
-    }
-}
-
-/// All keys that are configured.
+/// All callers that are configured.
 #[derive(Debug)]
-pub struct Keys(Vec<Key>);
+pub struct Keys {
+    keys: Vec<Arc<Key>>,
+    tokens: TokenKeys,
+}
 
 impl Keys {
-    /// Takes the configured keys.
-    pub fn new(keys: Vec<Key>) -> Self {
-        Self(keys)
+    /// Takes the configured keys, and those of users' tokens.
+    pub fn new(keys: Vec<Key>, tokens: TokenKeys) -> Self {
+        Self {
+            keys: keys.into_iter().map(Arc::new).collect(),
+            tokens,
+        }
     }
 
-    /// Finds the key whose secret is `token`, if it allows `scope`.
+    /// What makes and limits users' tokens.
+    pub fn tokens(&self) -> &TokenKeys {
+        &self.tokens
+    }
+
+    /// Finds the key whose secret is `bearer`, if it allows `scope`. A user's token is never enough. `now` is in
+    /// seconds since 1970.
     ///
     /// # Errors
     /// [`AuthError`], which says why not.
-    pub fn authorize(&self, token: Option<&str>, scope: Scope) -> Result<&Key, AuthError> {
-        if self.0.is_empty() {
+    pub fn authorize(
+        &self,
+        bearer: Option<&str>,
+        scope: Scope,
+        now: u64,
+    ) -> Result<Arc<Key>, AuthError> {
+        match self.identify(bearer, now)? {
+            Identity::Key(key) if key.allows(scope) => Ok(key),
+            Identity::Key(key) => Err(AuthError::MissingScope {
+                key: key.name.clone(),
+                scope,
+            }),
+            Identity::User(token) => Err(AuthError::TokenNotAllowed {
+                key: token.key().name().to_owned(),
+            }),
+        }
+    }
+
+    /// Finds who may read: a key of the scope `read`, or a user.
+    ///
+    /// # Errors
+    /// [`AuthError`], which says why not.
+    pub fn authorize_reader(&self, bearer: Option<&str>, now: u64) -> Result<Identity, AuthError> {
+        match self.identify(bearer, now)? {
+            Identity::Key(key) if !key.allows(Scope::Read) => Err(AuthError::MissingScope {
+                key: key.name.clone(),
+                scope: Scope::Read,
+            }),
+            identity => Ok(identity),
+        }
+    }
+
+    /// Whether a caller who was let in before a reload still may read what this app has. When a token expires is
+    /// another matter.
+    pub fn still_allow(&self, identity: &Identity, app: &AppName) -> bool {
+        match identity {
+            Identity::Key(before) => self.keys.iter().any(|key| {
+                key.name == before.name
+                    && key.secret.expose_secret() == before.secret.expose_secret()
+                    && key.allows(Scope::Read)
+                    && key.check_app(app.as_str()).is_ok()
+            }),
+            Identity::User(token) => self.tokens.still_allow(token.key(), app),
+        }
+    }
+
+    fn identify(&self, bearer: Option<&str>, now: u64) -> Result<Identity, AuthError> {
+        if self.keys.is_empty() && self.tokens.is_empty() {
             return Err(AuthError::NoKeys);
         }
-        let token = token.ok_or(AuthError::MissingKey)?;
-        let key = self.find(token).ok_or(AuthError::UnknownKey)?;
-        if key.allows(scope) {
-            return Ok(key);
+        let bearer = bearer.ok_or(AuthError::MissingKey)?;
+        // No key looks like a token, which the configuration sees to.
+        if !self.tokens.is_empty() && looks_like_token(bearer) {
+            return self.tokens.verify(bearer, now).map(Identity::User);
         }
-        Err(AuthError::MissingScope {
-            key: key.name.clone(),
-            scope,
-        })
+        let key = self.find(bearer).ok_or(AuthError::UnknownKey)?;
+        Ok(Identity::Key(key.clone()))
     }
 
     /// Compares digests in constant time, so that the time shows neither the length nor the place of a
     /// difference, and looks at every key for the same reason.
-    fn find(&self, token: &str) -> Option<&Key> {
-        let sent = Sha256::digest(token);
+    fn find(&self, bearer: &str) -> Option<&Arc<Key>> {
+        let sent = Sha256::digest(bearer);
         let mut found = None;
-        for key in &self.0 {
+        for key in &self.keys {
             let known = Sha256::digest(key.secret.expose_secret());
             if bool::from(known.ct_eq(&sent)) {
                 found = Some(key);
@@ -199,20 +207,36 @@ impl Keys {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+    use std::time::Duration;
+
     use super::*;
+
+    fn no_tokens() -> TokenKeys {
+        let one = NonZeroU32::MIN;
+        let rate = Rate {
+            per_second: one,
+            burst: one,
+        };
+        TokenKeys::new(vec![], Duration::from_secs(60), rate)
+    }
 
     #[test]
     fn a_token_is_a_whole_secret_with_the_scope() {
         let key = |name: &str, secret: &str, scopes: &[Scope]| {
             Key::new(name.to_owned(), secret.into(), scopes.to_vec(), None)
         };
-        let keys = Keys::new(vec![
+        let all = vec![
             key("pages", "one", &[Scope::Read]),
             key("ops", "two", &[Scope::Read, Scope::Admin]),
-        ]);
-        let name = |token, scope| keys.authorize(token, scope).map(Key::name);
-        assert_eq!(name(Some("one"), Scope::Read), Ok("pages"));
-        assert_eq!(name(Some("two"), Scope::Admin), Ok("ops"));
+        ];
+        let keys = Keys::new(all, no_tokens());
+        let name = |token, scope| {
+            let key = keys.authorize(token, scope, 0);
+            key.map(|key| key.name().to_owned())
+        };
+        assert_eq!(name(Some("one"), Scope::Read), Ok("pages".to_owned()));
+        assert_eq!(name(Some("two"), Scope::Admin), Ok("ops".to_owned()));
         assert_eq!(name(None, Scope::Read), Err(AuthError::MissingKey));
         for token in ["", "on", "one ", "ONE", "onetwo"] {
             let found = name(Some(token), Scope::Read);
@@ -223,10 +247,10 @@ mod tests {
             scope: Scope::Admin,
         };
         assert_eq!(name(Some("one"), Scope::Admin), Err(lacking));
-        let none = Keys::new(vec![]);
+        let none = Keys::new(vec![], no_tokens());
         for token in [None, Some("one")] {
-            let found = none.authorize(token, Scope::Read).map(Key::name);
-            assert_eq!(found, Err(AuthError::NoKeys));
+            let refused = none.authorize(token, Scope::Read, 0).err();
+            assert_eq!(refused, Some(AuthError::NoKeys));
         }
     }
 

@@ -1,0 +1,85 @@
+//! `GET` and `POST /v1/unread`: how many messages a user has not read.
+//!
+//! `question` is what may be asked, `answer` what is answered, and [`counts`] gets from one to the other.
+
+mod answer;
+mod counts;
+mod question;
+
+use actix_web::{HttpRequest, HttpResponse, web};
+
+use super::Service;
+use super::asked::AskedFields;
+use super::auth::{Caller, authorize_reader};
+use super::body::body;
+use super::error::{Code, Problem};
+use crate::live::ReloadableConfig;
+
+pub use answer::UnreadAnswer;
+pub use counts::counts;
+pub use question::{FIELDS, UnreadQuery, check, check_id};
+
+/// Counts unread messages
+///
+/// As `GET /v1/unread`, for lists that do not fit into an address. The key needs the scope `read`.
+#[utoipa::path(
+    post,
+    path = "/v1/unread",
+    operation_id = "post_unread",
+    tag = "unread",
+    security(("key" = ["read"])),
+    request_body = UnreadQuery,
+    responses((status = 200, description = "The counts", body = UnreadAnswer))
+)]
+pub(super) async fn post(
+    request: HttpRequest,
+    payload: web::Payload,
+    service: web::Data<Service>,
+) -> Result<HttpResponse, Problem> {
+    let current = service.live.current();
+    let caller = authorize_reader(&service, &current, &request)?;
+    let body = body(&request, payload, &service, &|| Ok(())).await?;
+    let asked = AskedFields::from_json(&body, FIELDS)?;
+    answer(&service, &current, &caller, &asked.into()).await
+}
+
+/// Counts unread messages
+///
+/// By sender, by order, or both. Every id that is asked is in the answer, zeros too. After a callback is acknowledged,
+/// every count reflects it. The key needs the scope `read`.
+#[utoipa::path(
+    get,
+    path = "/v1/unread",
+    operation_id = "get_unread",
+    tag = "unread",
+    security(("key" = ["read"])),
+    params(UnreadQuery),
+    responses((status = 200, description = "The counts", body = UnreadAnswer))
+)]
+pub(super) async fn get(
+    request: HttpRequest,
+    service: web::Data<Service>,
+) -> Result<HttpResponse, Problem> {
+    let current = service.live.current();
+    let caller = authorize_reader(&service, &current, &request)?;
+    let asked = AskedFields::from_query(request.query_string(), FIELDS)?;
+    answer(&service, &current, &caller, &asked.into()).await
+}
+
+async fn answer(
+    service: &Service,
+    current: &ReloadableConfig,
+    caller: &Caller<'_>,
+    asked: &UnreadQuery,
+) -> Result<HttpResponse, Problem> {
+    let app = caller.app(current, asked.app.as_deref())?;
+    let reader = caller.account(app, &asked.user)?;
+    check(asked, app, &service.limits)?;
+    if service.durable.outage.is_known() {
+        // A primary without its majority might still answer, and know nothing of what is in the spool.
+        let detail = "MongoDB is away, so the counts cannot be read now; ask again";
+        return Err(Problem::new(Code::Unavailable, detail));
+    }
+    let answer = counts(service, app, &reader, asked).await?;
+    Ok(HttpResponse::Ok().json(answer))
+}
