@@ -237,6 +237,17 @@ pub struct ReadMark {
     pub up_to: Millis,
 }
 
+/// How far a read may be ahead of the clock that hears of it, in milliseconds: tolerance for clocks that differ.
+const MAX_AHEAD: i64 = 24 * 60 * 60 * 1000;
+
+impl ReadMark {
+    /// Whether a read up to this time is too far ahead of now. A read mark never falls, so such a mark would hide the
+    /// conversation's messages permanently.
+    pub fn is_ahead(up_to: Millis, now: Millis) -> bool {
+        up_to.get() - now.get() > MAX_AHEAD
+    }
+}
+
 /// The other side of a reader's conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Conversation {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use sha2::{Digest, Sha256};
 
-use super::event::{Reason, Undecodable};
+use super::event::{ReadMark, Reason, Undecodable};
 use super::ids::{Account, Millis};
 use super::json::{Fields, Json, NotAnObject, RawValue, nested, scalar, view};
 
@@ -53,15 +53,10 @@ pub fn millis(fields: &Fields<'_>, name: &str) -> Result<Millis> {
         .ok_or_else(|| undecodable(name, Reason::BadValue("milliseconds since 1970")))
 }
 
-/// How far a receipt's time may be after its callback's arrival, in milliseconds: tolerance for clocks that
-/// differ.
-const MAX_AHEAD: i64 = 24 * 60 * 60 * 1000;
-
-/// A receipt's time. Times further ahead are rejected: a read mark never falls, so such a mark would hide the
-/// conversation's messages permanently.
+/// A receipt's time. Times too far ahead of its callback's arrival are rejected.
 pub fn read_up_to(fields: &Fields<'_>, name: &str, arrived: Millis) -> Result<Millis> {
     let up_to = millis(fields, name)?;
-    if up_to.get() - arrived.get() > MAX_AHEAD {
+    if ReadMark::is_ahead(up_to, arrived) {
         return Err(undecodable(name, Reason::TimeAhead));
     }
     Ok(up_to)

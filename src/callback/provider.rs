@@ -94,6 +94,24 @@ impl ProviderName {
         }
     }
 
+    /// Whether the provider said of a message that it did not deliver it to its receiver.
+    pub fn held_back(self, columns: &Columns<'_>) -> bool {
+        match self {
+            Self::Netease => netease::held_back(columns),
+            Self::Rongcloud => rongcloud::held_back(columns),
+            Self::Wildfire | Self::Yuntongxun => false,
+        }
+    }
+
+    /// The column with the only receivers of a message to a team, if it is not for all of them.
+    pub fn receivers_field(self) -> Option<&'static str> {
+        match self {
+            Self::Rongcloud => Some("groupUserIds"),
+            Self::Wildfire => Some("toUsers"),
+            Self::Netease | Self::Yuntongxun => None,
+        }
+    }
+
     /// Finds the records of a message's recall and edits: each has one of these keys
     /// ([`Record::key`](super::event::Record::key)), or a longer one.
     pub fn change_keys(self, message: &MessageRef) -> Vec<String> {
@@ -338,6 +356,31 @@ impl Provider {
             Self::Rongcloud(app) => app.rules.derive(class, columns),
             Self::Wildfire(app) => app.rules.derive(class, columns),
             Self::Yuntongxun(_) => Derived::NONE,
+        }
+    }
+
+    /// The `conversation`s that are a reader's with a peer, or a team's: of a team both classes, because its number
+    /// does not say which it is. Wildfire's is on the app's line. Channels of RongCloud's ultra groups are
+    /// conversations of their own, and not among these.
+    pub fn conversations(&self, reader: &Account, of: &Conversation) -> Vec<String> {
+        let reader = Some(reader.as_str());
+        let keys = match of {
+            Conversation::Peer(peer) => vec![Class::P2p.conversation(reader, peer.as_str())],
+            Conversation::Team(team) => [Class::Team, Class::SuperTeam]
+                .map(|class| class.conversation(None, team))
+                .to_vec(),
+        };
+        let keys = keys.into_iter().flatten();
+        match self.line() {
+            None | Some(0) => keys.collect(),
+            Some(line) => keys.map(|key| format!("{key}/{line}")).collect(),
+        }
+    }
+
+    fn line(&self) -> Option<i64> {
+        match self {
+            Self::Wildfire(app) => Some(app.rules.line),
+            Self::Netease(_) | Self::Rongcloud(_) | Self::Yuntongxun(_) => None,
         }
     }
 

@@ -27,6 +27,14 @@ impl Caller<'_> {
         self.identity.key_name()
     }
 
+    /// Whether it has this scope, besides the one that the route needs. A user has none.
+    pub fn allows(&self, scope: Scope) -> bool {
+        match &self.identity {
+            Identity::Key(key) => key.allows(scope),
+            Identity::User(_) => false,
+        }
+    }
+
     /// The apps that the caller is limited to; `None` if it is not.
     pub fn apps(&self) -> Option<&[AppName]> {
         self.identity.apps()

@@ -265,7 +265,7 @@ async fn taken(
 }
 
 /// This machine's time.
-fn now() -> Millis {
+pub(super) fn now() -> Millis {
     Millis::nearest(DateTime::now().timestamp_millis())
 }
 

@@ -129,6 +129,10 @@ codes! {
     IdTooLong = "id_too_long", UNPROCESSABLE_ENTITY, "An id is too long";
     /// More ids than one query may have.
     TooManyIds = "too_many_ids", UNPROCESSABLE_ENTITY, "Too many ids were asked for";
+    /// A cursor that this route did not make.
+    InvalidCursor = "invalid_cursor", UNPROCESSABLE_ENTITY, "The cursor is not one of ours";
+    /// A read up to a time that has not come.
+    TimeAhead = "time_ahead", UNPROCESSABLE_ENTITY, "The time is too far ahead";
     /// A dead letter that cannot be decoded by this version either.
     StillUndecodable = "still_undecodable", UNPROCESSABLE_ENTITY, "The dead letter still cannot be decoded";
     /// A dead letter whose events MongoDB refuses.

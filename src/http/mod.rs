@@ -14,9 +14,11 @@ pub mod health;
 pub mod key_failures;
 mod lost_callbacks;
 pub mod memory_budget;
+mod messages;
 mod metrics;
 pub mod openapi;
 mod query;
+mod read;
 pub mod rejections;
 mod request;
 pub mod route;
@@ -80,6 +82,18 @@ pub fn routes(service: &web::Data<Service>, config: &mut ServiceConfig) {
             .route(web::head().to(unread::get))
             .route(web::post().to(unread::post))
             .default_service(only("GET, HEAD, POST")),
+    );
+    config.service(
+        web::resource(Route::Messages.pattern())
+            .route(web::get().to(messages::get))
+            .route(web::head().to(messages::get))
+            .route(web::post().to(messages::post))
+            .default_service(only("GET, HEAD, POST")),
+    );
+    config.service(
+        web::resource(Route::Read.pattern())
+            .route(web::post().to(read::post))
+            .default_service(only("POST")),
     );
     config.service(
         web::resource(Route::DeadLetters.pattern())

@@ -44,6 +44,10 @@ routes! {
     Callbacks = "callbacks", "/callbacks";
     /// Unread counts.
     Unread = "unread", "/v1/unread";
+    /// A conversation.
+    Messages = "messages", "/v1/messages";
+    /// What the site itself marks as read.
+    Read = "read", "/v1/read";
     /// The list of dead letters.
     DeadLetters = "dead_letters", "/v1/dead-letters";
     /// One dead letter.
@@ -118,6 +122,8 @@ mod tests {
             ("//callbacks/otc", None),
             ("/v1/unread", Some(Route::Unread)),
             ("/v1/unread/", None),
+            ("/v1/read", Some(Route::Read)),
+            ("/v1/messages", Some(Route::Messages)),
             ("/v1", None),
             ("/v1/dead-letters", Some(Route::DeadLetters)),
             ("/v1/dead-letters/otc", None),

@@ -170,7 +170,7 @@ impl Store {
     }
 
     /// Attempts a batch, with retries until the deadline as long as MongoDB is at fault.
-    async fn attempt_until(
+    pub(super) async fn attempt_until(
         &self,
         batch: &[&Submission],
         deadline: Instant,

@@ -288,7 +288,8 @@ fn effect_write(origin: &Origin, record: &Record<'_>) -> Option<Write> {
     })
 }
 
-fn mark_write(origin: &Origin, mark: &ReadMark) -> MarkWrite {
+/// The write that raises a read mark.
+pub(super) fn mark_write(origin: &Origin, mark: &ReadMark) -> MarkWrite {
     let (app, reader) = (origin.app.as_str(), mark.reader.as_str());
     let (id, pair) = match &mark.of {
         Conversation::Peer(peer) => {

@@ -3,6 +3,7 @@
 //! - [`documents`] shapes events into documents, the analysts' interface; `statements` are the updates
 //!   that merge what comes apart; [`bson`] turns the provider's JSON into BSON.
 //! - `commit` makes a batch of them durable, exactly once; `write` is its one step.
+//! - [`read`] raises read marks for the site itself; [`messages`] reads a conversation.
 //! - `unread` counts messages from their index and compares them with the read marks (`marks`) from theirs.
 //! - [`projection`] updates `state` from the read marks in the background; [`reconcile`] checks all that is stored.
 //! - [`backfill`] derives anew what follows from stored messages when an app's rules change.
@@ -21,8 +22,10 @@ pub mod error;
 pub mod indexes;
 mod known;
 pub mod marks;
+pub mod messages;
 mod place;
 pub mod projection;
+pub mod read;
 pub mod reconcile;
 pub mod spools;
 mod statements;

@@ -25,7 +25,7 @@ fn named(name: &str) -> String {
 }
 
 /// A service whose commands can be made to fail without touching other tests'.
-async fn service(name: &str, more: &str) -> Option<(TestApp, Client)> {
+pub async fn service(name: &str, more: &str) -> Option<(TestApp, Client)> {
     let client = Client::with_uri_str(mongodb_uri()).await.unwrap();
     if !are_there(&client).await {
         return None;

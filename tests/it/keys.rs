@@ -27,12 +27,12 @@ const LIMITED: &str = r#"
     [[auth.keys]]
     name = "of-shop"
     secret = "the-tests-key-of-shop"
-    scopes = ["read", "admin"]
+    scopes = ["read", "write", "admin"]
     apps = ["shop"]
     [[auth.keys]]
     name = "of-two"
     secret = "the-tests-key-of-two"
-    scopes = ["read", "admin"]
+    scopes = ["read", "write", "admin"]
     apps = ["shop", "otc"]
 "#;
 const OF_SHOP: &str = "the-tests-key-of-shop";
@@ -85,6 +85,21 @@ fn requests(app: &str) -> Vec<(&'static str, String, Value)> {
             format!("/v1/unread?user=bob&peers=ann&app={app}"),
             Value::Null,
         ),
+        (
+            "POST",
+            "/v1/messages".to_owned(),
+            json!({ "app": app, "user": "bob", "peer": "ann" }),
+        ),
+        (
+            "GET",
+            format!("/v1/messages?user=bob&team=7&app={app}"),
+            Value::Null,
+        ),
+        (
+            "POST",
+            "/v1/read".to_owned(),
+            json!({ "app": app, "user": "bob", "peer": "ann" }),
+        ),
         ("GET", format!("/v1/trace?app={app}&id=1"), Value::Null),
         ("GET", format!("/v1/dead-letters?app={app}"), Value::Null),
         ("GET", format!("/v1/dead-letters/{app}/1"), Value::Null),
@@ -130,6 +145,7 @@ async fn a_key_is_kept_to_its_apps_on_every_route() {
         }
     }
     assert_eq!(app.documents("dead_letters", doc! {}).await.len(), 3);
+    assert_eq!(app.documents("read_marks", doc! {}).await.len(), 0);
     for (method, path, body) in requests("shop") {
         let answer = call_app(&app, OF_SHOP, (method, &path, body)).await;
         let expected = match path.split(['/', '?']).nth(2) {

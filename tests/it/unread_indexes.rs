@@ -89,7 +89,8 @@ async fn a_conversation_is_read_by_its_index() {
     app.end().await;
 }
 
-fn stages(plan: &Document) -> Vec<String> {
+/// The stages of a plan, by name.
+pub fn stages(plan: &Document) -> Vec<String> {
     let mut found = Vec::new();
     for (name, value) in plan {
         match value {
@@ -104,7 +105,8 @@ fn stages(plan: &Document) -> Vec<String> {
     found
 }
 
-fn find<'p>(plan: &'p Document, wanted: &str) -> Option<&'p Bson> {
+/// The first value of this name in a plan.
+pub fn find<'p>(plan: &'p Document, wanted: &str) -> Option<&'p Bson> {
     plan.get(wanted).or_else(|| {
         plan.values().find_map(|value| match value {
             Bson::Document(inner) => find(inner, wanted),

@@ -18,7 +18,7 @@ use super::{Credentials, Reply};
 
 pub use decode::decode;
 pub use effects::{change_keys, receipt_keys};
-pub use rules::NeteaseRules;
+pub use rules::{NeteaseRules, held_back};
 
 /// An app at the provider.
 #[derive(Debug)]

@@ -34,10 +34,6 @@ impl NeteaseRules {
     /// Counts a message to another person as unread, unless the provider blocks it or an app shows it as a notice
     /// only.
     fn counts(&self, columns: &Columns<'_>) -> Result<Counts, NotCounted> {
-        let flag = |name| {
-            let flag = columns.text(name);
-            flag.is_some_and(|v| v == "1" || v.eq_ignore_ascii_case("true"))
-        };
         let peer = columns.text("fromAccount");
         let sent_at = columns.int("msgTimestamp").and_then(Millis::new);
         let (Some(peer), Some(sent_at), Some(to)) = (peer, sent_at, columns.text("to")) else {
@@ -50,7 +46,7 @@ impl NeteaseRules {
             Err(NotCounted::Notification)
         } else if !self.count_tips && msg_type.eq_ignore_ascii_case("TIPS") {
             Err(NotCounted::Tips)
-        } else if flag("blacklist") || flag("antispam") {
+        } else if held_back(columns) {
             Err(NotCounted::HeldBack)
         } else {
             Ok(Counts {
@@ -59,4 +55,12 @@ impl NeteaseRules {
             })
         }
     }
+}
+
+/// Whether the provider blocked a message.
+pub fn held_back(columns: &Columns<'_>) -> bool {
+    ["blacklist", "antispam"].into_iter().any(|name| {
+        let flag = columns.text(name);
+        flag.is_some_and(|v| v == "1" || v.eq_ignore_ascii_case("true"))
+    })
 }

@@ -17,7 +17,7 @@ use super::{Credentials, Reply};
 
 pub use decode::decode;
 pub use operation::change_keys;
-pub use rules::{RongcloudRules, Weight};
+pub use rules::{RongcloudRules, Weight, held_back};
 
 /// An app at the provider.
 #[derive(Debug)]

@@ -62,8 +62,7 @@ impl RongcloudRules {
         }
     }
 
-    /// Counts a message to another person as unread if its type counts and it is delivered. A message with a
-    /// blocked word (`sensitiveType` 1) is not delivered; one with replaced words (2) is.
+    /// Counts a message to another person as unread if its type counts and it is delivered.
     fn counts(&self, columns: &Columns<'_>) -> Result<Counts, NotCounted> {
         let time = columns.text("msgTimestamp");
         let sent_at = time.and_then(|time| Millis::new(time.trim().parse().ok()?));
@@ -75,12 +74,11 @@ impl RongcloudRules {
         ) else {
             return Err(NotCounted::Incomplete);
         };
-        let sensitive = columns.text("sensitiveType");
         if to == peer {
             Err(NotCounted::ToSelf)
         } else if self.weight(&object_name) != Weight::Counted {
             Err(NotCounted::Type)
-        } else if sensitive.is_some_and(|t| t.trim() == "1") {
+        } else if held_back(columns) {
             Err(NotCounted::HeldBack)
         } else {
             Ok(Counts {
@@ -89,4 +87,11 @@ impl RongcloudRules {
             })
         }
     }
+}
+
+/// Whether a message was not delivered: one with a blocked word (`sensitiveType` 1) is not, one with replaced words (2)
+/// is.
+pub fn held_back(columns: &Columns<'_>) -> bool {
+    let sensitive = columns.text("sensitiveType");
+    sensitive.is_some_and(|sort| sort.trim() == "1")
 }

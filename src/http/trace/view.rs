@@ -109,7 +109,8 @@ struct MessageView<'t> {
     state: StateView,
     /// The read marks that decide.
     marks: Vec<MarkView<'t>>,
-    /// `null` if they are not looked for: this provider's cannot be found by conversation, or no reader was named.
+    /// `null` if they are not looked for: no reader was named, or this provider's cannot be found by conversation and
+    /// the site reported none.
     #[schema(required)]
     receipts: Option<ReceiptsView<'t>>,
     /// Its recall.
@@ -168,11 +169,16 @@ struct MarkView<'t> {
 
 /// The receipts of the message's pair with its time or a later one.
 #[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 struct ReceiptsView<'t> {
     /// The earliest of them.
     found: Vec<ReceiptView<'t>>,
     /// Whether there are more.
     more: bool,
+    /// Whether only the site's own reads are among them; absent if the provider's are, too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    by_site_only: Option<bool>,
 }
 
 /// A receipt.
@@ -326,6 +332,7 @@ impl<'t> ReceiptsView<'t> {
         Self {
             found: found.collect(),
             more: receipts.more,
+            by_site_only: receipts.by_site_only.then_some(true),
         }
     }
 }

@@ -51,8 +51,8 @@ pub struct TracedMessage {
     pub edit_count: usize,
     /// The read marks that decide, or would, whether it is read: for a team only those of the members asked for.
     pub marks: Vec<TracedMark>,
-    /// The receipts at or after its time; `None` if they are not looked for: this provider's cannot be found by
-    /// conversation, or no member of the team was named.
+    /// The receipts at or after its time; `None` if no member of the team was named, or this provider's cannot be found
+    /// by conversation and the site has reported none.
     pub receipts: Option<TracedReceipts>,
     /// The events with its recall and its edits.
     pub records: Vec<TracedRecord>,
@@ -102,13 +102,15 @@ pub struct UnreadableDocument {
     pub id: String,
 }
 
-/// Receipts at or after a message's time.
+/// Receipts at or after a message's time, and reads that the site reported.
 #[derive(Debug)]
 pub struct TracedReceipts {
     /// The earliest of them.
     pub found: Vec<TracedReceipt>,
     /// Whether there are more.
     pub more: bool,
+    /// Whether only the site's own reads are among them: this provider's receipts cannot be found by conversation.
+    pub by_site_only: bool,
 }
 
 /// A receipt.

@@ -14,6 +14,7 @@ use crate::callback::ids::{Account, AppName};
 use crate::store::error::StoreError;
 use crate::store::indexes::MARKS;
 use crate::store::marks::marks_between;
+use crate::store::read::site_read_key;
 use crate::store::{Store, collection};
 
 /// Queries of one trace at once. With 20 members there are as many ranges of receipts to read.
@@ -32,16 +33,11 @@ impl Store {
         };
         let name = question.provider.name();
         let read_by = stored.read_by(question);
-        let keys = read_by
-            .iter()
-            .map(|(reader, of)| name.receipt_keys(reader, of));
-        let keys: Option<Vec<_>> = keys.collect();
-        let keys = keys.filter(|keys| !keys.is_empty());
         // After the message: a `state` that is 1 because of a mark was set after the mark.
         let marks = self
             .traced_marks(question.app, stored.class(), &read_by)
             .await?;
-        let receipts = self.receipts(question.app, keys, stored.sent_at).await?;
+        let receipts = self.receipts(question, &read_by, stored.sent_at).await?;
         let keys = name.change_keys(&stored.message);
         let changes = self.changes(question.app, keys).await?;
         Ok(stored.with(marks, receipts, changes))
@@ -96,17 +92,26 @@ impl Store {
         marks.collect()
     }
 
-    /// The records of receipts at or after a time, the earliest first. `None` if there are no keys to find them by.
+    /// The records of receipts at or after a time, the earliest first, and of reads that the site reported. `None` if
+    /// nobody's are looked for, or the site has reported none and the provider's cannot be found.
     async fn receipts(
         &self,
-        app: &AppName,
-        keys: Option<Vec<Vec<String>>>,
+        question: &TraceQuestion<'_>,
+        read_by: &[(Account, Conversation)],
         sent_at: Option<i64>,
     ) -> Result<Option<TracedReceipts>, StoreError> {
-        let (Some(keys), Some(sent_at)) = (keys, sent_at) else {
+        let (Some(sent_at), false) = (sent_at, read_by.is_empty()) else {
             return Ok(None);
         };
-        let keys: Vec<String> = keys.into_iter().flatten().collect();
+        let (app, name) = (question.app, question.provider.name());
+        let own = read_by
+            .iter()
+            .map(|(reader, of)| name.receipt_keys(reader, of));
+        let own: Option<Vec<_>> = own.collect();
+        let by_site_only = own.is_none();
+        let own = own.into_iter().flatten().flatten();
+        let by_site = read_by.iter().map(|(reader, of)| site_read_key(reader, of));
+        let keys: Vec<String> = own.chain(by_site).collect();
         let found = keys.iter().map(|key| {
             let under = format!("{app}/{key}/");
             // Texts are in the order of the times as long as these have 13 digits, from 2001 to 2286.
@@ -131,7 +136,12 @@ impl Store {
         found.sort_by_key(|receipt| receipt.up_to);
         let more = found.len() > MOST_RECEIPTS;
         found.truncate(MOST_RECEIPTS);
-        Ok(Some(TracedReceipts { found, more }))
+        let is_known = !by_site_only || !found.is_empty();
+        Ok(is_known.then_some(TracedReceipts {
+            found,
+            more,
+            by_site_only,
+        }))
     }
 
     /// The records with one of these keys, or a longer one.

@@ -520,7 +520,8 @@ pub async fn deliver(http: &reqwest::Client, instance: &Instance, body: &[u8]) -
     .await
 }
 
-fn comparable(mut document: Document) -> Value {
+/// A document as JSON, without times of the service's clock.
+pub fn comparable(mut document: Document) -> Value {
     for (clock, shown) in [("receivedAt", "[received]"), ("updatedAt", "[updated]")] {
         if let Some(value) = document.get_mut(clock) {
             let age = value

@@ -1,0 +1,221 @@
+//! `POST /v1/read`: the site itself says what a user has read. By the same rule as a receipt: everything up to and
+//! including a time is read, and a read mark never falls.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Serialize;
+
+use super::Service;
+use super::asked::{AskedField, AskedFields, FieldKind};
+use super::auth::{Caller, authorize};
+use super::body::body;
+use super::callbacks::now;
+use super::error::{Code, Problem};
+use super::messages::moment;
+use super::unread::check_id;
+use crate::auth::Scope;
+use crate::callback::Origin;
+use crate::callback::event::{Conversation, ReadMark};
+use crate::callback::ids::{Account, Millis};
+use crate::config::Http;
+use crate::ingest::App;
+use crate::live::ReloadableConfig;
+use crate::store::read::SiteRead;
+
+/// The most conversations that one order may have unread messages in: a read is one command.
+const MOST_PEERS: usize = 1000;
+
+/// What may be said.
+const FIELDS: &[AskedField] = &[
+    ("app", FieldKind::Text),
+    ("user", FieldKind::NeededText),
+    ("peer", FieldKind::Text),
+    ("order", FieldKind::Text),
+    ("team", FieldKind::Text),
+    ("up_to", FieldKind::Number),
+];
+
+/// What was read.
+enum WhatWasRead {
+    Peer(String),
+    Order(String),
+    Team(String),
+}
+
+/// What is said.
+struct ReadReport {
+    app: Option<String>,
+    user: String,
+    what: WhatWasRead,
+    up_to: Option<u64>,
+}
+
+impl ReadReport {
+    fn of(mut fields: AskedFields, limits: &Http) -> Result<Self, Problem> {
+        let user = fields.needed_text("user");
+        check_id("user", &user, limits)?;
+        let mut what = None;
+        for name in ["peer", "order", "team"] {
+            let Some(id) = fields.text(name) else {
+                continue;
+            };
+            check_id(name, &id, limits)?;
+            if what.is_some() {
+                let detail = "give only one of `peer`, `order` and `team`";
+                return Err(Problem::at(Code::InvalidField, name, detail));
+            }
+            what = Some(match name {
+                "peer" => WhatWasRead::Peer(id),
+                "order" => WhatWasRead::Order(id),
+                _ => WhatWasRead::Team(id),
+            });
+        }
+        let what = what.ok_or_else(|| {
+            let detail = "say what was read: `peer`, `order` or `team`";
+            Problem::at(Code::MissingField, "peer", detail)
+        })?;
+        Ok(Self {
+            app: fields.text("app"),
+            user,
+            what,
+            up_to: fields.number("up_to"),
+        })
+    }
+
+    /// Up to when: by default up to now.
+    fn up_to(&self, now: Millis) -> Result<Millis, Problem> {
+        let Some(up_to) = self.up_to else {
+            return Ok(now);
+        };
+        let up_to = i64::try_from(up_to).ok().and_then(Millis::new);
+        up_to
+            .filter(|up_to| !ReadMark::is_ahead(*up_to, now))
+            .ok_or_else(|| {
+                let detail = "this is more than a day from now, and a read mark never falls; it is in milliseconds";
+                Problem::at(Code::TimeAhead, "up_to", detail)
+            })
+    }
+}
+
+/// What is marked as read.
+#[derive(Serialize)]
+struct ReadAnswer<'a> {
+    /// Who has read, as spelled in the question.
+    user: &'a str,
+    /// The accounts whose messages are read: the one that was named, as it was spelled, or those with unread messages on
+    /// the order, as they are stored. Absent for a team.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peers: Option<Vec<&'a str>>,
+    /// The order, if one was named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    order: Option<&'a str>,
+    /// The team, if one was named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    team: Option<&'a str>,
+    /// Up to and including this time, in milliseconds since 1970.
+    up_to: i64,
+    /// The same time, in RFC 3339.
+    up_to_at: String,
+    /// Only if an order was named, and only where it is not so: acknowledged callbacks wait in a spool, and may be of
+    /// accounts that are not among `peers`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    complete: Option<bool>,
+}
+
+pub async fn post(
+    request: HttpRequest,
+    payload: web::Payload,
+    service: web::Data<Service>,
+) -> Result<HttpResponse, Problem> {
+    let current = service.live.current();
+    let caller = authorize(&service, &current.keys, &request, Scope::Write)?;
+    let body = body(&request, payload, &service, &|| Ok(())).await?;
+    let report = ReadReport::of(AskedFields::from_json(&body, FIELDS)?, &service.limits)?;
+    mark(&service, &current, &caller, &report).await
+}
+
+async fn mark(
+    service: &Service,
+    current: &ReloadableConfig,
+    caller: &Caller<'_>,
+    report: &ReadReport,
+) -> Result<HttpResponse, Problem> {
+    let app = caller.app(current, report.app.as_deref())?;
+    let received_at = now();
+    let up_to = report.up_to(received_at)?;
+    let reader = caller.account(app, &report.user)?;
+    if service.durable.outage.is_known() {
+        let detail = "MongoDB is away, so nothing can be marked as read now; send it again";
+        return Err(Problem::new(Code::Unavailable, detail));
+    }
+    let (mut found, mut order, mut complete) = (Vec::new(), None, true);
+    let of = match &report.what {
+        WhatWasRead::Peer(peer) => vec![Conversation::Peer(app.provider.name().account(peer))],
+        WhatWasRead::Team(team) => vec![Conversation::Team(team.clone())],
+        WhatWasRead::Order(asked) => {
+            order = Some(asked.clone());
+            (found, complete) = peers_on(service, app, &reader, asked, up_to).await?;
+            found.iter().cloned().map(Conversation::Peer).collect()
+        }
+    };
+    let read = SiteRead {
+        origin: Origin {
+            app: app.name.clone(),
+            provider: app.provider.name(),
+            received_at,
+        },
+        reader,
+        of,
+        up_to,
+        order,
+        key: caller.key_name().to_owned(),
+    };
+    service.durable.store.mark_read(read).await?;
+    let (peers, order, team) = match &report.what {
+        WhatWasRead::Peer(peer) => (Some(vec![peer.as_str()]), None, None),
+        WhatWasRead::Team(team) => (None, None, Some(team.as_str())),
+        WhatWasRead::Order(order) => {
+            let peers = found.iter().map(Account::as_str).collect();
+            (Some(peers), Some(order.as_str()), None)
+        }
+    };
+    Ok(HttpResponse::Ok().json(ReadAnswer {
+        user: &report.user,
+        peers,
+        order,
+        team,
+        up_to: up_to.get(),
+        up_to_at: moment(up_to.get()).unwrap_or_default(),
+        complete: (!complete).then_some(false),
+    }))
+}
+
+/// The peers from whom a reader has unread messages on an order, and whether these are all.
+async fn peers_on(
+    service: &Service,
+    app: &App,
+    reader: &Account,
+    order: &str,
+    up_to: Millis,
+) -> Result<(Vec<Account>, bool), Problem> {
+    if app.provider.order_id().is_none() {
+        let detail = format!(
+            "the app `{}` has no orders: set apps.order_id, which says where its messages carry theirs",
+            app.name
+        );
+        return Err(Problem::at(Code::OrdersNotConfigured, "order", detail));
+    }
+    let durable = &service.durable;
+    // Before the look-up: what a spool held at the question is in MongoDB when its lease says that it is empty.
+    let complete = durable.complete.is_known().await?;
+    let store = &durable.store;
+    let peers = store
+        .peers_unread_on(&app.name, reader, order, up_to, MOST_PEERS + 1)
+        .await?;
+    if peers.len() > MOST_PEERS {
+        let detail = format!(
+            "more than {MOST_PEERS} accounts have unread messages on this order; mark them by `peer`"
+        );
+        return Err(Problem::at(Code::TooManyIds, "order", detail));
+    }
+    Ok((peers, complete))
+}
