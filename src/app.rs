@@ -113,6 +113,7 @@ impl Application {
             checked: Mutex::default(),
             limits: limits.clone(),
             retention: config.retention,
+            presence: config.presence,
             metrics,
         });
         Ok(Self {

@@ -5,6 +5,7 @@
 use super::columns::Columns;
 use super::derived::Derived;
 use super::ids::{Account, Millis, natural_key};
+use super::presence::Presence;
 
 /// Everything decoded from one callback.
 #[derive(Debug, Default)]
@@ -222,7 +223,7 @@ pub enum Effect<'a> {
     Recall(Recall<'a>),
     /// Changes a message's text.
     Edit(Edit<'a>),
-    /// Sets a device online or offline.
+    /// Adds to what is known of whether a device is online.
     Presence(Presence),
 }
 
@@ -301,21 +302,6 @@ impl std::fmt::Debug for Edit<'_> {
             .field("rest", rest)
             .finish_non_exhaustive()
     }
-}
-
-/// A device that went online or offline.
-#[derive(Debug)]
-pub struct Presence {
-    /// The device's account.
-    pub account: Account,
-    /// The device's id; empty if the provider does not send it.
-    pub device_id: String,
-    /// The kind of client, by its upper-case name such as `IOS`; empty if unknown.
-    pub client_type: String,
-    /// Whether it went online (login) or offline (logout).
-    pub online: bool,
-    /// When. The newest of a device's events wins.
-    pub at: Millis,
 }
 
 /// Why a body, or a part of it, cannot be decoded.

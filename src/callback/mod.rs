@@ -19,6 +19,7 @@ pub mod ids;
 pub mod json;
 pub mod netease;
 mod order;
+pub mod presence;
 mod provider;
 mod received;
 pub mod rongcloud;

@@ -29,6 +29,7 @@ use crate::ingest::group;
 use crate::spool::SpoolSettings;
 use crate::store::StoreSettings;
 use crate::store::indexes::Retention;
+use crate::store::presence::PresenceSettings;
 use crate::store::reconcile::ReconcileSettings;
 
 pub use error::{ConfigError, ConfigProblem};
@@ -57,6 +58,8 @@ pub struct Config {
     pub ingest: group::Limits,
     /// How long documents are kept.
     pub retention: Retention,
+    /// When nobody knows any more whether a device is online.
+    pub presence: PresenceSettings,
     /// How often the service checks all unread messages.
     pub reconcile: ReconcileSettings,
     /// What is logged.
@@ -185,6 +188,7 @@ impl Config {
             ("ingest", format!("{:?}", self.ingest)),
             ("spool", format!("{:?}", self.spool)),
             ("retention", format!("{:?}", self.retention)),
+            ("presence", format!("{:?}", self.presence)),
             ("reconcile", format!("{:?}", self.reconcile)),
             ("log", format!("{:?}", self.log)),
         ]

@@ -25,6 +25,7 @@ pub struct RawConfig {
     pub log: RawLog,
     #[serde(default)]
     pub retention: RawRetention,
+    pub presence: RawPresence,
     pub reconcile: Reconcile,
     pub spool: RawSpool,
     #[serde(default, deserialize_with = "list")]
@@ -96,6 +97,12 @@ pub struct RawRetention {
     pub events: Option<Time>,
     pub dead_letters: Option<Time>,
     pub presence: Option<Time>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawPresence {
+    pub unknown_after: Time,
 }
 
 #[derive(Deserialize)]

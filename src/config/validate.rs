@@ -19,6 +19,7 @@ use crate::ingest::group;
 use crate::spool::{self, SpoolSettings};
 use crate::store::StoreSettings;
 use crate::store::indexes::Retention;
+use crate::store::presence::PresenceSettings;
 use crate::store::reconcile::ReconcileSettings;
 use crate::words::without_os_codes;
 
@@ -71,6 +72,7 @@ impl<'l> Validation<'l> {
             ingest,
             log,
             retention,
+            presence,
             reconcile,
             spool,
             apps,
@@ -127,6 +129,7 @@ impl<'l> Validation<'l> {
                 dead_letters: self.retention("retention.dead_letters", retention.dead_letters),
                 presence: self.retention("retention.presence", retention.presence),
             },
+            presence: self.presence(presence),
             reconcile: self.reconcile(reconcile),
             log: Log {
                 filter: log.filter,
@@ -246,6 +249,15 @@ impl<'l> Validation<'l> {
             path: raw.path,
             max_bytes,
         }
+    }
+
+    fn presence(&mut self, raw: raw::RawPresence) -> PresenceSettings {
+        let unknown_after = raw.unknown_after.0;
+        let some = Duration::from_secs(60)..=Duration::from_secs(365 * 86_400);
+        if !some.contains(&unknown_after) {
+            self.problem("presence.unknown_after", "must be between 1m and 365d");
+        }
+        PresenceSettings { unknown_after }
     }
 
     fn reconcile(&mut self, raw: raw::Reconcile) -> ReconcileSettings {

@@ -17,6 +17,7 @@ pub mod memory_budget;
 mod messages;
 mod metrics;
 pub mod openapi;
+mod presence;
 mod query;
 mod read;
 pub mod rejections;
@@ -38,6 +39,7 @@ use crate::ingest::Durable;
 use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::store::indexes::Retention;
+use crate::store::presence::PresenceSettings;
 
 use error::{Code, Problem};
 use health::Checked;
@@ -58,6 +60,8 @@ pub struct Service {
     pub limits: Http,
     /// How long documents are kept, as configured.
     pub retention: Retention,
+    /// When nobody knows any more whether a device is online.
+    pub presence: PresenceSettings,
     /// Memory for heads and bodies that are still arriving.
     pub memory_budget: Arc<MemoryBudget>,
     /// Rejected callbacks, logged at a limited rate.
@@ -94,6 +98,13 @@ pub fn routes(service: &web::Data<Service>, config: &mut ServiceConfig) {
         web::resource(Route::Read.pattern())
             .route(web::post().to(read::post))
             .default_service(only("POST")),
+    );
+    config.service(
+        web::resource(Route::Presence.pattern())
+            .route(web::get().to(presence::get))
+            .route(web::head().to(presence::get))
+            .route(web::post().to(presence::post))
+            .default_service(only("GET, HEAD, POST")),
     );
     config.service(
         web::resource(Route::DeadLetters.pattern())

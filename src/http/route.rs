@@ -48,6 +48,8 @@ routes! {
     Messages = "messages", "/v1/messages";
     /// What the site itself marks as read.
     Read = "read", "/v1/read";
+    /// Who is online.
+    Presence = "presence", "/v1/presence";
     /// The list of dead letters.
     DeadLetters = "dead_letters", "/v1/dead-letters";
     /// One dead letter.

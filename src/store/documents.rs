@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::bson::{self, date, raw};
 use super::place::{MessageKey, Pair};
+use super::presence::presence_change;
 use super::statements;
 use crate::callback::event::{
     Conversation, Decoded, Effect, Event, EventType, Message, ReadMark, Reason, Record,
@@ -23,7 +24,7 @@ pub enum Write {
     Change(RawDocumentBuf),
     /// Raises a read mark.
     Mark(MarkWrite),
-    /// Replaces a device's state if this one is newer.
+    /// Merges what an event says of a device into its document.
     Presence(RawDocumentBuf),
     /// Inserts an event.
     Event(RawDocumentBuf),
@@ -284,7 +285,7 @@ fn effect_write(origin: &Origin, record: &Record<'_>) -> Option<Write> {
         Effect::Read(mark) => Write::Mark(mark_write(origin, mark)),
         Effect::Recall(recall) => Write::Change(statements::recall(origin, recall)),
         Effect::Edit(edit) => Write::Change(statements::edit(origin, edit)),
-        Effect::Presence(presence) => Write::Presence(statements::presence(origin, presence)),
+        Effect::Presence(presence) => Write::Presence(presence_change(origin, presence)),
     })
 }
 

@@ -8,6 +8,7 @@
 //! - [`projection`] updates `state` from the read marks in the background; [`reconcile`] checks all that is stored.
 //! - [`backfill`] derives anew what follows from stored messages when an app's rules change.
 //! - [`spools`] shares between instances whether their spools are empty.
+//! - [`presence`] merges what is heard of devices, and says who is online.
 //! - [`trace`] says what happened to one message, and why it counts or does not.
 //! - [`indexes`] creates the indexes; [`error`] says whether MongoDB or a document is at fault.
 //! - [`diagnosis`] finds out why MongoDB does not take writes.
@@ -24,12 +25,14 @@ mod known;
 pub mod marks;
 pub mod messages;
 mod place;
+pub mod presence;
 pub mod projection;
 pub mod read;
 pub mod reconcile;
 pub mod spools;
 mod statements;
 pub mod trace;
+mod turns;
 mod unread;
 mod write;
 
@@ -41,7 +44,7 @@ use futures_util::TryStreamExt;
 use mongodb::action::Find;
 use mongodb::bson::Document;
 use mongodb::options::{ClientOptions, ReadConcern, ReadPreference, SelectionCriteria};
-use mongodb::raw_batch_cursor::RawBatch;
+use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
 use mongodb::{Client, Collection, Database};
 use tokio::runtime::Handle;
 use tokio::sync::{OnceCell, Semaphore};
@@ -54,7 +57,7 @@ pub use documents::Submission;
 pub use error::StoreError;
 pub use known::{Known, RetentionState};
 use projection::Behind;
-use trace::TraceTurns;
+use turns::Turns;
 use unread::Questions;
 pub use unread::{IdReservation, MOST_KEYS, UnreadBy};
 
@@ -97,6 +100,12 @@ const CONNECTIONS: u32 = 64;
 /// Queries at once: fewer than connections, so that commits always find a free one.
 const QUERIES: usize = 24;
 
+/// Traces at once. Each is many queries, and operators are few.
+const TRACES: usize = 2;
+
+/// Questions for presence at once: fewer than [`QUERIES`], since each may ask for a thousand users.
+const PRESENCE_QUESTIONS: usize = 4;
+
 /// The MongoDB side of the service. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Store {
@@ -105,7 +114,8 @@ pub struct Store {
     settings: StoreSettings,
     queries: Arc<Semaphore>,
     questions: Arc<Questions>,
-    traces: Arc<TraceTurns>,
+    traces: Arc<Turns>,
+    presence_turns: Arc<Turns>,
     /// Set when the collections are created.
     collections: Arc<OnceCell<()>>,
     /// For tasks that outlive a request, whose own runtime may end.
@@ -141,7 +151,8 @@ impl Store {
             settings,
             queries: Arc::new(Semaphore::new(QUERIES)),
             questions: Arc::default(),
-            traces: Arc::default(),
+            traces: Arc::new(Turns::new(TRACES)),
+            presence_turns: Arc::new(Turns::new(PRESENCE_QUESTIONS)),
             collections: Arc::default(),
             runtime: Handle::current(),
             behind: Arc::default(),
@@ -230,8 +241,15 @@ impl Store {
 
     /// Runs a query and returns all results as raw batches.
     async fn batches(&self, find: Find<'_, Document>) -> Result<Vec<RawBatch>, StoreError> {
+        self.all_batches(find.batch()).await
+    }
+
+    async fn all_batches(
+        &self,
+        cursor: impl Future<Output = mongodb::error::Result<RawBatchCursor>>,
+    ) -> Result<Vec<RawBatch>, StoreError> {
         self.within_query_timeout(async move {
-            let batches: Vec<RawBatch> = find.batch().await?.try_collect().await?;
+            let batches: Vec<RawBatch> = cursor.await?.try_collect().await?;
             batches
                 .iter()
                 .try_for_each(|batch| batch.doc_slices().map(drop))?;

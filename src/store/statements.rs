@@ -1,21 +1,19 @@
-//! Update statements for recalls, edits, marks and presence.
+//! Update statements for recalls, edits and marks.
 //!
 //! A recall or an edit may arrive before or after its message. It is merged into the document with the message's
 //! `_id` by an update pipeline that gives the same document in any order: what was sent is stored as a fact
 //! (`recall`, `edits`, `originalBody`), and one stage, [`derive()`], computes `state` and `body` from the facts
 //! each time. Everything that a provider sent is put into `$literal`, so that a text such as `$body` stays a text.
 
-use mongodb::bson::{
-    DateTime, Document, RawBsonRef, RawDocument, RawDocumentBuf, cstr, doc, rawdoc,
-};
+use mongodb::bson::{DateTime, Document, RawDocument, RawDocumentBuf, doc, rawdoc};
 
 use super::bson::{self, date, raw};
 use super::indexes::UNREAD_BY_PEER;
 use super::place::{MessageKey, Pair};
 use crate::callback::Origin;
 use crate::callback::columns::Columns;
-use crate::callback::event::{Edit, MessageRef, Presence, Recall};
-use crate::callback::ids::{Millis, natural_key};
+use crate::callback::event::{Edit, MessageRef, Recall};
+use crate::callback::ids::Millis;
 
 /// Merges a recall.
 pub fn recall(origin: &Origin, recall: &Recall<'_>) -> RawDocumentBuf {
@@ -148,49 +146,6 @@ pub fn raise_mark(id: RawDocumentBuf, up_to: Millis, now: DateTime) -> RawDocume
     rawdoc! {
         "q": { "_id": id.clone() },
         "u": { "$max": { "readUpTo": up_to.get(), "updatedAt": now }, "$set": id },
-        "upsert": true,
-    }
-}
-
-/// Replaces a device's document if this event is newer. At equal times a logout wins: a device that logs in and
-/// out within a millisecond is offline.
-pub fn presence(origin: &Origin, presence: &Presence) -> RawDocumentBuf {
-    let device: &str = if presence.device_id.is_empty() {
-        &presence.client_type
-    } else {
-        &presence.device_id
-    };
-    let app = origin.app.as_str();
-    let at = presence.at.get();
-    let id = natural_key([app, presence.account.as_str(), device]);
-    let mut document = rawdoc! {
-        "_id": &*id,
-        "app": app,
-        "provider": origin.provider.as_str(),
-        "account": presence.account.as_str(),
-        "device": device,
-        "clientType": &*presence.client_type,
-        "state": if presence.online { "online" } else { "offline" },
-        "since": date(presence.at),
-        "lastEventTime": at,
-        "lastEventAt": date(presence.at),
-    };
-    if presence.device_id.is_empty() {
-        // An explicit null, so that a reader sees that the document is for a kind of client and not for a device.
-        document.append(cstr!("deviceId"), RawBsonRef::Null);
-    } else {
-        document.append(cstr!("deviceId"), &*presence.device_id);
-    }
-    let known = rawdoc! { "$ifNull": ["$lastEventTime", -1_i64] };
-    let logged_out_at_once = rawdoc! { "$and": [
-        !presence.online,
-        { "$eq": [known.clone(), at] },
-        { "$eq": ["$state", "online"] },
-    ] };
-    let newer = rawdoc! { "$or": [{ "$gt": [at, known] }, logged_out_at_once] };
-    rawdoc! {
-        "q": { "_id": &*id },
-        "u": [{ "$replaceWith": { "$cond": [newer, { "$literal": document }, "$$ROOT"] } }],
         "upsert": true,
     }
 }

@@ -86,6 +86,14 @@ fn errors_name_key_and_source_and_never_a_secret() {
             &["`http.max_body`", "between 1 and"],
         ),
         (
+            "presence.unknown_after = \"59s\"\n".to_owned() + APP,
+            &["`presence.unknown_after`", "between 1m and 365d"],
+        ),
+        (
+            "presence.unknown_after = \"366d\"\n".to_owned() + APP,
+            &["`presence.unknown_after`", "between 1m and 365d"],
+        ),
+        (
             "reconcile.every = \"2d\"\n".to_owned() + APP,
             &["`reconcile.every`", "between 1s and 1d"],
         ),

@@ -30,6 +30,7 @@ fn the_defaults_need_only_an_app() {
         assert!(config.keys.is_empty());
         assert_eq!(config.store.state_delay.as_secs(), 1);
         assert_eq!(config.reconcile.every.as_secs(), 600);
+        assert_eq!(config.presence.unknown_after.as_secs(), 24 * 3600);
         assert_eq!(config.ingest.commits_in_flight, 4);
         assert_eq!(config.ingest.linger.as_micros(), 100);
         assert_eq!(config.spool.path, Path::new("data/spool"));
@@ -59,6 +60,8 @@ fn the_documented_keys_are_taken() {
             every = "1d"
             [retention]
             events = "90d"
+            [presence]
+            unknown_after = "365d"
             [[apps]]
             name = "otc"
             provider = "netease"
@@ -94,6 +97,8 @@ fn the_documented_keys_are_taken() {
         assert_eq!(config.ingest.linger.as_millis(), 100);
         assert_eq!(config.store.state_delay.as_secs(), 3600);
         assert_eq!(config.reconcile.every.as_secs(), 24 * 3600);
+        let unknown_after = config.presence.unknown_after.as_secs();
+        assert_eq!(unknown_after, 365 * 24 * 3600);
     });
 }
 

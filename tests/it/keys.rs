@@ -100,6 +100,16 @@ fn requests(app: &str) -> Vec<(&'static str, String, Value)> {
             "/v1/read".to_owned(),
             json!({ "app": app, "user": "bob", "peer": "ann" }),
         ),
+        (
+            "POST",
+            "/v1/presence".to_owned(),
+            json!({ "app": app, "users": ["bob"] }),
+        ),
+        (
+            "GET",
+            format!("/v1/presence?users=bob&app={app}"),
+            Value::Null,
+        ),
         ("GET", format!("/v1/trace?app={app}&id=1"), Value::Null),
         ("GET", format!("/v1/dead-letters?app={app}"), Value::Null),
         ("GET", format!("/v1/dead-letters/{app}/1"), Value::Null),

@@ -33,6 +33,7 @@ mod openapi;
 mod oracle;
 mod outage;
 mod overflow;
+mod presence;
 mod protocol;
 mod providers;
 mod read;

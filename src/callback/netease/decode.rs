@@ -6,7 +6,7 @@
 //! stored whatever its fields are.
 
 use super::NeteaseRules;
-use super::effects::{conversation_read, edit, presence, recall, receipt};
+use super::effects::{conversation_read, edit, heartbeat, presence, recall, receipt};
 use super::parts::{lower, message_ref, record};
 use super::wire::{self, Kind};
 use crate::callback::VerifiedCallback;
@@ -104,6 +104,7 @@ impl<'r> NeteaseDecoder<'r, '_> {
             25 => recall(kind, event_type, Class::SuperTeam, fields).map(Decoded::from),
             11 | 12 | 20 => Ok(self.list(kind, event_type, fields)),
             30 => self.receipts(kind, event_type, fields),
+            42 => Ok(self.heartbeat(kind, event_type, fields)),
             85 => conversation_read(kind, event_type, fields, self.arrived).map(Decoded::from),
             89 => edit(kind, event_type, Class::P2p, fields).map(Decoded::from),
             90 => edit(kind, event_type, Class::Team, fields).map(Decoded::from),
@@ -127,6 +128,16 @@ impl<'r> NeteaseDecoder<'r, '_> {
             record.kind = wire::RTC.name;
         }
         Event::Record(record).into()
+    }
+
+    /// A heartbeat keeps the key it has without an effect, under which earlier versions stored it.
+    fn heartbeat(&self, kind: &Kind, event_type: EventType, fields: Fields<'r>) -> Decoded<'r> {
+        let Some(presence) = heartbeat(&fields) else {
+            return self.as_it_came(kind, event_type, fields);
+        };
+        let key = natural_key([event_type.to_string().as_str(), &digest(self.body)]);
+        let effect = Effect::Presence(presence);
+        Event::Record(record(kind, event_type, key, fields, effect)).into()
     }
 
     fn says_rtc(&self) -> bool {

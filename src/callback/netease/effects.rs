@@ -7,14 +7,14 @@ use super::parts::{lower, message_ref, record};
 use super::wire::{self, Kind};
 use crate::callback::columns::{Columns, Value};
 use crate::callback::event::{
-    Class, Conversation, Edit, Effect, Event, EventType, MessageRef, Presence, ReadMark, Reason,
-    Recall,
+    Class, Conversation, Edit, Effect, Event, EventType, MessageRef, ReadMark, Reason, Recall,
 };
 use crate::callback::fields::{
     Result, millis, optional, optional_millis, read_up_to, required, undecodable,
 };
 use crate::callback::ids::{Account, Millis, natural_key};
 use crate::callback::json::{Fields, scalar};
+use crate::callback::presence::{LogoutReason, Presence, PresenceChange};
 
 /// The other fields of a recall or an edit, which are stored with the message.
 fn rest<'a>(fields: &Fields<'a>, taken: &[&str]) -> Columns<'a> {
@@ -27,34 +27,57 @@ fn rest<'a>(fields: &Fields<'a>, taken: &[&str]) -> Columns<'a> {
 }
 
 pub fn presence<'a>(kind: &Kind, event_type: EventType, fields: Fields<'a>) -> Result<Event<'a>> {
-    let account = account(&required(&fields, "accid")?);
-    let at = millis(&fields, "timestamp")?;
-    let device_id = optional(&fields, "deviceId")
-        .unwrap_or_default()
-        .into_owned();
-    let client_type = wire::client_type(&optional(&fields, "clientType").unwrap_or_default());
+    let is_login = event_type == EventType::Number(2);
+    let change = if is_login {
+        PresenceChange::Login
+    } else {
+        PresenceChange::Logout(logout_reason(&fields))
+    };
+    let presence = device(&fields, change)?;
     let key = natural_key([
         event_type.to_string().as_str(),
-        account.as_str(),
-        &device_id,
-        &client_type,
-        &at.get().to_string(),
+        presence.account.as_str(),
+        &presence.device_id,
+        &presence.client_type,
+        &presence.at.get().to_string(),
     ]);
-    let online = event_type == EventType::Number(2);
     // A login that the provider refused puts no device online.
-    let refused = online && optional(&fields, "code").is_some_and(|code| code != "200");
-    let effect = if refused {
+    let is_refused = is_login && optional(&fields, "code").is_some_and(|code| code != "200");
+    let effect = if is_refused {
         Effect::None
     } else {
-        Effect::Presence(Presence {
-            account,
-            device_id,
-            client_type,
-            online,
-            at,
-        })
+        Effect::Presence(presence)
     };
     Ok(Event::Record(record(kind, event_type, key, fields, effect)))
+}
+
+/// What a heartbeat says, if it names its account and its time. Without them it is stored all the same: a device
+/// that is not heard of is not wrongly counted, and heartbeats are too many to become dead letters.
+pub fn heartbeat(fields: &Fields<'_>) -> Option<Presence> {
+    device(fields, PresenceChange::Heartbeat).ok()
+}
+
+fn device(fields: &Fields<'_>, change: PresenceChange) -> Result<Presence> {
+    Ok(Presence {
+        account: account(&required(fields, "accid")?),
+        device_id: optional(fields, "deviceId")
+            .unwrap_or_default()
+            .into_owned(),
+        client_type: wire::client_type(&optional(fields, "clientType").unwrap_or_default()),
+        change,
+        at: millis(fields, "timestamp")?,
+    })
+}
+
+fn logout_reason(fields: &Fields<'_>) -> Option<LogoutReason> {
+    let number = optional(fields, "logOutReason")?.trim().parse().ok()?;
+    Some(match number {
+        1 => LogoutReason::Logout,
+        2 => LogoutReason::Disconnected,
+        3 => LogoutReason::KickedByDevice,
+        4 => LogoutReason::KickedByPolicy,
+        other => LogoutReason::Other(other),
+    })
 }
 
 pub fn recall<'a>(

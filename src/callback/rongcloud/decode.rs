@@ -15,13 +15,14 @@ use super::route::route;
 use crate::callback::VerifiedCallback;
 use crate::callback::columns::{Columns, Value};
 use crate::callback::event::{
-    Decoded, Effect, Event, EventType, Presence, Product, Reason, Record, Undecodable,
+    Decoded, Effect, Event, EventType, Product, Reason, Record, Undecodable,
 };
 use crate::callback::fields::{
     Result, digest, millis, optional, parse_body, required, undecodable,
 };
 use crate::callback::ids::{Account, Millis, natural_key};
 use crate::callback::json::{Fields, RawValue};
+use crate::callback::presence::{LogoutReason, Presence, PresenceChange};
 
 /// Decodes a body that was received at `arrived`. Never fails: what cannot be decoded is part of the result.
 pub fn decode<'r>(
@@ -102,11 +103,13 @@ fn is_online_status(fields: &Fields<'_>) -> bool {
 /// A user's connection that opened (`status` 0) or closed (1 by itself, 2 by a logout). A user may have several at
 /// once, with different `sessionId`s.
 fn online_status(fields: Fields<'_>) -> Result<Event<'_>> {
+    let logout = |reason| PresenceChange::Logout(Some(reason));
     let account = Account::new(required(&fields, "userid")?);
     let status = required(&fields, "status")?.into_owned();
-    let (kind, online) = match status.as_str() {
-        "0" => ("login", true),
-        "1" | "2" => ("logout", false),
+    let (kind, change) = match status.as_str() {
+        "0" => ("login", PresenceChange::Login),
+        "1" => ("logout", logout(LogoutReason::Disconnected)),
+        "2" => ("logout", logout(LogoutReason::Logout)),
         _ => return Err(undecodable("status", Reason::BadValue("0, 1 or 2"))),
     };
     let at = millis(&fields, "time")?;
@@ -127,7 +130,7 @@ fn online_status(fields: Fields<'_>) -> Result<Event<'_>> {
             account,
             device_id,
             client_type,
-            online,
+            change,
             at,
         }),
         ..record(kind, "online_status", key, Columns::as_sent(fields))

@@ -12,7 +12,7 @@ use crate::callback::VerifiedCallback;
 use crate::callback::columns::{Columns, Value};
 use crate::callback::event::{
     COMMON_COLUMNS, Class, Conversation, Decoded, Effect, Event, EventType, Message, MessageRef,
-    Presence, Product, ReadMark, Reason, Recall, Record,
+    Product, ReadMark, Reason, Recall, Record,
 };
 use crate::callback::fields::{
     Result, accounts, digest, millis, optional, optional_millis, parse_body, part, read_up_to,
@@ -20,6 +20,7 @@ use crate::callback::fields::{
 };
 use crate::callback::ids::{Account, Millis, natural_key};
 use crate::callback::json::{Fields, scalar};
+use crate::callback::presence::{LogoutReason, Presence, PresenceChange};
 
 /// Decodes a body that was received at `arrived`. Never fails: what cannot be decoded is part of the result.
 pub fn decode<'r>(
@@ -185,9 +186,11 @@ impl<'r> WildfireDecoder<'r, '_> {
     /// `status` there may be outdated (spec, section 1.3).
     fn online(&self, fields: Fields<'r>) -> Result<Event<'r>> {
         let status = required(&fields, "status")?.trim().to_owned();
-        let (online, kind) = match status.as_str() {
-            "0" => (true, &wire::LOGIN),
-            "1" | "-1" => (false, &wire::LOGOUT),
+        let logout = |reason| PresenceChange::Logout(Some(reason));
+        let (change, kind) = match status.as_str() {
+            "0" => (PresenceChange::Login, &wire::LOGIN),
+            "1" => (logout(LogoutReason::Disconnected), &wire::LOGOUT),
+            "-1" => (logout(LogoutReason::Logout), &wire::LOGOUT),
             _ => return Ok(self.as_it_came(&wire::UNKNOWN_STATUS, fields)),
         };
         let account = Account::new(required(&fields, "userId")?);
@@ -208,7 +211,7 @@ impl<'r> WildfireDecoder<'r, '_> {
             account,
             device_id,
             client_type,
-            online,
+            change,
             at,
         });
         Ok(self.record(kind, key, fields, effect))

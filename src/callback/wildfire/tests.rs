@@ -4,6 +4,7 @@ use super::{Wildfire, WildfireRules};
 use crate::callback::columns::Columns;
 use crate::callback::event::{Class, Conversation, Decoded, Effect, Event, Reason, Record};
 use crate::callback::ids::Millis;
+use crate::callback::presence::{LogoutReason, PresenceChange};
 use crate::callback::{Credentials, Head, OrderIdAt, Provider, RawCallback};
 
 const ARRIVED: i64 = 1_721_013_500_000;
@@ -455,11 +456,12 @@ fn presence_is_read_from_the_top_level() {
             "sessions":[{{"clientId":"bob","userId":"c1","status":0}}]}}"#
         )
     };
-    for (status, kind, state) in [
-        ("0", "login", Some(true)),
-        ("\"0\"", "login", Some(true)),
-        ("1", "logout", Some(false)),
-        ("-1", "logout", Some(false)),
+    let logout = |reason| Some(PresenceChange::Logout(Some(reason)));
+    for (status, kind, change) in [
+        ("0", "login", Some(PresenceChange::Login)),
+        ("\"0\"", "login", Some(PresenceChange::Login)),
+        ("1", "logout", logout(LogoutReason::Disconnected)),
+        ("-1", "logout", logout(LogoutReason::Logout)),
         ("2", "unknown_status", None),
     ] {
         record("user/online", &online(status), |record| {
@@ -469,12 +471,12 @@ fn presence_is_read_from_the_top_level() {
                     assert_eq!(presence.account.as_str(), "bob");
                     assert_eq!(presence.device_id, "c1");
                     assert_eq!(presence.client_type, "HARMONYPC");
-                    Some(presence.online)
+                    Some(presence.change)
                 }
                 Effect::None => None,
                 other => panic!("{other:?}"),
             };
-            assert_eq!(said, state);
+            assert_eq!(said, change);
         });
     }
     for (part, path) in [

@@ -35,6 +35,8 @@ pub const UNREAD_BY_ORDER: &str = "unread_by_order";
 pub const CONVERSATION: &str = "conversation";
 /// Read marks by reader and peer.
 pub const MARKS: &str = "marks";
+/// Devices by account, state and the time of their last event.
+pub const ACCOUNT: &str = "account";
 /// The TTL index, where retention is configured.
 pub const RETENTION: &str = "retention";
 
@@ -65,10 +67,10 @@ impl WantedIndex {
     }
 }
 
-/// The indexes that queries name. They cover all that a count reads. `state` is in the keys although it is always 0
+/// The indexes that queries name. The first three cover all that a count reads. `state` is in the keys although it is always 0
 /// there: MongoDB would fetch the document to check a condition on a field that the key lacks, even if the partial
 /// filter implies it.
-fn query_indexes() -> [WantedIndex; 3] {
+fn query_indexes() -> [WantedIndex; 4] {
     [
         WantedIndex {
             collection: collection::MESSAGES,
@@ -86,6 +88,12 @@ fn query_indexes() -> [WantedIndex; 3] {
             collection: collection::READ_MARKS,
             name: MARKS,
             keys: doc! { "app": 1, "reader": 1, "peer": 1, "readUpTo": 1 },
+            filter: None,
+        },
+        WantedIndex {
+            collection: collection::PRESENCE,
+            name: ACCOUNT,
+            keys: doc! { "app": 1, "account": 1, "state": 1, "lastEventTime": 1 },
             filter: None,
         },
     ]
@@ -188,16 +196,18 @@ impl Store {
         }
         // An index is listed while it is still being built, but a query that names it is refused.
         let app = AppName::new("-").expect("a name by its rules");
-        for by in [UnreadBy::Peer, UnreadBy::Order] {
-            let keys = self.unread_keys(by, by.matching(&app, &[""], &[""]), 1);
-            let asked = tokio::try_join!(keys, self.marks_between(&app, &[""], &[""]));
-            match asked {
-                Ok(_) => {}
-                Err(StoreError::Refused(_)) => return Ok(false),
-                Err(error) => return Err(error),
+        let asked = async {
+            for by in [UnreadBy::Peer, UnreadBy::Order] {
+                let keys = self.unread_keys(by, by.matching(&app, &[""], &[""]), 1);
+                tokio::try_join!(keys, self.marks_between(&app, &[""], &[""]))?;
             }
+            self.devices(&app, &[""]).await
+        };
+        match asked.await {
+            Ok(_) => Ok(true),
+            Err(StoreError::Refused(_)) => Ok(false),
+            Err(error) => Err(error),
         }
-        Ok(true)
     }
 }
 

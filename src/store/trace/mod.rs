@@ -7,7 +7,6 @@
 
 mod facts;
 mod related;
-mod turns;
 pub mod verdict;
 
 use futures_util::TryStreamExt;
@@ -25,7 +24,6 @@ pub use facts::{
     TracedChange, TracedMark, TracedMessage, TracedReceipt, TracedReceipts, TracedRecord,
     UnreadableDocument,
 };
-pub use turns::TraceTurns;
 
 /// The most messages in one trace: an id may be of several classes, and a client's id of several messages.
 const MOST_MESSAGES: i64 = 8;

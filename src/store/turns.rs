@@ -1,38 +1,34 @@
-//! Which traces run: few at once, and the others wait.
+//! Which costly questions are answered: few of a kind at once, and the others wait.
 
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
-use crate::store::error::StoreError;
-
-/// Traces at once. Each is many queries, and operators are few.
-const TRACES: usize = 2;
+use super::error::StoreError;
 
 /// The turns that are free.
 #[derive(Debug)]
-pub struct TraceTurns(Semaphore);
+pub struct Turns(Semaphore);
 
-impl Default for TraceTurns {
-    fn default() -> Self {
-        Self(Semaphore::new(TRACES))
+impl Turns {
+    /// Lets so many run at once.
+    pub(super) fn new(at_once: usize) -> Self {
+        Self(Semaphore::new(at_once))
     }
-}
 
-impl TraceTurns {
-    /// Waits for a turn and runs a trace, both together within this time.
+    /// Waits for a turn and answers a question, both together within this time.
     pub(super) async fn take<T>(
         &self,
         within: Duration,
-        trace: impl Future<Output = Result<T, StoreError>>,
+        answer: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
         let end = Instant::now() + within;
         // An error of the inner result would mean that the semaphore is closed, which never happens.
         let _turn = timeout_at(end, self.0.acquire())
             .await
             .map_err(|_| StoreError::Overloaded)?;
-        timeout_at(end, trace)
+        timeout_at(end, answer)
             .await
             .map_err(|_| StoreError::TimedOut)?
     }
@@ -49,9 +45,9 @@ mod tests {
     const SHORT: Duration = Duration::from_secs(1);
 
     #[tokio::test(start_paused = true)]
-    async fn a_third_trace_waits_for_a_turn_but_not_for_ever() {
-        let turns = Arc::new(TraceTurns::default());
-        let endless = |turns: Arc<TraceTurns>| {
+    async fn a_third_question_waits_for_a_turn_but_not_for_ever() {
+        let turns = Arc::new(Turns::new(2));
+        let endless = |turns: Arc<Turns>| {
             tokio::spawn(async move { turns.take::<()>(LONG, pending()).await })
         };
         let running = [endless(turns.clone()), endless(turns.clone())];
@@ -66,10 +62,10 @@ mod tests {
         }
     }
 
-    /// A client that goes away ends its trace.
+    /// A client that goes away ends its question.
     #[tokio::test(start_paused = true)]
-    async fn a_trace_that_is_dropped_gives_its_turn_back() {
-        let turns = TraceTurns::default();
+    async fn a_question_that_is_dropped_gives_its_turn_back() {
+        let turns = Turns::new(2);
         for _ in 0..5 {
             let dropped = tokio::time::timeout(SHORT, turns.take::<()>(LONG, pending()));
             assert!(dropped.await.is_err());

@@ -1,0 +1,242 @@
+//! `GET` and `POST /v1/presence`: which users are online, on which kinds of devices, and when they were last seen.
+
+use std::time::SystemTime;
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use indexmap::IndexMap;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::Service;
+use super::asked::{AskedField, AskedFields, FieldKind};
+use super::auth::{Caller, authorize_reader};
+use super::body::body;
+use super::error::{Code, Problem};
+use super::unread::check_id;
+use crate::callback::ids::{Account, Millis};
+use crate::config::Http;
+use crate::live::ReloadableConfig;
+use crate::store::presence::{DevicePresence, PresenceState, UserPresence};
+
+/// What may be asked.
+const FIELDS: &[AskedField] = &[("app", FieldKind::Text), ("users", FieldKind::Texts)];
+
+/// What is asked.
+struct PresenceQuery {
+    app: Option<String>,
+    users: Vec<String>,
+}
+
+impl From<AskedFields> for PresenceQuery {
+    fn from(mut fields: AskedFields) -> Self {
+        Self {
+            app: fields.text("app"),
+            users: fields.texts("users").unwrap_or_default(),
+        }
+    }
+}
+
+/// Who is online.
+#[derive(Serialize)]
+struct PresenceAnswer {
+    /// Every user that was asked for, spelled as asked.
+    users: IndexMap<String, UserPresenceAnswer>,
+    /// `false` if acknowledged callbacks wait in a spool and may change the answer; otherwise absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    complete: Option<bool>,
+}
+
+/// What is known of a user.
+#[derive(Serialize, Clone)]
+struct UserPresenceAnswer {
+    /// `online` if a device is. Otherwise `unknown` if a device is, or none was ever seen. Otherwise `offline`.
+    state: PresenceWord,
+    /// Since when the user is online, or offline, in RFC 3339. Absent if the state is unknown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<String>,
+    /// The time of the last event of any device, in RFC 3339. Absent if none was ever seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_seen: Option<String>,
+    /// At most 20 devices: those online first, then the unknown ones, and of each the last seen first.
+    devices: Vec<DevicePresenceAnswer>,
+}
+
+/// What is known of a device.
+#[derive(Serialize, Clone)]
+struct DevicePresenceAnswer {
+    /// The kind of client, such as `IOS`. Absent if unknown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_type: Option<String>,
+    /// The provider's id of the device, or of its connection. Absent if the provider sent none: then this is about all
+    /// devices of the kind whose ids are not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device_id: Option<String>,
+    /// Whether it is online. `unknown` if it was last seen online too long ago.
+    state: PresenceWord,
+    /// Since when it is online, or offline, in RFC 3339. Absent if the state is unknown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<String>,
+    /// The time of its last event, in RFC 3339.
+    last_seen: String,
+    /// Why it went offline: `logout`, `disconnected`, `kicked_by_device`, `kicked_by_policy`, or a number of the
+    /// provider's that is not documented. Absent unless it is offline and the provider said why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logout_reason: Option<String>,
+}
+
+/// A state.
+#[derive(Serialize, Clone, Copy)]
+#[serde(rename_all = "lowercase")]
+enum PresenceWord {
+    /// Online.
+    Online,
+    /// Not online.
+    Offline,
+    /// Never seen, or last seen online too long ago.
+    Unknown,
+}
+
+pub async fn post(
+    request: HttpRequest,
+    payload: web::Payload,
+    service: web::Data<Service>,
+) -> Result<HttpResponse, Problem> {
+    let current = service.live.current();
+    let caller = authorize_reader(&service, &current, &request)?;
+    let body = body(&request, payload, &service, &|| Ok(())).await?;
+    let asked = AskedFields::from_json(&body, FIELDS)?;
+    answer(&service, &current, &caller, asked.into()).await
+}
+
+pub async fn get(
+    request: HttpRequest,
+    service: web::Data<Service>,
+) -> Result<HttpResponse, Problem> {
+    let current = service.live.current();
+    let caller = authorize_reader(&service, &current, &request)?;
+    let asked = AskedFields::from_query(request.query_string(), FIELDS)?;
+    answer(&service, &current, &caller, asked.into()).await
+}
+
+async fn answer(
+    service: &Service,
+    current: &ReloadableConfig,
+    caller: &Caller<'_>,
+    asked: PresenceQuery,
+) -> Result<HttpResponse, Problem> {
+    let app = caller.app(current, asked.app.as_deref())?;
+    check(&asked.users, &service.limits)?;
+    let accounts = asked.users.iter().map(|user| caller.account(app, user));
+    let accounts: Vec<Account> = accounts.collect::<Result<_, _>>()?;
+    let durable = &service.durable;
+    if durable.outage.is_known() {
+        // A primary without its majority might still answer, and know nothing of what is in the spool.
+        let detail = "MongoDB is away, so presence cannot be read now; ask again";
+        return Err(Problem::new(Code::Unavailable, detail));
+    }
+    let mut distinct: Vec<&str> = accounts.iter().map(Account::as_str).collect();
+    distinct.sort_unstable();
+    distinct.dedup();
+    let _reserved = durable.store.reserve(distinct.iter().copied())?;
+    // Before the devices: what a spool held at the question is in MongoDB when its lease says that it is empty.
+    let complete = durable.complete.is_known().await?;
+    let found = durable
+        .store
+        .presence(&app.name, &distinct, now(), service.presence)
+        .await?;
+    let known = |account: &Account| found.get(account.as_str()).map(UserPresenceAnswer::of);
+    let users = asked.users.into_iter().zip(&accounts);
+    let users = users.map(|(user, account)| {
+        let known = known(account).unwrap_or_else(UserPresenceAnswer::never_seen);
+        (user, known)
+    });
+    Ok(HttpResponse::Ok().json(PresenceAnswer {
+        users: users.collect(),
+        complete: (!complete).then_some(false),
+    }))
+}
+
+fn check(users: &[String], limits: &Http) -> Result<(), Problem> {
+    if users.is_empty() {
+        return Err(Problem::at(Code::NoList, "users", "give at least one user"));
+    }
+    if users.len() > limits.max_ids {
+        let most = limits.max_ids;
+        let detail = format!("the limit is {most} ids (http.max_ids); split the query");
+        return Err(Problem::at(Code::TooManyIds, "users", detail));
+    }
+    let mut users = users.iter().enumerate();
+    users.try_for_each(|(i, user)| check_id(&format!("users[{i}]"), user, limits))
+}
+
+fn now() -> Millis {
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let millis = since_1970.unwrap_or_default().as_millis();
+    Millis::nearest(i64::try_from(millis).unwrap_or(i64::MAX))
+}
+
+impl UserPresenceAnswer {
+    fn of(user: &UserPresence) -> Self {
+        Self {
+            state: user.state.into(),
+            since: user.since.map(rfc_3339),
+            last_seen: user.last_seen.map(rfc_3339),
+            devices: user.devices.iter().map(DevicePresenceAnswer::of).collect(),
+        }
+    }
+
+    fn never_seen() -> Self {
+        Self {
+            state: PresenceWord::Unknown,
+            since: None,
+            last_seen: None,
+            devices: Vec::new(),
+        }
+    }
+}
+
+impl DevicePresenceAnswer {
+    fn of(device: &DevicePresence) -> Self {
+        let client_type = Some(device.client_type.clone());
+        Self {
+            client_type: client_type.filter(|name| !name.is_empty()),
+            device_id: device.device_id.clone(),
+            state: device.state.into(),
+            since: device.since.map(rfc_3339),
+            last_seen: rfc_3339(device.last_seen),
+            logout_reason: device.logout_reason.clone(),
+        }
+    }
+}
+
+impl From<PresenceState> for PresenceWord {
+    fn from(state: PresenceState) -> Self {
+        match state {
+            PresenceState::Online => Self::Online,
+            PresenceState::Unknown => Self::Unknown,
+            PresenceState::Offline => Self::Offline,
+        }
+    }
+}
+
+/// A time in UTC with its milliseconds, such as `2026-01-02T03:04:05.000Z`.
+fn rfc_3339(at: Millis) -> String {
+    let at = Timestamp::from_millisecond(at.get()).expect("a time up to the year 9999");
+    format!("{at:.3}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_their_milliseconds() {
+        for (at, text) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (1_700_000_000_120, "2023-11-14T22:13:20.120Z"),
+            (i64::MAX, "9999-12-31T23:59:59.999Z"),
+        ] {
+            assert_eq!(rfc_3339(Millis::nearest(at)), text);
+        }
+    }
+}
