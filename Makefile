@@ -1,9 +1,9 @@
 # What a newcomer needs, and what CI runs. `make` lists it.
 
-.PHONY: help run demo test chaos hostile check bench cost fuzz openapi
+.PHONY: help run demo test chaos hostile check bench cost fuzz openapi schemathesis
 
 help: ## lists the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 run: ## brings a MongoDB (unless MONGODB_URI is set), builds, serves a demo app
 	@scripts/run.sh
@@ -42,3 +42,6 @@ fuzz: ## tries the properties of tests/properties with a fuzzer, ten minutes eac
 
 openapi: ## writes docs/openapi.json, which a test compares with the code
 	OPENAPI_RENEW=1 cargo test --locked --quiet --lib http::openapi
+
+schemathesis: ## asks a service what Schemathesis makes up from its document, and fails on what that does not say
+	scripts/mongod.py run -- scripts/schemathesis.py

@@ -110,6 +110,7 @@ impl Application {
             memory_budget: http::memory_budget::MemoryBudget::new(limits.bytes_reading),
             rejection_log: http::rejections::RejectionLog::default(),
             key_failures: http::key_failures::KeyFailures::new(metrics.clone()),
+            rate_limits: http::rate_limits::RateLimits::new(metrics.clone()),
             checked: Mutex::default(),
             limits: limits.clone(),
             retention: config.retention,

@@ -135,6 +135,9 @@ metrics! {
         Family::new_with_constructor(durations);
     /// Requests that a key was refused for, by reason
     rejected_keys: Family<ReasonLabel, Counter> = "rejected_keys", Family::default();
+    /// Requests that were refused because their caller sends too many, by its kind (`key` or `user`) and the name of its
+    /// key
+    limited_requests: Family<CallerLabels, Counter> = "limited_requests", Family::default();
 }
 
 impl Default for Metrics {
@@ -262,6 +265,15 @@ pub struct RouteLabel {
 pub struct ReasonLabel {
     /// Why.
     pub reason: &'static str,
+}
+
+/// The labels of a caller.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CallerLabels {
+    /// `key`, or `user`, who has a token.
+    pub caller: &'static str,
+    /// The name of the key, or of the one that tokens are signed with.
+    pub key: String,
 }
 
 /// From half a millisecond to ten seconds: an acknowledgement takes up to five.

@@ -275,12 +275,17 @@ QUERIES = [
         "guesses.", "reqps", [(rate("rejected_keys_total", ALL, "reason"), "{{reason}}")], stacked=True,
     ),
     lines(
+        "Limited requests", "Requests that were answered 429, because a key or a user sends more than auth.keys.rate or "
+        "auth.token_rate allow.", "reqps",
+        [(rate("limited_requests_total", ALL, "caller, key"), "{{caller}} {{key}}")], stacked=True,
+    ),
+    lines(
         "Requests by route", "All requests. unmatched: no route and no app has the path.", "reqps",
-        [(rate("http_requests_total", ALL, "route"), "{{route}}")], width=12,
+        [(rate("http_requests_total", ALL, "route"), "{{route}}")],
     ),
     lines(
         "Latency by route", "99 of 100 requests take at most this long, rejected ones included.", "s",
-        [(quantile(0.99, "http_request_duration_seconds", ALL, "route"), "{{route}}")], width=12,
+        [(quantile(0.99, "http_request_duration_seconds", ALL, "route"), "{{route}}")],
     ),
 ]
 

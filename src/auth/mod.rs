@@ -1,8 +1,12 @@
 //! Who may query: bearer keys with scopes, and users whose tokens the site has signed. Both perhaps for some apps
 //! only, and apart from the provider's secrets.
 
+mod claims;
 mod keys;
+mod new_token;
 mod ring_provider;
+#[cfg(test)]
+mod tests;
 mod tokens;
 
 use std::num::NonZeroU32;
@@ -12,10 +16,11 @@ use serde::Deserialize;
 
 use crate::callback::ids::AppName;
 
+pub use claims::TokenFault;
 pub use keys::{Key, Keys};
+pub use new_token::{NewToken, SignError};
 pub use tokens::{
-    AUDIENCE, LONGEST_TOKEN, TokenFault, TokenKey, TokenKeys, TokenSecret, UserToken,
-    looks_like_token,
+    AUDIENCE, LONGEST_TOKEN, TokenKey, TokenKeys, TokenSecret, UserToken, looks_like_token,
 };
 
 /// What a key allows.

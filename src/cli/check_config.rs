@@ -89,19 +89,28 @@ fn summary(config: &Config, unread: &[String], file: Option<&Path>) -> String {
         ));
     }
     for key in &config.keys {
-        let apps = match key.apps() {
-            Some(apps) => {
-                let names: Vec<_> = apps.iter().map(AppName::as_str).collect();
-                format!("apps {}", names.join(", "))
-            }
-            None => "all apps".to_owned(),
-        };
-        let (name, scopes) = (key.name(), key.scopes());
+        let (name, scopes, apps) = (key.name(), key.scopes(), apps_of(key.apps()));
         lines.push(format!("key {name}: scopes {scopes}, {apps}"));
     }
-    if config.keys.is_empty() {
+    for key in config.tokens.iter() {
+        let (name, algorithm, apps) = (key.name(), key.algorithm(), apps_of(key.apps()));
+        lines.push(format!("token key {name}: {algorithm}, {apps}"));
+    }
+    if config.keys.is_empty() && config.tokens.is_empty() {
         lines.push("no key: queries are answered 403".to_owned());
+    }
+    if !config.http.cors_origins.is_empty() {
+        let origins = config.http.cors_origins.join(", ");
+        lines.push(format!("pages may ask from: {origins}"));
     }
     lines.push(String::new());
     lines.join("\n")
+}
+
+fn apps_of(apps: Option<&[AppName]>) -> String {
+    let Some(apps) = apps else {
+        return "all apps".to_owned();
+    };
+    let names: Vec<_> = apps.iter().map(AppName::as_str).collect();
+    format!("apps {}", names.join(", "))
 }

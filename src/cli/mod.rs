@@ -17,6 +17,7 @@ mod send;
 mod serve;
 mod sign;
 mod spools;
+mod token;
 mod trace;
 mod unread;
 
@@ -75,6 +76,8 @@ enum Command {
     Sign(sign::SignArgs),
     /// Sends files, folders or JSON lines as signed callbacks, and sums up the answers
     Send(send::SendArgs),
+    /// Makes a user's token for tests, as the site does for its pages
+    Token(token::TokenArgs),
     /// Asks a running service for unread counts
     Unread(unread::UnreadArgs),
     /// Asks a running service whether it takes callbacks: one line, and exit code 0 or 1
@@ -122,6 +125,7 @@ pub async fn main() -> ExitCode {
         Command::Trace(args) => trace::run(args, load).await,
         Command::Sign(args) => sign::run(&args, load, config.is_some()),
         Command::Send(args) => send::run(args, load, config.is_some()).await,
+        Command::Token(args) => token::run(&args, load),
         Command::Unread(args) => unread::run(args, load, config.is_some()).await,
         Command::Healthcheck(args) => healthcheck::run(args, config.as_deref()).await,
         Command::Completions(args) => completions::run(&args),

@@ -65,7 +65,7 @@ async fn serve(config: Config, flags: &[(&str, String)], load: impl Load) -> Res
             "an environment variable looks like a configuration key and is not read"
         );
     }
-    if config.keys.is_empty() {
+    if config.keys.is_empty() && config.tokens.is_empty() {
         tracing::warn!(
             "no key is configured, so queries are answered 403; add an [[auth.keys]] section with \
              name, secret and scopes = [\"read\"]"
@@ -113,10 +113,11 @@ fn reload(read: Result<Config, ConfigError>, fixed: &[(&str, String)], live: &Li
         tracing::warn!(section, "this section has changed, which needs a restart");
     }
     let (apps, keys) = (config.apps.len(), config.keys.len());
+    let token_keys = config.tokens.iter().count();
     live.replace(ReloadableConfig::new(
         config.apps,
         config.keys,
         config.tokens,
     ));
-    tracing::info!(apps, keys, "apps and keys were read anew");
+    tracing::info!(apps, keys, token_keys, "apps and keys were read anew");
 }

@@ -193,11 +193,12 @@ pub fn authorize_reader<'r>(
 
 fn let_in<'r>(
     service: &'r Service,
-    _keys: &Keys,
+    keys: &Keys,
     request: &'r HttpRequest,
     identity: Result<Identity, AuthError>,
 ) -> Result<Caller<'r>, Problem> {
     let identity = identity.map_err(|error| refuse(service, request, &error))?;
+    service.rate_limits.check(&identity, keys)?;
     Ok(Caller {
         identity,
         request,

@@ -77,7 +77,10 @@ pub const CLIENT_GONE: &str = "client_gone";
         ("nonce" = Option<String>, Query, nullable = false, description = "RongCloud: a random number"),
         ("signTimestamp" = Option<String>, Query, nullable = false, description = "RongCloud: the time of signing"),
     ),
-    request_body(content = String, content_type = "*/*", description = "What the provider sends"),
+    request_body(
+        content = serde_json::Value,
+        description = "What the provider sends; of RongCloud some are forms. The content type is not looked at"
+    ),
     responses((status = 200, description = "Its events are durable. The body is what the provider expects: for \
         Wildfire IM and Yuntongxun nothing", content(
             (serde_json::Value = "application/json", example = json!({ "code": 200 })),

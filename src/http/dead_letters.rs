@@ -121,9 +121,9 @@ pub struct DeadLetterHead<'l> {
     /// The headers that decoding needs.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     headers: BTreeMap<&'l str, &'l str>,
-    /// When it arrived.
-    #[schema(format = DateTime)]
-    received_at: String,
+    /// When it arrived. `null` if somebody changed it to what RFC 3339 cannot say.
+    #[schema(format = DateTime, required)]
+    received_at: Option<String>,
 }
 
 impl<'l> From<&'l Heading> for DeadLetterHead<'l> {
@@ -139,10 +139,7 @@ impl<'l> From<&'l Heading> for DeadLetterHead<'l> {
             route: &heading.envelope.route,
             query: &heading.envelope.query,
             headers: headers.map(|(name, value)| (&**name, &**value)).collect(),
-            received_at: heading
-                .received_at
-                .try_to_rfc3339_string()
-                .unwrap_or_default(),
+            received_at: heading.received_at.try_to_rfc3339_string().ok(),
         }
     }
 }
@@ -193,7 +190,7 @@ struct DeadLetterOutcome<'l> {
     get,
     path = "/v1/dead-letters",
     operation_id = "list_dead_letters",
-    tag = "dead letters",
+    tag = "dead-letters",
     security(("key" = ["admin"])),
     params(ListQuery),
     responses((status = 200, description = "A page", body = DeadLetterPage))
@@ -239,7 +236,7 @@ pub async fn list(
     get,
     path = "/v1/dead-letters/{app}/{digest}",
     operation_id = "get_dead_letter",
-    tag = "dead letters",
+    tag = "dead-letters",
     security(("key" = ["admin"])),
     params(
         ("app" = String, Path, description = "The app that the callback was for", example = "otc"),
@@ -270,7 +267,7 @@ pub async fn show(
     post,
     path = "/v1/dead-letters/{app}/{digest}/retry",
     operation_id = "retry_dead_letter",
-    tag = "dead letters",
+    tag = "dead-letters",
     security(("key" = ["admin"])),
     params(
         ("app" = String, Path, description = "The app that the callback was for", example = "otc"),
@@ -326,7 +323,7 @@ fn outcome(retried: Retried) -> Result<&'static str, Problem> {
     delete,
     path = "/v1/dead-letters/{app}/{digest}",
     operation_id = "drop_dead_letter",
-    tag = "dead letters",
+    tag = "dead-letters",
     security(("key" = ["admin"])),
     params(
         ("app" = String, Path, description = "The app that the callback was for", example = "otc"),

@@ -83,6 +83,10 @@ codes! {
     TeamNotAllowed = "team_not_allowed", FORBIDDEN, "The token is not for this team";
     /// A query with an unknown key, after many others.
     TooManyFailedKeys = "too_many_failed_keys", TOO_MANY_REQUESTS, "Too many unknown keys were sent";
+    /// A caller who sends more than its rate allows.
+    RateLimited = "rate_limited", TOO_MANY_REQUESTS, "Too many requests were sent";
+    /// A browser asks for a page of an origin that is not configured.
+    OriginNotAllowed = "origin_not_allowed", FORBIDDEN, "The page's origin is not allowed";
     /// A query to a service without any key.
     NoKeys = "no_keys", FORBIDDEN, "Queries are closed";
     /// The app key is another app's.
@@ -158,6 +162,8 @@ pub struct Problem {
     pub path: Option<String>,
     /// The methods that the path supports, if the method is the error.
     pub allow: Option<&'static str>,
+    /// After how many seconds to ask again, where that is known for this one.
+    pub retry_after: Option<u32>,
     /// What the service itself failed at. For the log alone.
     pub(super) cause: Option<String>,
 }
@@ -170,6 +176,7 @@ impl Problem {
             detail: detail.into(),
             path: None,
             allow: None,
+            retry_after: None,
             cause: None,
         }
     }
@@ -188,8 +195,8 @@ impl Problem {
         if let Some(methods) = self.allow {
             response.insert_header((ALLOW, methods));
         }
-        if let Some(seconds) = retry_after(self.code) {
-            response.insert_header((RETRY_AFTER, seconds.to_string()));
+        if let Some(seconds) = self.retry_after.or_else(|| retry_after(self.code)) {
+            response.insert_header((RETRY_AFTER, seconds));
         }
         if let Some(challenge) = challenge(self.code) {
             response.insert_header((WWW_AUTHENTICATE, challenge));
@@ -261,7 +268,8 @@ impl ResponseError for Problem {
 pub(super) fn retry_after(code: Code) -> Option<u32> {
     match code {
         Code::Unavailable => Some(RETRY_AFTER_SECONDS),
-        Code::Overloaded => Some(1),
+        // A rate limit knows better.
+        Code::Overloaded | Code::RateLimited => Some(1),
         Code::TooManyFailedKeys => Some(SECONDS_EACH),
         _ => None,
     }

@@ -6,6 +6,7 @@ mod body;
 mod callbacks;
 mod client_address;
 pub mod connection;
+mod cors;
 pub(crate) mod dead_letters;
 mod docs;
 pub mod error;
@@ -19,6 +20,7 @@ mod metrics;
 pub mod openapi;
 mod presence;
 mod query;
+pub mod rate_limits;
 mod read;
 pub mod rejections;
 mod request;
@@ -45,6 +47,7 @@ use error::{Code, Problem};
 use health::Checked;
 use key_failures::KeyFailures;
 use memory_budget::MemoryBudget;
+use rate_limits::RateLimits;
 use rejections::RejectionLog;
 use route::Route;
 
@@ -68,6 +71,8 @@ pub struct Service {
     pub rejection_log: RejectionLog,
     /// Refused keys: counted, logged and limited.
     pub key_failures: KeyFailures,
+    /// How many requests each caller may send.
+    pub rate_limits: RateLimits,
     /// How MongoDB was when it was asked last.
     pub checked: Mutex<Option<Checked>>,
     /// What is counted.

@@ -19,6 +19,7 @@ use tracing::Span;
 
 use super::Service;
 use super::client_address::client_address;
+use super::cors;
 use super::error::{Code, Problem};
 use super::route::Route;
 use crate::callback::ids::AppName;
@@ -119,7 +120,7 @@ pub(super) fn note_app(request: &HttpRequest, app: &AppName) {
 
 /// A request that is being handled. Whatever becomes of it, it is counted and logged once.
 pub(super) struct Observed {
-    route: Route,
+    pub(super) route: Route,
     /// One of the known methods, or `other`.
     method: &'static str,
     started: Instant,
@@ -181,6 +182,7 @@ impl Observed {
         if let Some(RequestId(id)) = id {
             response.headers_mut().insert(REQUEST_ID.clone(), id);
         }
+        cors::let_page_read(&mut response, self.route);
         response
     }
 

@@ -89,6 +89,11 @@ impl Route {
         }
     }
 
+    /// Whether users' tokens are for this route, and so pages of other origins.
+    pub(super) fn is_for_users(self) -> bool {
+        matches!(self, Self::Unread)
+    }
+
     /// The route that has this path, without the apps' second paths.
     pub(super) fn at(path: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|route| route.has(path))

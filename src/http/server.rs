@@ -13,10 +13,12 @@ use actix_web::dev::{AppConfig, Server, Service as _};
 use actix_web::rt::net::TcpStream;
 use actix_web::web::{self, ServiceConfig};
 use actix_web::{App, Error};
+use futures_util::future::{Either, ready};
 use rustix::net::sockopt::set_socket_send_buffer_size;
 use tracing::Instrument as _;
 
 use super::connection::{ConnectionState, TimeoutStream, Timeouts, TrackedBody};
+use super::cors;
 use super::memory_budget::MemoryBudget;
 use super::request::Observed;
 use super::{Service, routes};
@@ -76,7 +78,12 @@ fn serve(
             let state = state.expect("every connection is a TimeoutStream");
             let guard = state.begin_request();
             let observed = Observed::begin(&request);
-            let response = routes.call(request).instrument(observed.span.clone());
+            let response = match cors::preflight(&request, observed.route) {
+                Some(Ok(answer)) => Either::Left(ready(Ok(request.into_response(answer)))),
+                Some(Err(problem)) => Either::Left(ready(Ok(request.error_response(problem)))),
+                None => Either::Right(routes.call(request)),
+            };
+            let response = response.instrument(observed.span.clone());
             async move {
                 let response = observed.finish(response.await?);
                 Ok(response.map_body(|_, body| TrackedBody::new(body, guard)))

@@ -27,7 +27,6 @@ mod load;
 mod logs;
 mod lost_callbacks;
 mod messages;
-mod messages_index;
 mod metrics;
 mod openapi;
 mod oracle;

@@ -1,8 +1,8 @@
 //! The service's metrics, as it writes them itself, and as the guide describes them.
 
 use im_callback::metrics::{
-    AppLabel, CallbackLabels, CollectionLabel, DeadLetterLabels, Metrics, QueueLabel, ReasonLabel,
-    ReconcileLabel, RequestLabels, RouteLabel,
+    AppLabel, CallbackLabels, CallerLabels, CollectionLabel, DeadLetterLabels, Metrics, QueueLabel,
+    ReasonLabel, ReconcileLabel, RequestLabels, RouteLabel,
 };
 
 /// A metric's name, type and labels.
@@ -65,6 +65,11 @@ fn touch(metrics: &Metrics) {
     let reason = ReasonLabel { reason: "slow" };
     metrics.overflows.get_or_create(&reason).inc();
     metrics.rejected_keys.get_or_create(&reason).inc();
+    let caller = CallerLabels {
+        caller: "key",
+        key: "pages".to_owned(),
+    };
+    metrics.limited_requests.get_or_create(&caller).inc();
     let dead_letter = DeadLetterLabels {
         app,
         code: "not_json",

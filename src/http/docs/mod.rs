@@ -12,9 +12,8 @@ use utoipa_swagger_ui::{Config, serve};
 use super::error::{Code, Problem};
 use super::fixed::Fixed;
 
-/// What the page may load: its own files. Swagger UI sets styles by attributes and draws its icons from `data:`; it
-/// asks this service alone.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
+/// What the page may load: its own files. Swagger UI draws its icons from `data:`, and asks this service alone.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
     img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 const SCRIPT: &str = "text/javascript; charset=utf-8";

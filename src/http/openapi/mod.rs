@@ -46,7 +46,7 @@ use super::{callbacks, dead_letters, docs, health, metrics, trace, unread};
     tags(
         (name = "callbacks", description = "For the IM provider"),
         (name = "unread", description = "Unread counts; scope `read`"),
-        (name = "dead letters", description = "Callbacks that could not be decoded or stored; scope `admin`"),
+        (name = "dead-letters", description = "Callbacks that could not be decoded or stored; scope `admin`"),
         (name = "trace", description = "What happened to a message; scope `admin`"),
         (name = "operations", description = "For balancers, orchestrators and Prometheus"),
         (name = "documentation", description = "This API"),

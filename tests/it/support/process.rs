@@ -9,7 +9,7 @@ use im_callback::config::Config;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{Answer, READ_KEY, SECRET, config_text, log_guard, send, signed};
+use super::{Answer, READ_KEY, SECRET, config_text, contract, log_guard, send, signed};
 
 pub struct Process {
     pub address: SocketAddr,
@@ -206,10 +206,22 @@ pub async fn try_deliver_signed(
     let request = signed(body, secret)
         .iter()
         .fold(request, |r, (name, value)| r.header(*name, value));
-    let response = request.send().await.ok()?;
-    let status = response.status().as_u16();
+    let (client, request) = request.build_split();
+    let request = request.unwrap();
+    let asked = contract::Asked::of(&request);
+    let response = client.execute(request).await.ok()?;
+    let (status, headers) = (response.status().as_u16(), response.headers().clone());
     // An answer that did not arrive whole is none.
-    response.text().await.ok().map(|_| status)
+    let text = response.text().await.ok()?;
+    contract::check(
+        &asked,
+        &Answer {
+            status,
+            headers,
+            text,
+        },
+    );
+    Some(status)
 }
 
 impl Drop for Process {

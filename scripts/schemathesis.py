@@ -1,0 +1,116 @@
+#!/usr/bin/env python3
+"""Holds a running service against its own document: asks each operation of /openapi.json with what Schemathesis makes up,
+good and bad, and fails on an answer that the document does not have, on an undocumented method, and on every 5xx.
+
+  scripts/mongod.py run -- scripts/schemathesis.py [OPTION OF SCHEMATHESIS…]      or: make schemathesis
+
+MONGODB_URI names the server. The service is built, and gets demo callbacks first. Schemathesis itself comes from PyPI,
+pinned, into target/schemathesis.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SETTINGS = ROOT / "scripts" / "schemathesis"
+KEY = "a-key-of-schemathesis-with-every-scope"
+APP_SECRET = "a-secret-of-schemathesis"
+CONFIG = """
+http.listen = "127.0.0.1:{port}"
+http.open_metrics = false
+spool.path = "{folder}/spool"
+mongodb = {{ uri = "{uri}", database = "{database}" }}
+[[apps]]
+name = "otc"
+provider = "netease"
+app_key = "a-key"
+app_secrets = ["{secret}"]
+order_id = {{ field = "ext", pointer = "/orderId" }}
+[[auth.keys]]
+name = "schemathesis"
+secret = "{key}"
+scopes = ["read", "write", "admin", "metrics"]
+"""
+
+
+def schemathesis():
+    """The program, in an environment of its own."""
+    pinned = (SETTINGS / "requirements.txt").read_text()
+    environment = ROOT / "target" / "schemathesis"
+    done = environment / "requirements.txt"
+    if not done.exists() or done.read_text() != pinned:
+        shutil.rmtree(environment, ignore_errors=True)
+        subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+        pip = [environment / "bin" / "pip", "--disable-pip-version-check", "install", "--quiet"]
+        subprocess.run([*pip, "-r", SETTINGS / "requirements.txt"], check=True)
+        done.write_text(pinned)
+    return environment / "bin" / "schemathesis"
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_until_ready(service, url):
+    for _ in range(600):
+        if service.poll() is not None:
+            sys.exit("error: the service ended at once")
+        try:
+            with urllib.request.urlopen(url + "/readyz", timeout=5) as answer:
+                if b'"status":"ready"' in answer.read():
+                    return
+        except OSError:
+            pass
+        time.sleep(0.1)
+    sys.exit("error: the service is not ready after a minute")
+
+
+def main():
+    program = schemathesis()
+    subprocess.run(["cargo", "build", "--locked", "--quiet"], cwd=ROOT, check=True)
+    service_program = ROOT / "target" / "debug" / "im-callback"
+    with tempfile.TemporaryDirectory(prefix="im-callback-schemathesis-") as folder:
+        port = free_port()
+        config, log = Path(folder) / "im.toml", Path(folder) / "log"
+        config.write_text(CONFIG.format(
+            port=port, folder=folder, uri=os.environ["MONGODB_URI"], database=f"schemathesis_{port}",
+            secret=APP_SECRET, key=KEY,
+        ))
+        url = f"http://127.0.0.1:{port}"
+        with log.open("w") as lines:
+            service = subprocess.Popen([service_program, "serve", "--config", config], stderr=lines)
+        try:
+            wait_until_ready(service, url)
+            send = [service_program, "send", "--config", config]
+            subprocess.run([*send, ROOT / "scripts" / "demo" / "market-day.jsonl"], check=True)
+            # A dead letter.
+            subprocess.run([*send, "-"], input=b"not JSON\n", check=True)
+            environment = {
+                **os.environ, "SCHEMATHESIS_URL": url, "SCHEMATHESIS_KEY": KEY,
+                "SCHEMATHESIS_APP_SECRET": APP_SECRET, "PYTHONPATH": str(SETTINGS),
+            }
+            ask = [program, "--config-file", SETTINGS / "schemathesis.toml", "run", url + "/openapi.json"]
+            outcome = subprocess.run([*ask, *sys.argv[1:]], cwd=folder, env=environment).returncode
+            if service.poll() is not None:
+                sys.exit("error: the service ended")
+        finally:
+            service.terminate()
+            service.wait(timeout=30)
+        # A query that failed is answered 503, which is a documented answer and no good one here.
+        wrong = [line for line in log.read_text().splitlines() if " ERROR " in line or "panicked" in line]
+        if wrong:
+            sys.exit("error: the service's log has errors:\n" + "\n".join(wrong[:20]))
+        sys.exit(outcome)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+//! The site's reads commute with messages and receipts.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use futures_util::future::join_all;
+use mongodb::bson::doc;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use serde_json::json;
+
+use super::{end, read_at};
+use crate::support::{Instance, READ_KEY, TestApp, deliver, send};
+use crate::trace::{SENT, receipt};
+
+/// What happens in a case, between ann and bob, at a time.
+#[derive(Debug, Clone)]
+enum Step {
+    Message(i64),
+    Receipt(i64),
+    SiteRead(i64),
+    SiteReadOfOrder(i64),
+}
+
+/// Site reads commute with messages and receipts: in any order, repeated, and over two instances, counts are what the
+/// largest time says, and the documents are the same. (Of an order alone only what was there is read, so these come last.)
+#[test]
+fn site_reads_commute_with_messages_and_receipts() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (app, second) = runtime.block_on(async {
+        let app = TestApp::start().await;
+        let second = app.second_instance();
+        (app, second)
+    });
+    let case = AtomicU32::new(0);
+    let at = || 0..12_i64;
+    let step = prop_oneof![
+        3 => at().prop_map(Step::Message),
+        1 => at().prop_map(Step::Receipt),
+        2 => at().prop_map(Step::SiteRead),
+    ];
+    let steps = prop::collection::vec(step, 1..12);
+    let cases = steps.prop_flat_map(|steps| {
+        let twice: Vec<_> = (0..steps.len()).chain(0..steps.len()).collect();
+        let order = Just(twice).prop_shuffle();
+        (Just(steps), order, prop::option::of(at()))
+    });
+    let mut runner = TestRunner::new(Config {
+        cases: 40,
+        failure_persistence: None,
+        ..Config::default()
+    });
+    let result = runner.run(&cases, |(steps, order, of_order)| {
+        let case = format!("c{}", case.fetch_add(1, Ordering::Relaxed));
+        let instances = [&app.instance, &second];
+        runtime.block_on(async {
+            for pair in order.chunks(2) {
+                let sent = pair
+                    .iter()
+                    .map(|n| take(&app, instances[n % 2], &case, *n, &steps[*n]));
+                join_all(sent).await;
+            }
+            let mut all = steps.clone();
+            if let Some(at) = of_order {
+                let last = Step::SiteReadOfOrder(at);
+                take(&app, &second, &case, all.len(), &last).await;
+                all.push(last);
+            }
+            check(&app, instances, &case, &all).await;
+        });
+        Ok(())
+    });
+    if let Err(failure) = result {
+        panic!("{failure}");
+    }
+    runtime.block_on(async {
+        app.until_followed().await;
+        app.until_at(&second, |ready| ready["state"]["pairs"] == 0).await;
+        // Every message that a mark covers is read by its `state`, too.
+        for mark in app.documents("read_marks", doc! {}).await {
+            let behind = doc! {
+                "to": mark.get_str("reader").unwrap(), "fromAccount": mark.get_str("peer").unwrap(), "state": 0,
+                "msgTimestamp": { "$lte": mark.get_i64("readUpTo").unwrap() },
+            };
+            assert_eq!(app.documents("messages", behind).await.len(), 0, "{mark}");
+        }
+        end(second).await;
+        app.end().await;
+    });
+}
+
+/// Compares counts and records with what has happened.
+async fn check(app: &TestApp, instances: [&Instance; 2], case: &str, all: &[Step]) {
+    let mark = all.iter().filter_map(|step| match step {
+        Step::Message(_) => None,
+        // It raises the mark only if there is something to read up to this time, and otherwise that is no difference.
+        Step::Receipt(at) | Step::SiteRead(at) | Step::SiteReadOfOrder(at) => Some(*at),
+    });
+    let mark = mark.max().unwrap_or(-1);
+    let unread = all
+        .iter()
+        .filter(|step| matches!(step, Step::Message(at) if *at > mark));
+    let expected = unread.count() as u64;
+    let question = json!({ "user": format!("{case}-bob"), "peers": [format!("{case}-ann")] });
+    for instance in instances {
+        let key = format!("Bearer {READ_KEY}");
+        let request = app.http.post(instance.url("/v1/unread"));
+        let request = request.body(question.to_string());
+        let answer = send(request, &[("Authorization", &key)]).await.json();
+        assert_eq!(answer["total"], expected, "{all:?}");
+    }
+    let records = doc! { "kind": "site_read", "reader": format!("{case}-bob"), "payload.order": { "$exists": false } };
+    let records = app.documents("events", records).await.len();
+    let mut times: Vec<_> = all
+        .iter()
+        .filter_map(|step| match step {
+            Step::SiteRead(at) => Some(*at),
+            _ => None,
+        })
+        .collect();
+    times.sort_unstable();
+    times.dedup();
+    assert_eq!(records, times.len(), "{all:?}");
+}
+
+async fn take(app: &TestApp, instance: &Instance, case: &str, n: usize, step: &Step) {
+    let (ann, bob) = (format!("{case}-ann"), format!("{case}-bob"));
+    let time = |at: i64| SENT + at;
+    match step {
+        Step::Message(at) => {
+            let message = json!({
+                "eventType": 1, "convType": "PERSON", "to": bob, "fromAccount": ann, "msgType": "TEXT",
+                "body": "the-text", "msgTimestamp": time(*at), "msgidServer": format!("{case}-{n}"),
+                "ext": { "orderId": format!("{case}-o") },
+            });
+            let body = message.to_string();
+            deliver(&app.http, instance, body.as_bytes())
+                .await
+                .expect_ok();
+        }
+        Step::Receipt(at) => {
+            let body = receipt(&bob, &ann, time(*at));
+            deliver(&app.http, instance, body.as_bytes())
+                .await
+                .expect_ok();
+        }
+        Step::SiteRead(at) => {
+            let report = json!({ "user": bob, "peer": ann, "up_to": time(*at) });
+            assert_eq!(read_at(&app.http, instance, &report).await.status, 200);
+        }
+        Step::SiteReadOfOrder(at) => {
+            let report = json!({ "user": bob, "order": format!("{case}-o"), "up_to": time(*at) });
+            assert_eq!(read_at(&app.http, instance, &report).await.status, 200);
+        }
+    }
+}
