@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use super::json::{Fields, RawValue, id, nested, scalar, value_at};
+use super::json::{Fields, Json, RawValue, id, nested, scalar, value_at, view};
 
 /// A value in the type in which it is stored.
 #[derive(Clone)]
@@ -76,25 +76,52 @@ impl<'a> Value<'a> {
 
     /// Follows a JSON pointer (RFC 6901) to a scalar, also through JSON text inside strings.
     pub fn scalar_at(&self, pointer: &str) -> Option<String> {
-        self.at(pointer, scalar)
+        let read = |raw: &RawValue| scalar(raw).map(Cow::into_owned);
+        self.at(pointer, read, Self::owned_text)
     }
 
     /// The same to an id: a text or a whole number.
     pub fn id_at(&self, pointer: &str) -> Option<String> {
-        self.at(pointer, id)
+        let read = |raw: &RawValue| id(raw).map(Cow::into_owned);
+        self.at(pointer, read, Self::owned_text)
     }
 
-    fn at(&self, pointer: &str, read: fn(&RawValue) -> Option<Cow<'_, str>>) -> Option<String> {
+    /// The same to a list of scalars, or to one alone; empty if there is neither.
+    pub fn texts_at(&self, pointer: &str) -> Vec<String> {
+        let read = |raw: &RawValue| match view(raw) {
+            Json::Array(items) => {
+                let texts = items.into_iter().filter_map(scalar);
+                Some(texts.map(Cow::into_owned).collect())
+            }
+            _ => scalar(raw).map(|text| vec![text.into_owned()]),
+        };
+        let plain = |value: &Self| match value {
+            Self::Texts(texts) => Some(texts.clone()),
+            other => other.owned_text().map(|text| vec![text]),
+        };
+        self.at(pointer, read, plain).unwrap_or_default()
+    }
+
+    fn owned_text(&self) -> Option<String> {
+        self.as_text().map(Cow::into_owned)
+    }
+
+    /// Reads what a pointer leads to, or all of a value that is no JSON.
+    fn at<T>(
+        &self,
+        pointer: &str,
+        read: impl FnOnce(&RawValue) -> Option<T>,
+        plain: impl FnOnce(&Self) -> Option<T>,
+    ) -> Option<T> {
         let nested: Cow<'_, RawValue> = match self {
             Self::Json(raw) => Cow::Borrowed(raw),
             Self::Text(text) if text.trim_start().starts_with(['{', '[']) => {
                 Cow::Owned(RawValue::from_string(text.trim().to_owned()).ok()?)
             }
-            scalar if pointer.is_empty() => return scalar.as_text().map(Cow::into_owned),
+            other if pointer.is_empty() => return plain(other),
             _ => return None,
         };
-        let found = value_at(&nested, pointer)?;
-        read(&found).map(Cow::into_owned)
+        read(&*value_at(&nested, pointer)?)
     }
 }
 

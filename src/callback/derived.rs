@@ -7,6 +7,10 @@ use super::ids::{Account, Millis};
 pub struct Derived {
     /// How it counts as unread for its receiver until it is read or recalled, or why it never does.
     pub counts: Result<Counts, NotCounted>,
+    /// Whether it counts for the members of the team that it was sent to, until it is recalled.
+    pub counts_in_team: bool,
+    /// Who joined the team by it, if it is a notice that says so.
+    pub joined: Vec<Account>,
     /// The order it belongs to, if the app's `order_id` setting finds one.
     pub order_id: Option<String>,
     /// The conversation it belongs to, the same for both directions.
@@ -17,6 +21,8 @@ impl Derived {
     /// Of a message whose columns are unknown.
     pub const NONE: Self = Self {
         counts: Err(NotCounted::NotDecoded),
+        counts_in_team: false,
+        joined: Vec::new(),
         order_id: None,
         conversation: None,
     };
@@ -95,7 +101,10 @@ impl NotCounted {
     pub fn text(self) -> &'static str {
         match self {
             Self::NotDecoded => "messages of this provider are not decoded",
-            Self::Team => "it was sent to a team, and only messages to one person count",
+            Self::Team => {
+                "it was sent to a team, whose members' counts are asked by `teams`; only a message to one \
+                 person counts by its sender or order"
+            }
             Self::SystemNotice => "it is a system notice, and only messages to one person count",
             Self::Incomplete => "a field by which it would count is absent or unusable",
             Self::ToSelf => "its sender is its receiver",

@@ -112,6 +112,16 @@ impl ProviderName {
         }
     }
 
+    /// The stored field by which [`message_type`](Self::message_type) knows it.
+    pub fn message_type_field(self) -> Option<&'static str> {
+        match self {
+            Self::Netease => Some("msgType"),
+            Self::Rongcloud => Some("objectName"),
+            Self::Wildfire => Some("payload.type"),
+            Self::Yuntongxun => None,
+        }
+    }
+
     /// Finds the records of a message's recall and edits: each has one of these keys
     /// ([`Record::key`](super::event::Record::key)), or a longer one.
     pub fn change_keys(self, message: &MessageRef) -> Vec<String> {

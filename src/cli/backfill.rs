@@ -80,12 +80,13 @@ fn told(app: &App, report: BackfillReport, args: &BackfillArgs) -> String {
         orders,
         count_now,
         count_no_more,
+        teams,
         changed,
     } = report;
     let name = &app.name;
     if args.json {
         return format!(
-            r#"{{"app":"{name}","looked_at":{looked_at},"other_provider":{other_provider},"conversations":{conversations},"orders":{orders},"count_now":{count_now},"count_no_more":{count_no_more},"changed":{changed}}}"#
+            r#"{{"app":"{name}","looked_at":{looked_at},"other_provider":{other_provider},"conversations":{conversations},"orders":{orders},"count_now":{count_now},"count_no_more":{count_no_more},"teams":{teams},"changed":{changed}}}"#
         );
     }
     let done = match args.dry_run {
@@ -99,6 +100,7 @@ fn told(app: &App, report: BackfillReport, args: &BackfillArgs) -> String {
     let messages = counted(looked_at, "message");
     format!(
         "{name}: looked at {messages}: {conversations} without their conversation, {orders} with \
-         another order, {count_now} that count now, {count_no_more} that count no longer; {done}{others}"
+         another order, {count_now} that count now, {count_no_more} that count no longer, {teams} that mean something else for their \
+         team; {done}{others}"
     )
 }

@@ -4,13 +4,13 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::{Context, anyhow};
-use clap::ArgGroup;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value, json};
 
 use super::client::{
     TIMEOUT, base_url, http, no_answer_from, read_secret, secret_variable, usage, web_address,
 };
+use super::dead_letters::plain;
 use super::{Failure, Load};
 use crate::auth::{Key, Scope};
 use crate::config::Config;
@@ -18,8 +18,8 @@ use crate::config::Config;
 /// The environment variable with a query key, for use without a configuration.
 const KEY_VARIABLE: &str = "IM_CALLBACK_KEY";
 
+/// Without --peer, --order and --team it is all of the user, the newest first
 #[derive(clap::Args, Debug)]
-#[command(group = ArgGroup::new("counted").required(true).multiple(true).args(["peer", "order"]))]
 pub struct UnreadArgs {
     /// Whose unread messages to count
     #[arg(long, short, value_name = "ACCOUNT")]
@@ -30,6 +30,15 @@ pub struct UnreadArgs {
     /// Count those of this order; several with commas or repeated
     #[arg(long, short, value_name = "ORDER", value_delimiter = ',')]
     order: Vec<String>,
+    /// Count those in this team; several with commas or repeated
+    #[arg(long, short, value_name = "TEAM", value_delimiter = ',')]
+    team: Vec<String>,
+    /// Stop counting there: a count that reaches it means that many or more
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    cap: Option<u64>,
+    /// Go on after a page of all of the user, by the cursor at its end
+    #[arg(long, value_name = "CURSOR", conflicts_with_all = ["peer", "order", "team"])]
+    after: Option<String>,
     /// App to ask about; needed when the service has several
     #[arg(long, value_name = "NAME")]
     app: Option<String>,
@@ -48,13 +57,19 @@ pub struct UnreadArgs {
 pub async fn run(args: UnreadArgs, load: impl Load, has_config: bool) -> Result<(), Failure> {
     let (url, key) = address_and_key(&args, load, has_config)?;
     let mut body = json!({ "user": args.user });
-    for (field, ids) in [("peers", &args.peer), ("orders", &args.order)] {
+    for (field, _, ids) in args.lists() {
         if !ids.is_empty() {
             body[field] = json!(ids);
         }
     }
     if let Some(app) = &args.app {
         body["app"] = json!(app);
+    }
+    if let Some(cap) = args.cap {
+        body["cap"] = json!(cap);
+    }
+    if let Some(after) = &args.after {
+        body["after"] = json!(after);
     }
     let response = http(TIMEOUT)?
         .post(format!("{}/v1/unread", url.trim_end_matches('/')))
@@ -72,7 +87,7 @@ pub async fn run(args: UnreadArgs, load: impl Load, has_config: bool) -> Result<
         return Err(anyhow!("{}", refusal(&url, &status.to_string(), &text)).into());
     }
     let counts: Option<Map<String, Value>> = serde_json::from_str(&text).ok();
-    let table = counts.and_then(|counts| table(&args, &counts));
+    let table = counts.and_then(|counts| args.table(&counts));
     let table = table.ok_or_else(|| anyhow!("{}", not_ours(&url, &status.to_string())))?;
     let mut out = std::io::stdout().lock();
     match args.json {
@@ -139,33 +154,66 @@ fn configured_key(config: &Config, app: Option<&str>) -> Result<SecretString, Fa
     }
 }
 
-/// The counts; `None` if one that was asked for is missing.
-fn table(args: &UnreadArgs, counts: &Map<String, Value>) -> Option<String> {
-    let mut text = String::new();
-    let lists = [
-        ("peers", "PEER", &args.peer),
-        ("orders", "ORDER", &args.order),
-    ];
-    for (field, heading, asked) in lists {
-        if asked.is_empty() {
-            continue;
-        }
-        let width = asked
-            .iter()
-            .map(|id| id.chars().count())
-            .chain([heading.len()])
-            .max();
-        let width = width.unwrap_or_default();
-        text.push_str(&format!("{heading:width$}  UNREAD\n"));
-        for id in asked {
-            let n = counts.get(field)?.get(id)?.as_u64()?;
-            text.push_str(&format!("{id:width$}  {n:>6}\n"));
-        }
+impl UnreadArgs {
+    /// The lists: their fields, headings and ids.
+    fn lists(&self) -> [(&'static str, &'static str, &[String]); 3] {
+        [
+            ("peers", "PEER", &self.peer),
+            ("orders", "ORDER", &self.order),
+            ("teams", "TEAM", &self.team),
+        ]
     }
-    let total = counts.get("total")?.as_u64()?;
-    text.push_str(&format!("{} has {total} unread\n", args.user));
-    if counts.get("complete") == Some(&Value::Bool(false)) {
-        text.push_str("not complete: callbacks wait in a spool (`im-callback spools`)\n");
+
+    /// The counts; `None` if one that was asked for is missing.
+    fn table(&self, counts: &Map<String, Value>) -> Option<String> {
+        let mut text = String::new();
+        let is_overview = self.lists().iter().all(|(_, _, ids)| ids.is_empty());
+        for (field, heading, asked) in self.lists() {
+            let rows: Vec<_> = match is_overview {
+                true => overview(counts, field)?,
+                false => {
+                    let row = |id: &String| {
+                        let unread = counts.get(field)?.get(id)?.as_u64()?;
+                        Some((id.clone(), unread, String::new()))
+                    };
+                    asked.iter().map(row).collect::<Option<_>>()?
+                }
+            };
+            let width = rows.iter().map(|(id, ..)| id.chars().count());
+            let width = width.chain([heading.len()]).max().unwrap_or_default();
+            if !rows.is_empty() {
+                text.push_str(&format!("{heading:width$}  UNREAD\n"));
+            }
+            for (id, unread, more) in rows {
+                text.push_str(&format!("{id:width$}  {unread:>6}{more}\n"));
+            }
+        }
+        let total = counts.get("total")?.as_u64()?;
+        let or_more = match self.cap.is_some_and(|cap| total >= cap) {
+            true => " or more",
+            false => "",
+        };
+        text.push_str(&format!("{} has {total}{or_more} unread\n", self.user));
+        if let Some(next) = counts.get("next").and_then(Value::as_str) {
+            text.push_str(&format!("there is more: --after {next}\n"));
+        }
+        if counts.get("complete") == Some(&Value::Bool(false)) {
+            text.push_str("not complete: callbacks wait in a spool (`im-callback spools`)\n");
+        }
+        Some(text)
     }
-    Some(text)
+}
+
+/// The rows of a list of all of a user: the id, the count, and when the newest was sent.
+fn overview(counts: &Map<String, Value>, field: &str) -> Option<Vec<(String, u64, String)>> {
+    let Some(entries) = counts.get("newest")?.get(field) else {
+        return Some(Vec::new());
+    };
+    let row = |entry: &Value| {
+        let id = entry.get("peer").or(entry.get("order"))?.as_str()?;
+        let at = entry.get("last_at")?.as_str()?;
+        let unread = entry.get("unread")?.as_u64()?;
+        Some((plain(id), unread, format!("  {at}")))
+    };
+    entries.as_array()?.iter().map(row).collect()
 }

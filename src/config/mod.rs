@@ -96,6 +96,8 @@ pub struct Http {
     pub max_ids: usize,
     /// The longest id in a query, in bytes.
     pub max_id_length: usize,
+    /// The most messages of one team that are counted.
+    pub max_team_unread: u64,
     /// The most connections at once.
     pub max_connections: usize,
     /// How long a client may take to send a request's head.

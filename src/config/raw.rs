@@ -40,6 +40,7 @@ pub struct RawHttp {
     pub max_body: Size,
     pub max_ids: u64,
     pub max_id_length: u64,
+    pub max_team_unread: u64,
     pub max_connections: u64,
     pub header_timeout: Time,
     pub keep_alive: Time,

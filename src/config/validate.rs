@@ -163,6 +163,8 @@ impl<'l> Validation<'l> {
             max_body: self.up_to_bytes(8 * MIB, "http.max_body", raw.max_body),
             max_ids: self.up_to(10_000, "http.max_ids", raw.max_ids),
             max_id_length: self.up_to(4096, "http.max_id_length", raw.max_id_length),
+            max_team_unread: self.up_to(100_000, "http.max_team_unread", raw.max_team_unread)
+                as u64,
             max_connections: self.up_to(100_000, "http.max_connections", raw.max_connections),
             header_timeout: self.up_to_a_minute("http.header_timeout", raw.header_timeout),
             keep_alive: self.up_to_a_minute("http.keep_alive", raw.keep_alive),

@@ -125,6 +125,8 @@ codes! {
     UnknownField = "unknown_field", UNPROCESSABLE_ENTITY, "A field is not known";
     /// A query that asks for nothing.
     NoList = "no_list", UNPROCESSABLE_ENTITY, "No list of ids was given";
+    /// An overview of more conversations than one may have.
+    OverviewTooLarge = "overview_too_large", UNPROCESSABLE_ENTITY, "The overview is too large";
     /// A query by order to an app whose messages have none.
     OrdersNotConfigured = "orders_not_configured", UNPROCESSABLE_ENTITY, "The app has no orders";
     /// An id that is empty.
@@ -133,7 +135,7 @@ codes! {
     IdTooLong = "id_too_long", UNPROCESSABLE_ENTITY, "An id is too long";
     /// More ids than one query may have.
     TooManyIds = "too_many_ids", UNPROCESSABLE_ENTITY, "Too many ids were asked for";
-    /// A cursor that this route did not make.
+    /// A cursor that no answer contained, or one of another query.
     InvalidCursor = "invalid_cursor", UNPROCESSABLE_ENTITY, "The cursor is not one of ours";
     /// A read up to a time that has not come.
     TimeAhead = "time_ahead", UNPROCESSABLE_ENTITY, "The time is too far ahead";

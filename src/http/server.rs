@@ -170,6 +170,7 @@ mod tests {
                 max_body: 1024,
                 max_ids: 1,
                 max_id_length: 1,
+                max_team_unread: 1,
                 max_connections: 10,
                 header_timeout: timeout,
                 keep_alive: timeout,

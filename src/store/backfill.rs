@@ -1,5 +1,5 @@
-//! Derives fields of stored messages anew by an app's current rules: `conversation`, `orderId`, and whether a
-//! message counts, which means that it has a `state`. For documents of older versions, and after a change of the
+//! Derives fields of stored messages anew by an app's current rules: `conversation`, `orderId`, whether a message
+//! counts, which means that it has a `state`, and what it means for a team: `countsInTeam` and `joined`. For documents of older versions, and after a change of the
 //! rules.
 //!
 //! # Operation
@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
 use futures_util::TryStreamExt;
-use mongodb::bson::{Document, RawBsonRef, RawDocument, RawDocumentBuf, doc};
+use mongodb::bson::{Bson, Document, RawBsonRef, RawDocument, RawDocumentBuf, doc};
 use mongodb::raw_batch_cursor::RawBatch;
 use tokio::time::timeout;
 
@@ -53,6 +53,8 @@ pub struct BackfillReport {
     pub count_now: u64,
     /// Messages that no longer count.
     pub count_no_more: u64,
+    /// Messages whose `countsInTeam` or `joined` was missing, different, or should not exist.
+    pub teams: u64,
     /// Documents that were changed; 0 in a dry run. A step that is retried does not count what its first try changed.
     pub changed: u64,
 }
@@ -173,47 +175,87 @@ fn statement(
             to: text("to")?.to_owned(),
         },
     );
-    let Derived {
-        counts,
-        order_id,
-        conversation,
-    } = derive(class, &columns(message));
-    let mut set = Document::new();
-    let mut unset = Vec::new();
-    let mut differs = |name: &'static str, derived: Option<String>| {
-        let is_other = text(name) != derived.as_deref();
-        match derived {
-            Some(derived) if is_other => drop(set.insert(name, doc! { "$literal": derived })),
-            None if is_other => unset.push(name),
-            _ => {}
-        }
-        u64::from(is_other)
-    };
-    report.conversations += differs("conversation", conversation);
-    report.orders += differs("orderId", order_id);
+    let derived = derive(class, &columns(message));
+    let mut change = DerivedChange::default();
+    let text_of = |derived: &Option<String>| derived.as_deref().map(Bson::from);
+    let conversation = text_of(&derived.conversation);
+    report.conversations += change.to_derived(message, "conversation", conversation);
+    let order_id = text_of(&derived.order_id);
+    report.orders += change.to_derived(message, "orderId", order_id);
     let has_state = message.get("state").ok().flatten().is_some();
-    match (counts.is_ok(), has_state) {
+    match (derived.counts.is_ok(), has_state) {
         (true, false) => {
             report.count_now += 1;
             let unread = doc! { "$cond": [is_there("$recall"), 1, 0] };
             let state = doc! { "$cond": [is_there("$state"), "$state", unread] };
-            set.insert("state", state);
+            change.set.insert("state", state);
         }
         (false, true) => {
             report.count_no_more += 1;
-            unset.extend(["state", "readAt"]);
+            change.unset.extend(["state", "readAt"]);
         }
         _ => {}
     }
-    let mut pipeline = Vec::new();
-    if !set.is_empty() {
-        pipeline.push(doc! { "$set": set });
+    report.teams += change.of_team(message, &derived);
+    change.statement(&key)
+}
+
+/// What a message's derived fields lack.
+#[derive(Default)]
+struct DerivedChange {
+    set: Document,
+    unset: Vec<&'static str>,
+}
+
+impl DerivedChange {
+    /// Makes a field what it should be, and returns 1 if it is not so already.
+    fn to_derived(
+        &mut self,
+        message: &RawDocument,
+        name: &'static str,
+        derived: Option<Bson>,
+    ) -> u64 {
+        let stored = message.get(name).ok().flatten();
+        let stored = stored.and_then(|stored| Bson::try_from(stored).ok());
+        if stored == derived {
+            return 0;
+        }
+        match derived {
+            Some(derived) => drop(self.set.insert(name, doc! { "$literal": derived })),
+            None => self.unset.push(name),
+        }
+        1
     }
-    if !unset.is_empty() {
-        pipeline.push(doc! { "$unset": unset });
+
+    /// The same for what a message means for its team.
+    fn of_team(&mut self, message: &RawDocument, derived: &Derived) -> u64 {
+        let joined: Vec<Bson> = derived.joined.iter().map(|id| id.as_str().into()).collect();
+        let joined = (!joined.is_empty()).then_some(Bson::Array(joined));
+        let is_recalled = message.get("recall").ok().flatten().is_some();
+        let counts = derived
+            .counts_in_team
+            .then_some(Bson::Boolean(!is_recalled));
+        let of_both = self.to_derived(message, "joined", joined)
+            + self.to_derived(message, "countsInTeam", counts);
+        if self.set.contains_key("countsInTeam") {
+            // Computed on the document itself, which may be recalled meanwhile.
+            let not_recalled = doc! { "$not": [is_there("$recall")] };
+            self.set.insert("countsInTeam", not_recalled);
+        }
+        of_both.min(1)
     }
-    let is_needed = !pipeline.is_empty();
-    is_needed.then(|| raw(&doc! { "q": key.filter(), "u": pipeline }))
+
+    fn statement(self, key: &MessageKey) -> Option<RawDocumentBuf> {
+        let mut pipeline = Vec::new();
+        if !self.set.is_empty() {
+            pipeline.push(doc! { "$set": self.set });
+        }
+        if !self.unset.is_empty() {
+            pipeline.push(doc! { "$unset": self.unset });
+        }
+        let is_needed = !pipeline.is_empty();
+        is_needed.then(|| raw(&doc! { "q": key.filter(), "u": pipeline }))
+    }
 }
 
 /// The columns of a stored message, as they were received: for an edited one, with the text before the edits.

@@ -2,7 +2,7 @@
 //!
 //! A [`Write`] is one idempotent change; its update statement is made in `statements`.
 
-use mongodb::bson::{Bson, Document, RawDocumentBuf, cstr, doc, rawdoc};
+use mongodb::bson::{Bson, Document, RawArrayBuf, RawDocumentBuf, cstr, doc, rawdoc};
 use sha2::{Digest, Sha256};
 
 use super::bson::{self, date, raw};
@@ -12,7 +12,7 @@ use super::statements;
 use crate::callback::event::{
     Conversation, Decoded, Effect, Event, EventType, Message, ReadMark, Reason, Record,
 };
-use crate::callback::ids::Millis;
+use crate::callback::ids::{Account, Millis};
 use crate::callback::{Origin, Received};
 
 /// One idempotent change: a document to insert or an update statement to run, already encoded. Not `Debug`, like
@@ -189,6 +189,8 @@ const OUR_FIELDS: &[&str] = &[
     "app",
     "provider",
     "state",
+    "countsInTeam",
+    "joined",
     "orderId",
     "conversation",
     "sentAt",
@@ -226,6 +228,13 @@ fn message_write(origin: &Origin, message: &Message<'_>) -> MessageWrite {
     }
     if derived.counts.is_ok() {
         document.append(cstr!("state"), 0);
+    }
+    if derived.counts_in_team {
+        document.append(cstr!("countsInTeam"), true);
+    }
+    if !derived.joined.is_empty() {
+        let joined = derived.joined.iter().map(Account::as_str);
+        document.append(cstr!("joined"), joined.collect::<RawArrayBuf>());
     }
     if let Some(order_id) = &derived.order_id {
         document.append(cstr!("orderId"), order_id.as_str());

@@ -59,7 +59,10 @@ pub use known::{Known, RetentionState};
 use projection::Behind;
 use turns::Turns;
 use unread::Questions;
-pub use unread::{IdReservation, MOST_KEYS, UnreadBy};
+pub use unread::{
+    IdReservation, LastUnread, MOST_KEYS, MOST_NEWEST, NewestUnread, Question, UnreadBy,
+    UnreadCount, UnreadPairs, newest_of, team_joins, team_messages,
+};
 
 /// The collections' names: part of the analysts' interface.
 pub mod collection {
@@ -197,6 +200,11 @@ impl Store {
     /// Whether there is a client.
     pub fn is_reached(&self) -> bool {
         self.database.get().is_some()
+    }
+
+    /// The timeout of one query.
+    pub fn query_timeout(&self) -> Duration {
+        self.settings.query_timeout
     }
 
     fn database(&self) -> Result<&Database, StoreError> {

@@ -2,8 +2,8 @@
 //!
 //! A recall or an edit may arrive before or after its message. It is merged into the document with the message's
 //! `_id` by an update pipeline that gives the same document in any order: what was sent is stored as a fact
-//! (`recall`, `edits`, `originalBody`), and one stage, [`derive()`], computes `state` and `body` from the facts
-//! each time. Everything that a provider sent is put into `$literal`, so that a text such as `$body` stays a text.
+//! (`recall`, `edits`, `originalBody`), and one stage, [`derive()`], computes `state`, `countsInTeam` and `body` from
+//! the facts each time. Everything that a provider sent is put into `$literal`, so that a text such as `$body` stays a text.
 
 use mongodb::bson::{DateTime, Document, RawDocument, RawDocumentBuf, doc, rawdoc};
 
@@ -111,8 +111,8 @@ fn as_document(raw: &RawDocument) -> Document {
     Document::try_from(raw).expect("bytes that were made of a document")
 }
 
-/// Derives fields from the facts of a message: a recalled message is neither unread nor was it read, and the body
-/// of an edited message is the text of its latest edit. A `text` that is no text, such as `null`, changes nothing.
+/// Derives fields from the facts of a message: a recalled message is neither unread nor was it read, nor does it count
+/// in its team, and the body of an edited message is the text of its latest edit. A `text` that is no text, such as `null`, changes nothing.
 pub fn derive() -> Document {
     let with_text = doc! { "$filter": {
         "input": { "$ifNull": ["$edits", []] },
@@ -123,6 +123,11 @@ pub fn derive() -> Document {
             { "$and": [{ "$eq": ["$state", 0] }, is_there("$recall")] },
             1,
             "$state",
+        ] },
+        "countsInTeam": { "$cond": [
+            { "$and": [is_there("$countsInTeam"), is_there("$recall")] },
+            false,
+            "$countsInTeam",
         ] },
         "readAt": { "$cond": [is_there("$recall"), "$$REMOVE", "$readAt"] },
         "body": { "$let": {

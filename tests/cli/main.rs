@@ -253,10 +253,11 @@ fn errors_are_told_once_with_the_way_out() {
              with `im-callback serve`, or give its address with --url\n",
         ),
         (
-            &["unread", "-u", "a"],
+            &["unread", "-u", "a", "-t", "1", "--after", "x"],
             2,
-            "<--peer <ACCOUNT>|--order <ORDER>>",
+            "'--team <TEAM>' cannot be used with '--after <CURSOR>'",
         ),
+        (&["unread", "-u", "a", "--cap", "0"], 2, "0 is not in 1.."),
         (
             &["sign", "none"],
             1,

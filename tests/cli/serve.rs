@@ -73,7 +73,7 @@ fn a_user_serves_sends_and_asks() {
     let json = succeeded(&bench.run(&[&unread[..], &["--json"]].concat()));
     assert_eq!(
         json,
-        "{\"user\":\"Buyer\",\"peers\":{\"Seller\":3,\"nobody\":0},\"orders\":{\"A\":2,\"B\":1},\"total\":3}\n"
+        "{\"user\":\"Buyer\",\"peers\":{\"Seller\":3,\"nobody\":0},\"orders\":{\"A\":2,\"B\":1},\"total\":3,\"total_of\":\"peers\"}\n"
     );
 
     // Without a configuration, with secrets from the environment.

@@ -54,6 +54,10 @@ fn errors_name_key_and_source_and_never_a_secret() {
             &["`http.max_ids`", "between 1 and", "im.toml"],
         ),
         (
+            "http.max_team_unread = 100001\n".to_owned() + APP,
+            &["`http.max_team_unread`", "between 1 and 100000"],
+        ),
+        (
             "mongodb.commit_timeout = \"0s\"\n".to_owned() + APP,
             &["`mongodb.commit_timeout`", "such as \"2s\""],
         ),

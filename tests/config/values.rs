@@ -15,6 +15,7 @@ fn the_defaults_need_only_an_app() {
         assert_eq!(config.http.listen.to_string(), "127.0.0.1:8080");
         assert_eq!(config.http.max_body, 1024 * 1024);
         assert_eq!(config.http.max_ids, 1000);
+        assert_eq!(config.http.max_team_unread, 1000);
         assert_eq!(config.http.max_connections, 2000);
         assert_eq!(config.http.header_timeout.as_secs(), 5);
         assert_eq!(config.http.keep_alive.as_secs(), 15);

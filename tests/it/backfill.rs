@@ -48,6 +48,19 @@ async fn fill(app: &TestApp) {
         message(4, json!({ "convType": "TEAM", "to": "77" })),
         message(5, json!({ "body": "{\"orderId\":\"in the body\"}" })),
         message(6, json!({ "msgType": "TIPS" })),
+        message(10, json!({ "convType": "TEAM", "to": "77" })),
+        message(
+            11,
+            json!({ "convType": "TEAM", "to": "77", "msgType": "TIPS" }),
+        ),
+        message(
+            12,
+            json!({ "convType": "TEAM", "to": "77", "msgType": "NOTIFICATION",
+                            "attach": { "id": 0, "data": { "ids": ["Bob", "dora"] } } }),
+        ),
+        json!({ "eventType": 8, "msgId": 10, "from": "ann", "to": "77", "deleteTime": 1 })
+            .to_string()
+            .into(),
         json!({ "eventType": 7, "msgId": 3, "from": "ann", "to": "bob", "deleteTime": 1 })
             .to_string()
             .into(),
@@ -74,7 +87,8 @@ async fn backfill_brings_documents_of_an_older_version_up_to_date() {
     fill(&app).await;
     let today = app.dump().await;
     let messages = app.database.collection::<Document>("messages");
-    let old = doc! { "$unset": { "conversation": "", "orderId": "" } };
+    let old =
+        doc! { "$unset": { "conversation": "", "orderId": "", "countsInTeam": "", "joined": "" } };
     messages.update_many(doc! {}, old).await.unwrap();
     let aged = app.dump().await;
 
@@ -82,17 +96,17 @@ async fn backfill_brings_documents_of_an_older_version_up_to_date() {
     assert_eq!(app.dump().await, aged, "a dry run writes");
     let done = told(&backfill(&app, ("", ""), &["--app", "otc"]));
     let expected = json!({
-        "app": "otc", "looked_at": 6, "other_provider": 0, "conversations": 6, "orders": 6, "count_now": 0,
-        "count_no_more": 0, "changed": 6,
+        "app": "otc", "looked_at": 9, "other_provider": 0, "conversations": 9, "orders": 9, "count_now": 0,
+        "count_no_more": 0, "teams": 3, "changed": 9,
     });
     assert_eq!(done, expected);
-    assert_eq!(dry["orders"], 6);
+    assert_eq!(dry["orders"], 9);
     assert_eq!(dry["changed"], 0);
     assert_eq!(app.dump().await, today);
     let again = told(&backfill(&app, ("", ""), &[]));
     assert_eq!(
         (&again["looked_at"], &again["changed"]),
-        (&json!(6), &json!(0))
+        (&json!(9), &json!(0))
     );
     app.end().await;
 }
@@ -139,7 +153,10 @@ async fn backfill_applies_changed_rules_to_stored_messages() {
     fill(&app).await;
     told(&backfill(&app, (rule, &changes[0]), &[]));
     let counts = told(&backfill(&app, ("", ""), &[]));
-    assert_eq!(counts["count_no_more"], 3);
+    assert_eq!(
+        (&counts["count_no_more"], &counts["teams"]),
+        (&json!(3), &json!(1))
+    );
     app.empty().await;
     app.end().await;
 }

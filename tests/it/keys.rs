@@ -218,7 +218,10 @@ async fn a_key_for_one_app_need_not_name_it() {
     let question = json!({ "user": "bob", "peers": ["ann"] });
     let ask = async |key: &str| call_app(&app, key, ("POST", "/v1/unread", question.clone())).await;
     let answer = ask(OF_SHOP).await;
-    assert_eq!(answer.text, r#"{"user":"bob","peers":{"ann":0},"total":0}"#);
+    assert_eq!(
+        answer.text,
+        r#"{"user":"bob","peers":{"ann":0},"total":0,"total_of":"peers"}"#
+    );
     for (key, detail) in [
         (OF_TWO, "the key is for several apps; name one"),
         (READ_KEY, "several apps are configured; name one"),

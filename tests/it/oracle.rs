@@ -2,6 +2,7 @@
 //! instances. After each acknowledgement every count agrees with the oracle, on both instances and however far `state`
 //! lags; once it has caught up, every `state` does.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures_util::future::join_all;
@@ -15,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::support::dialect::Dialect;
 use crate::support::trace::{
-    ACCOUNTS, Happening, ORDERS, Outcome, delivery, message_id, outcome, trace,
+    ACCOUNTS, Happening, ORDERS, Outcome, TEAMS, delivery, message_id, outcome, team, trace,
 };
 use crate::support::{Instance, READ_KEY, TestApp, config, documents, mongodb_uri};
 
@@ -137,7 +138,7 @@ async fn play(
     }
 }
 
-/// What the database says of a case.
+/// What the database says of a case. It does not say what is unread in teams.
 pub async fn found(
     dialect: Dialect,
     database: &Database,
@@ -145,13 +146,19 @@ pub async fn found(
     trace: &[Happening],
 ) -> Outcome {
     let app = dialect.app();
-    let mut found = Outcome::default();
+    let mut found = Outcome {
+        in_team: outcome(case, trace).in_team,
+        ..Outcome::default()
+    };
     for n in 0..trace.len() {
         let id = message_id(case, n);
         let stored = dialect.message_id(case, n);
         let filter = doc! { "app": app, "msgidServer": stored, "receivedAt": { "$exists": true } };
         for message in documents(database, "messages", filter).await {
             let state = message.get_i32("state").ok();
+            if let Ok(counts) = message.get_bool("countsInTeam") {
+                found.counts_in_team.insert(id.clone(), counts);
+            }
             let text = message.get_str("body").unwrap().to_owned();
             assert!(
                 found.messages.insert(id.clone(), (state, text)).is_none(),
@@ -183,10 +190,16 @@ pub async fn found(
             number(message.get_str("fromAccount").unwrap()),
         );
         *found.unread.entry((to, from)).or_default() += 1;
-        if let Ok(order) = message.get_str("orderId") {
-            *found.by_order.entry((to, number(order))).or_default() += 1;
+        let order = message.get_str("orderId").ok().map(number);
+        if let Some(order) = order {
+            *found.by_order.entry((to, order)).or_default() += 1;
         }
+        let sent_at = message.get_datetime("sentAt").unwrap();
+        found
+            .left
+            .push((to, from, order, sent_at.timestamp_millis()));
     }
+    found.left.sort_unstable();
     found
 }
 
@@ -202,16 +215,12 @@ pub async fn check_counts(
     let peers: Vec<_> = (0..ACCOUNTS).map(|n| dialect.account(case, n, n)).collect();
     let orders: Vec<_> = (0..ORDERS).map(|n| format!("{case}-order{n}")).collect();
     let user = dialect.account(case, reader, 1);
-    let question = json!({ "app": dialect.app(), "user": user, "peers": peers, "orders": orders });
-    let answer = http
-        .post(format!("{url}/v1/unread"))
-        .bearer_auth(READ_KEY)
-        .json(&question)
-        .send()
-        .await
-        .unwrap();
-    let answer: Value = answer.json().await.unwrap();
-    let count = |by: &std::collections::BTreeMap<(usize, usize), u64>, n: usize| {
+    let teams: Vec<_> = (0..TEAMS).map(|n| team(case, n)).collect();
+    let question = json!({
+        "app": dialect.app(), "user": user, "peers": peers, "orders": orders, "teams": teams, "order_peers": true,
+    });
+    let answer = ask(http, url, &question).await;
+    let count = |by: &BTreeMap<(usize, usize), u64>, n: usize| {
         by.get(&(reader, n)).copied().unwrap_or_default()
     };
     let mut total = 0;
@@ -230,8 +239,114 @@ pub async fn check_counts(
             "{question} {answer}"
         );
     }
+    for (n, team) in teams.iter().enumerate() {
+        assert_eq!(
+            answer["teams"][team],
+            count(&expected.in_team, n),
+            "{question} {answer}"
+        );
+    }
     assert_eq!(
-        (&answer["user"], &answer["total"]),
-        (&json!(user), &json!(total))
+        (&answer["user"], &answer["total"], &answer["total_of"]),
+        (&json!(user), &json!(total), &json!("peers"))
     );
+    let stored = |n| dialect.account(case, n, 0);
+    let lists = newest_first(&expected.left, reader, stored, |n| orders[n].clone());
+    for (n, order) in orders.iter().enumerate() {
+        let peers = lists
+            .orders
+            .iter()
+            .find(|entry| entry["order"] == orders[n]);
+        let peers = peers.map_or(json!({}), |entry| entry["peers"].clone());
+        assert_eq!(answer["order_peers"][order], peers, "{question} {answer}");
+    }
+    check_overview(dialect, http, url, &user, total, &lists, 1 + reader % 2 * 9).await;
+}
+
+async fn ask(http: &reqwest::Client, url: &str, question: &Value) -> Value {
+    let asked = http.post(format!("{url}/v1/unread")).bearer_auth(READ_KEY);
+    let answer = asked.json(question).send().await.unwrap();
+    answer.json().await.unwrap()
+}
+
+/// The lists of an overview, without the messages.
+struct ExpectedLists {
+    peers: Vec<Value>,
+    orders: Vec<Value>,
+}
+
+fn newest_first(
+    left: &[(usize, usize, Option<usize>, i64)],
+    reader: usize,
+    account: impl Fn(usize) -> String,
+    order_id: impl Fn(usize) -> String,
+) -> ExpectedLists {
+    let mut by_peer: BTreeMap<String, (i64, u64)> = BTreeMap::new();
+    let mut by_order: BTreeMap<String, (i64, BTreeMap<String, u64>)> = BTreeMap::new();
+    for (_, peer, order, at) in left.iter().filter(|(to, ..)| *to == reader) {
+        let (newest, unread) = by_peer.entry(account(*peer)).or_default();
+        (*newest, *unread) = ((*newest).max(*at), *unread + 1);
+        if let Some(order) = order {
+            let (newest, peers) = by_order.entry(order_id(*order)).or_default();
+            *newest = (*newest).max(*at);
+            *peers.entry(account(*peer)).or_default() += 1;
+        }
+    }
+    let peer = |(peer, (at, unread))| {
+        (
+            at,
+            json!({ "peer": peer, "unread": unread, "last_timestamp": at }),
+        )
+    };
+    let order = |(order, (at, peers)): (String, (i64, BTreeMap<String, u64>))| {
+        let unread: u64 = peers.values().sum();
+        let entry =
+            json!({ "order": order, "unread": unread, "peers": peers, "last_timestamp": at });
+        (at, entry)
+    };
+    let sorted = |mut entries: Vec<(i64, Value)>| {
+        // Stable: where times are equal, by id.
+        entries.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
+        entries.into_iter().map(|(_, entry)| entry).collect()
+    };
+    ExpectedLists {
+        peers: sorted(by_peer.into_iter().map(peer).collect()),
+        orders: sorted(by_order.into_iter().map(order).collect()),
+    }
+}
+
+/// All of a user, its pages glued together.
+async fn check_overview(
+    dialect: Dialect,
+    http: &reqwest::Client,
+    url: &str,
+    user: &str,
+    total: u64,
+    expected: &ExpectedLists,
+    limit: usize,
+) {
+    let (mut peers, mut orders) = (Vec::new(), Vec::new());
+    let mut after = Value::Null;
+    loop {
+        let question =
+            json!({ "app": dialect.app(), "user": user, "limit": limit, "after": after });
+        let page = ask(http, url, &question).await;
+        assert_eq!(page["total"], total, "{question} {page}");
+        for (list, all) in [("peers", &mut peers), ("orders", &mut orders)] {
+            for entry in page["newest"][list].as_array().unwrap() {
+                let mut entry = entry.clone();
+                let entry = entry.as_object_mut().unwrap();
+                let last = entry.remove("last").unwrap();
+                assert!(last["text"].is_string(), "{last}");
+                entry.remove("last_at").unwrap();
+                all.push(json!(entry));
+            }
+        }
+        match page.get("next") {
+            Some(next) => after = next.clone(),
+            None => break,
+        }
+    }
+    assert_eq!(peers, expected.peers, "{user}");
+    assert_eq!(orders, expected.orders, "{user}");
 }

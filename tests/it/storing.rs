@@ -130,7 +130,7 @@ async fn a_recall_alone_is_no_unread_message() {
         .json();
     assert_eq!(
         answer,
-        json!({ "user": "bob", "peers": { "ann": 0 }, "total": 0 })
+        json!({ "user": "bob", "peers": { "ann": 0 }, "total": 0, "total_of": "peers" })
     );
     app.end().await;
 }

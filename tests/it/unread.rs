@@ -30,28 +30,44 @@ async fn every_id_is_answered_as_it_was_spelled() {
     let cases = [
         (
             json!({ "user": "Bob", "peers": ["ANN", "carl", "nobody"] }),
-            r#"{"user":"Bob","peers":{"ANN":3,"carl":1,"nobody":0},"total":4}"#,
+            r#"{"user":"Bob","peers":{"ANN":3,"carl":1,"nobody":0},"total":4,"total_of":"peers"}"#,
         ),
         (
             json!({ "user": "bob", "orders": ["o-1", "o-2", "O-1", "o-9"], "app": "otc" }),
-            r#"{"user":"bob","orders":{"o-1":2,"o-2":1,"O-1":1,"o-9":0},"total":4}"#,
+            r#"{"user":"bob","orders":{"o-1":2,"o-2":1,"O-1":1,"o-9":0},"total":4,"total_of":"orders"}"#,
         ),
         (
             json!({ "user": "bob", "peers": ["carl"], "orders": ["o-1"] }),
-            r#"{"user":"bob","peers":{"carl":1},"orders":{"o-1":2},"total":1}"#,
+            r#"{"user":"bob","peers":{"carl":1},"orders":{"o-1":2},"total":1,"total_of":"peers"}"#,
         ),
         (
             // One person in two spellings, one of them twice: each spelling is answered, and `total` counts once.
             json!({ "user": "bob", "peers": ["ann", "Ann", "ann"] }),
-            r#"{"user":"bob","peers":{"ann":3,"Ann":3},"total":3}"#,
+            r#"{"user":"bob","peers":{"ann":3,"Ann":3},"total":3,"total_of":"peers"}"#,
         ),
         (
             json!({ "user": "bob", "peers": [] }),
-            r#"{"user":"bob","peers":{},"total":0}"#,
+            r#"{"user":"bob","peers":{},"total":0,"total_of":"peers"}"#,
+        ),
+        (
+            json!({ "user": "bob", "peers": ["ann", "carl", "nobody"], "cap": 2 }),
+            r#"{"user":"bob","peers":{"ann":2,"carl":1,"nobody":0},"total":2,"total_of":"peers"}"#,
+        ),
+        (
+            json!({ "user": "bob", "peers": ["ann", "carl"], "cap": 4 }),
+            r#"{"user":"bob","peers":{"ann":3,"carl":1},"total":4,"total_of":"peers"}"#,
+        ),
+        (
+            json!({ "user": "bob", "orders": ["o-1", "O-1", "o-9"], "order_peers": true }),
+            r#"{"user":"bob","orders":{"o-1":2,"O-1":1,"o-9":0},"order_peers":{"o-1":{"ann":2},"O-1":{"carl":1},"o-9":{}},"total":3,"total_of":"orders"}"#,
+        ),
+        (
+            json!({ "user": "bob", "orders": ["o-1"], "order_peers": true, "cap": 1 }),
+            r#"{"user":"bob","orders":{"o-1":1},"order_peers":{"o-1":{"ann":1}},"total":1,"total_of":"orders"}"#,
         ),
         (
             json!({ "user": "bob", "peers": null, "orders": ["o-2"] }),
-            r#"{"user":"bob","orders":{"o-2":1},"total":1}"#,
+            r#"{"user":"bob","orders":{"o-2":1},"total":1,"total_of":"orders"}"#,
         ),
     ];
     for (question, expected) in cases {
@@ -66,23 +82,27 @@ async fn every_id_is_answered_as_it_was_spelled() {
     for (query, expected) in [
         (
             "user=bob&peers=Ann,carl",
-            r#"{"user":"bob","peers":{"Ann":3,"carl":1},"total":4}"#,
+            r#"{"user":"bob","peers":{"Ann":3,"carl":1},"total":4,"total_of":"peers"}"#,
         ),
         (
             "user=bob&peers=ann&peers=carl&app=otc",
-            r#"{"user":"bob","peers":{"ann":3,"carl":1},"total":4}"#,
+            r#"{"user":"bob","peers":{"ann":3,"carl":1},"total":4,"total_of":"peers"}"#,
+        ),
+        (
+            "user=bob&peers=ann&orders=o-2&order_peers=true&cap=2",
+            r#"{"user":"bob","peers":{"ann":2},"orders":{"o-2":1},"order_peers":{"o-2":{"ann":1}},"total":2,"total_of":"peers"}"#,
         ),
         (
             "orders=o%2D1&user=bob",
-            r#"{"user":"bob","orders":{"o-1":2},"total":2}"#,
+            r#"{"user":"bob","orders":{"o-1":2},"total":2,"total_of":"orders"}"#,
         ),
         (
             "user=bob&peers[]=ann&peers%5B%5D=carl&orders[]=o-1",
-            r#"{"user":"bob","peers":{"ann":3,"carl":1},"orders":{"o-1":2},"total":4}"#,
+            r#"{"user":"bob","peers":{"ann":3,"carl":1},"orders":{"o-1":2},"total":4,"total_of":"peers"}"#,
         ),
         (
             "user=bob&peers=ann%2Ccarl,carl&peers=a+%E4%BD%A0",
-            r#"{"user":"bob","peers":{"ann,carl":0,"carl":1,"a 你":0},"total":1}"#,
+            r#"{"user":"bob","peers":{"ann,carl":0,"carl":1,"a 你":0},"total":1,"total_of":"peers"}"#,
         ),
     ] {
         let answer = app
@@ -112,17 +132,31 @@ async fn bad_queries_are_told_what_is_wrong_and_where() {
         r#"{"user":"bob","peers":["a"]} x"#.to_owned(),
         r#"["bob"]"#.to_owned(),
         r#"{"peers":["a"]}"#.to_owned(),
-        r#"{"user":"bob"}"#.to_owned(),
         r#"{"user":"","peers":["a"]}"#.to_owned(),
         r#"{"user":5,"peers":["a"]}"#.to_owned(),
         r#"{"user":"bob","peers":["a",""]}"#.to_owned(),
         r#"{"user":"bob","peers":["a",{"$gt":""}]}"#.to_owned(),
         r#"{"user":"bob","peers":"a"}"#.to_owned(),
-        r#"{"user":"bob","teams":["1"]}"#.to_owned(),
+        r#"{"user":"bob","team":["1"]}"#.to_owned(),
+        r#"{"user":"bob","teams":["1",""]}"#.to_owned(),
+        r#"{"user":"bob","teams":[1]}"#.to_owned(),
+        r#"{"user":"bob","peers":["a"],"cap":0}"#.to_owned(),
+        r#"{"user":"bob","peers":["a"],"cap":1000001}"#.to_owned(),
+        r#"{"user":"bob","peers":["a"],"cap":"5"}"#.to_owned(),
+        r#"{"user":"bob","peers":["a"],"order_peers":true}"#.to_owned(),
+        r#"{"user":"bob","order_peers":true}"#.to_owned(),
+        r#"{"user":"bob","orders":["a"],"order_peers":1}"#.to_owned(),
+        r#"{"user":"bob","peers":["a"],"limit":5}"#.to_owned(),
+        r#"{"user":"bob","teams":[],"after":"5b5d"}"#.to_owned(),
+        r#"{"user":"bob","limit":0}"#.to_owned(),
+        r#"{"user":"bob","limit":1001}"#.to_owned(),
+        r#"{"user":"bob","after":""}"#.to_owned(),
+        r#"{"user":"bob","after":"next"}"#.to_owned(),
         r#"{"user":"bob","peers":["a"],"app":"none"}"#.to_owned(),
         json!({ "user": "bob", "orders": ["a", long] }).to_string(),
         json!({ "user": "bob", "peers": many }).to_string(),
         json!({ "user": "bob", "peers": &many[..600], "orders": &many[..600] }).to_string(),
+        json!({ "user": "bob", "peers": &many[..600], "teams": &many[..600] }).to_string(),
     ];
     let key = format!("Bearer {READ_KEY}");
     for body in bodies {
@@ -134,11 +168,13 @@ async fn bad_queries_are_told_what_is_wrong_and_where() {
     }
     for query in [
         "",
-        "user=bob",
         "peers=a",
         "user=bob&peers=a,,b",
         "user=bob&peers=",
         "user=bob&peer=a",
+        "user=bob&cap=many",
+        "user=bob&orders=a&order_peers=yes",
+        "user=bob&after=5B5D",
         "user=bob&user=carl&peers=a",
         "user=bob&peers=a&app=otc&app=otc",
         "user=b%FFb&peers=a",

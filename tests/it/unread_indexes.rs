@@ -1,10 +1,10 @@
 //! Unread queries read only indexes, and none without them.
 
-use im_callback::callback::ids::AppName;
-use im_callback::store::UnreadBy;
+use im_callback::callback::ids::{Account, AppName};
 use im_callback::store::marks::marks_between;
+use im_callback::store::{UnreadBy, newest_of, team_joins, team_messages};
 use mongodb::bson::{Bson, Document, doc};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::TestApp;
 use crate::unread::with_messages;
@@ -17,6 +17,18 @@ async fn the_plans_read_indexes_alone() {
     let receipt =
         json!({ "eventType": 30, "fromAccount": "bob", "toAccount": "ann", "timestamp": 1 });
     app.deliver(receipt.to_string()).await.expect_ok();
+    for n in 0..5_i64 {
+        let text = json!({
+            "eventType": 1, "convType": "TEAM", "to": "77", "fromAccount": if n == 2 { "bob" } else { "ann" },
+            "msgType": "TEXT", "msgTimestamp": 1_700_000_000_000 + n, "msgidServer": format!("t{n}"), "body": "x",
+        });
+        app.deliver(text.to_string()).await.expect_ok();
+    }
+    let joined = json!({
+        "eventType": 1, "convType": "TEAM", "to": "77", "fromAccount": "ann", "msgType": "NOTIFICATION",
+        "msgTimestamp": 1, "msgidServer": "t9", "attach": { "id": 0, "data": { "ids": ["bob", "carl"] } },
+    });
+    app.deliver(joined.to_string()).await.expect_ok();
     let name = AppName::new("otc").unwrap();
     let readers = ["bob", "dave"];
     let keys = |by: UnreadBy, ids: &[&str]| {
@@ -32,19 +44,47 @@ async fn the_plans_read_indexes_alone() {
         "find": "read_marks", "filter": marks_between(&name, &readers, &["ann", "carl"]),
         "projection": { "_id": 0, "reader": 1, "peer": 1, "readUpTo": 1 }, "hint": "marks",
     };
+    let bob = Account::new("bob");
+    let aggregate = |pipeline: Vec<Document>, hint: &str| {
+        doc! { "aggregate": "messages", "pipeline": pipeline, "hint": hint, "cursor": {} }
+    };
+    let count = |team: &str, since| {
+        let counted = doc! { "$group": { "_id": 1, "n": { "$sum": 1 } } };
+        let matching = team_messages(&name, &bob, team, since);
+        let most = doc! { "$limit": 3 };
+        aggregate(
+            vec![doc! { "$match": matching }, most, counted],
+            "unread_by_team",
+        )
+    };
     let commands = [
-        (keys(UnreadBy::Peer, &["ann", "carl"]), 4),
-        (keys(UnreadBy::Order, &["o-1", "o-2"]), 3),
-        (marks, 1),
+        (keys(UnreadBy::Peer, &["ann", "carl"]), 4, "IXSCAN"),
+        (keys(UnreadBy::Order, &["o-1", "o-2"]), 3, "IXSCAN"),
+        (marks, 1, "IXSCAN"),
+        // One jump in the index for each sender.
+        (
+            aggregate(newest_of(UnreadBy::Peer, &name, &bob), "unread_by_peer"),
+            2,
+            "DISTINCT_SCAN",
+        ),
+        (
+            aggregate(newest_of(UnreadBy::Order, &name, &bob), "unread_by_order"),
+            3,
+            "IXSCAN",
+        ),
+        (count("77", None), 3, "IXSCAN"),
+        (count("77", Some(1_700_000_000_003)), 1, "IXSCAN"),
+        (
+            aggregate(team_joins(&name, &bob, &["77", "78"]), "team_joins"),
+            1,
+            "IXSCAN",
+        ),
     ];
-    for (command, found) in commands {
+    for (command, found, scan) in commands {
         let explain = doc! { "explain": command, "verbosity": "executionStats" };
         let plan = app.database.run_command(explain).await.unwrap();
         let stages = stages(&plan);
-        assert!(
-            stages.contains(&"IXSCAN".to_owned()),
-            "{stages:?} in {plan}"
-        );
+        assert!(stages.contains(&scan.to_owned()), "{stages:?} in {plan}");
         for reads in ["COLLSCAN", "FETCH", "SORT"] {
             assert!(!stages.contains(&reads.to_owned()), "{stages:?} in {plan}");
         }
@@ -53,10 +93,8 @@ async fn the_plans_read_indexes_alone() {
             .as_document()
             .unwrap();
         let number = |what| stats.get_i32(what).unwrap();
-        assert_eq!(
-            (number("nReturned"), number("totalDocsExamined")),
-            (found, 0)
-        );
+        assert_eq!(number("totalDocsExamined"), 0, "{plan}");
+        assert_eq!(number("nReturned"), found, "{plan}");
     }
     app.end().await;
 }
@@ -122,24 +160,37 @@ pub fn find<'p>(plan: &'p Document, wanted: &str) -> Option<&'p Bson> {
 /// Without its indexes a count would be a scan, so it is refused, and `/readyz` reports it.
 #[tokio::test]
 async fn without_an_index_a_query_is_503_and_the_service_degraded() {
-    for (collection, index) in [("messages", "unread_by_peer"), ("read_marks", "marks")] {
-        without(collection, index).await;
+    let (peers, orders) = (json!({ "peers": ["ann"] }), json!({ "orders": ["o"] }));
+    let (teams, all) = (json!({ "teams": ["77"] }), json!({}));
+    for (collection, index, asked) in [
+        ("messages", "unread_by_peer", vec![&peers, &all]),
+        ("messages", "unread_by_order", vec![&orders, &all]),
+        ("messages", "unread_by_team", vec![&teams]),
+        ("messages", "team_joins", vec![&teams]),
+        ("read_marks", "marks", vec![&peers]),
+    ] {
+        without(collection, index, &asked).await;
     }
 }
 
-async fn without(collection: &str, index: &str) {
+async fn without(collection: &str, index: &str, asked: &[&Value]) {
     let app = TestApp::start().await;
     app.database
         .collection::<Document>(collection)
         .drop_index(index)
         .await
         .unwrap();
-    let answer = app.ask(&json!({ "user": "bob", "peers": ["ann"] })).await;
-    assert_eq!(
-        (answer.status, answer.code().as_str()),
-        (503, "unavailable")
-    );
-    assert_eq!(answer.header("retry-after"), "5");
+    for asked in asked {
+        let mut question = (*asked).clone();
+        question["user"] = json!("bob");
+        let answer = app.ask(&question).await;
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (503, "unavailable"),
+            "{index} {question}"
+        );
+        assert_eq!(answer.header("retry-after"), "5");
+    }
     // Callbacks need no index, so a load balancer may still send them.
     app.until(|ready| ready["checks"]["indexes"] == "missing")
         .await;

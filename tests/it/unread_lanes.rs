@@ -50,7 +50,7 @@ async fn coalesced_questions_each_get_their_own_answer() {
             };
             let expected = json!({
                 "user": user, "peers": { one: reader, other: reader }, "orders": { "o0": of_order },
-                "total": 2 * reader,
+                "total": 2 * reader, "total_of": "peers",
             });
             let found: serde_json::Value = serde_json::from_str(&answer.text).unwrap();
             assert_eq!(found, expected);
@@ -80,7 +80,7 @@ async fn an_answer_has_all_that_was_acknowledged_before_the_question() {
                     let asked = asked.bearer_auth(READ_KEY).json(&question);
                     let answer = asked.send().await.unwrap().text().await.unwrap();
                     let expected = format!(
-                        r#"{{"user":"{user}","peers":{{"ann":{unread}}},"orders":{{"o":{unread}}},"total":{unread}}}"#
+                        r#"{{"user":"{user}","peers":{{"ann":{unread}}},"orders":{{"o":{unread}}},"total":{unread},"total_of":"peers"}}"#
                     );
                     assert_eq!(answer, expected);
                 }
@@ -192,6 +192,41 @@ async fn more_unread_messages_than_a_query_reads_are_counted_all_the_same() {
     for _ in 0..3 {
         join_all(readers.iter().chain(&readers).map(|reader| check(*reader))).await;
     }
+    for (reader, messages, peers, orders, mark) in readers {
+        let first = mark.map_or(0, |mark| mark + 1);
+        for cap in [1, 10, 900, most + 100] {
+            let mut asked = question(reader);
+            asked["cap"] = json!(cap);
+            let whole = app.ask(&asked).await.json();
+            asked["order_peers"] = json!(true);
+            let by_peer = app.ask(&asked).await.json();
+            for n in 0..peers {
+                let count = (first..messages).filter(|m| m % peers == n).count();
+                assert_eq!(whole["peers"][peer(n)], count.min(cap), "{reader} {cap}");
+            }
+            for n in 0..orders {
+                let of_order = || (first..messages).filter(|m| m % orders == n);
+                let order = format!("o{n}");
+                assert_eq!(
+                    whole["orders"][&order],
+                    of_order().count().min(cap),
+                    "{reader} {cap}"
+                );
+                for p in 0..peers {
+                    let count = of_order().filter(|m| m % peers == p).count().min(cap);
+                    let found = by_peer["order_peers"][&order][peer(p)].as_u64();
+                    assert_eq!(found.unwrap_or_default() as usize, count, "{reader} {cap}");
+                }
+            }
+            for found in [whole, by_peer] {
+                assert_eq!(
+                    found["total"],
+                    (messages - first).min(cap),
+                    "{reader} {cap}"
+                );
+            }
+        }
+    }
     profile(0).await;
     let read = doc! {
         "op": { "$in": ["command", "query"] }, "ns": { "$regex": "(messages|read_marks)$" },
@@ -200,6 +235,50 @@ async fn more_unread_messages_than_a_query_reads_are_counted_all_the_same() {
     assert_eq!(app.documents("system.profile", read).await, []);
     let walks = doc! { "planSummary": { "$regex": "^COUNT_SCAN" } };
     assert!(!app.documents("system.profile", walks).await.is_empty());
+    app.end().await;
+}
+
+/// What a hot reader's badge costs with a cap does not depend on how many messages wait.
+#[tokio::test]
+async fn a_capped_count_of_a_hot_reader_reads_few_keys() {
+    let app = TestApp::with("reconcile.delay = \"1h\"\nmongodb.query_timeout = \"10s\"").await;
+    let messages = app.database.collection::<Document>("messages");
+    for first in (0..60_000).step_by(10_000) {
+        let some = (first..first + 10_000).map(|n| unread(n, "hot", &format!("p{}", n % 3), "o"));
+        messages.insert_many(some).await.unwrap();
+    }
+    let profile = async |level| {
+        app.database
+            .run_command(doc! { "profile": level })
+            .await
+            .unwrap()
+    };
+    for (field, ids) in [
+        ("peers", json!(["p0", "p1", "p2"])),
+        ("orders", json!(["o"])),
+    ] {
+        let mut keys = Vec::new();
+        for cap in [Some(100), None] {
+            profile(2).await;
+            let question = json!({ "user": "hot", field: ids, "cap": cap });
+            let answer = app.ask(&question).await;
+            profile(0).await;
+            assert_eq!(answer.json()["total"], cap.unwrap_or(60_000), "{answer:?}");
+            let ns = format!("{}.messages", app.database.name());
+            let queries = app.documents("system.profile", doc! { "ns": ns }).await;
+            let read = queries
+                .iter()
+                .map(|q| q.get_i32("keysExamined").unwrap_or_default());
+            keys.push(read.sum::<i32>());
+            app.database
+                .collection::<Document>("system.profile")
+                .drop()
+                .await
+                .unwrap();
+        }
+        // A query of the usual lane, and a few steps.
+        assert!(keys[0] < 10_000 && keys[1] > 60_000, "{field} {keys:?}");
+    }
     app.end().await;
 }
 

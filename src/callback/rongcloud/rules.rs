@@ -48,12 +48,24 @@ impl RongcloudRules {
         // In an ultra group each channel is a conversation.
         let channel = columns.text("busChannel");
         let channel = channel.filter(|_| class == Class::SuperTeam);
+        let is_team = matches!(class, Class::Team | Class::SuperTeam);
+        // A directed message is for some members only, and an edit in an ultra group is no message more.
+        let is_for_some = |columns: &Columns<'_>| {
+            let to = columns.get("groupUserIds");
+            to.is_some_and(|to| !to.texts_at("").is_empty())
+        };
+        let is_edit = |columns: &Columns<'_>| columns.text("originalMsgUID").is_some();
         Derived {
             counts: match class {
-                Class::P2p => self.counts(columns),
+                Class::P2p => self.counts(class, columns),
                 Class::Team | Class::SuperTeam => Err(NotCounted::Team),
                 Class::CustomPerson | Class::CustomTeam => Err(NotCounted::SystemNotice),
             },
+            counts_in_team: is_team
+                && !is_for_some(columns)
+                && !is_edit(columns)
+                && self.counts(class, columns).is_ok(),
+            joined: Vec::new(),
             order_id: self.order_id.as_ref().and_then(|at| at.find(columns)),
             conversation: conversation.map(|group| match &channel {
                 Some(channel) => format!("{group}/{}", natural_key([&**channel])),
@@ -62,8 +74,8 @@ impl RongcloudRules {
         }
     }
 
-    /// Counts a message to another person as unread if its type counts and it is delivered.
-    fn counts(&self, columns: &Columns<'_>) -> Result<Counts, NotCounted> {
+    /// Counts a message to another person or a group as unread if its type counts and it is delivered.
+    fn counts(&self, class: Class, columns: &Columns<'_>) -> Result<Counts, NotCounted> {
         let time = columns.text("msgTimestamp");
         let sent_at = time.and_then(|time| Millis::new(time.trim().parse().ok()?));
         let (Some(peer), Some(sent_at), Some(to), Some(object_name)) = (
@@ -74,7 +86,7 @@ impl RongcloudRules {
         ) else {
             return Err(NotCounted::Incomplete);
         };
-        if to == peer {
+        if class == Class::P2p && to == peer {
             Err(NotCounted::ToSelf)
         } else if self.weight(&object_name) != Weight::Counted {
             Err(NotCounted::Type)

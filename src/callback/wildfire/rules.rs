@@ -10,7 +10,7 @@ use crate::callback::ids::{Account, Millis};
 /// An app's settings for decoding.
 #[derive(Debug, Clone, Default)]
 pub struct WildfireRules {
-    /// The line whose private conversations count. A conversation has a line besides its type and target, and each
+    /// The line whose conversations count. A conversation has a line besides its type and target, and each
     /// line is read separately.
     pub line: i64,
     /// Where a message carries the id of its order.
@@ -25,13 +25,25 @@ impl WildfireRules {
         let (from, to) = (columns.text("fromAccount"), columns.text("to"));
         let to = to.unwrap_or_default();
         let conversation = class.conversation(from.as_deref(), &to);
+        let is_team = matches!(class, Class::Team | Class::SuperTeam);
+        let is_ours = line == Some(self.line);
+        // A directed message is for some members only.
+        let is_for_some = |columns: &Columns<'_>| {
+            let to = columns.get("toUsers");
+            to.is_some_and(|to| !to.texts_at("").is_empty())
+        };
         Derived {
             counts: match class {
-                Class::P2p if line == Some(self.line) => counts(columns),
+                Class::P2p if is_ours => counts(class, columns),
                 Class::P2p => Err(NotCounted::OtherLine),
                 Class::Team | Class::SuperTeam => Err(NotCounted::Team),
                 Class::CustomPerson | Class::CustomTeam => Err(NotCounted::SystemNotice),
             },
+            counts_in_team: is_team
+                && is_ours
+                && !is_for_some(columns)
+                && counts(class, columns).is_ok(),
+            joined: Vec::new(),
             order_id: self.order_id.as_ref().and_then(|at| at.find(columns)),
             conversation: conversation.zip(line).map(|(both, line)| match line {
                 0 => both,
@@ -41,9 +53,9 @@ impl WildfireRules {
     }
 }
 
-/// Counts a private message to another person as unread if the sending client says that it counts. It does not
+/// Counts a message to another person or a group as unread if the sending client says that it counts. It does not
 /// matter whether the receiver is online or has muted the conversation (spec, section 1.4).
-fn counts(columns: &Columns<'_>) -> Result<Counts, NotCounted> {
+fn counts(class: Class, columns: &Columns<'_>) -> Result<Counts, NotCounted> {
     let time = columns.text("msgTimestamp");
     let sent_at = time.and_then(|time| Millis::new(time.parse().ok()?));
     let flag = columns.get("payload");
@@ -57,7 +69,7 @@ fn counts(columns: &Columns<'_>) -> Result<Counts, NotCounted> {
     ) else {
         return Err(NotCounted::Incomplete);
     };
-    if to == peer {
+    if class == Class::P2p && to == peer {
         Err(NotCounted::ToSelf)
     } else if !persist.counts() {
         Err(NotCounted::SenderSays)

@@ -46,7 +46,12 @@ const IDS: &[Code] = &[Code::EmptyId, Code::IdTooLong, Code::TooManyIds];
 const STORE: &[Code] = &[Code::Overloaded, Code::Unavailable];
 const DEAD_LETTER: &[Code] = &[Code::UnknownDeadLetter];
 const RETRY: &[Code] = &[Code::UnknownApp, Code::StillUndecodable, Code::StillRefused];
-const UNREAD: &[Code] = &[Code::NoList, Code::OrdersNotConfigured];
+const UNREAD: &[Code] = &[
+    Code::OrdersNotConfigured,
+    Code::OverviewTooLarge,
+    Code::InvalidCursor,
+    Code::TeamNotAllowed,
+];
 
 /// The codes of each operation, by its id. One that is missing here fails the test of `docs/openapi.json`, and a code
 /// that an operation answers without it fails the integration test that met it.

@@ -1,86 +1,170 @@
 //! From a question to its answer.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use indexmap::IndexMap;
 
+use super::answer::TotalOf;
+use super::overview::overview;
 use super::{UnreadAnswer, UnreadQuery};
 use crate::callback::ids::Account;
 use crate::http::Service;
 use crate::http::error::Problem;
 use crate::ingest::App;
-use crate::store::{IdReservation, UnreadBy};
+use crate::store::{IdReservation, Question, UnreadBy, UnreadCount};
 
 /// Answers a question that was checked, of a caller who may ask it, while MongoDB is not known to be away.
 ///
 /// # Errors
-/// A [`Problem`] of 503.
+/// A [`Problem`] of 503, or of 422 for an overview that is too large.
 pub async fn counts(
     service: &Service,
     app: &App,
     reader: &Account,
     asked: &UnreadQuery,
 ) -> Result<UnreadAnswer, Problem> {
-    let ids = [&asked.peers, &asked.orders]
-        .into_iter()
-        .flatten()
-        .flatten();
-    let reserved = service.durable.store.reserve(ids.map(String::as_str))?;
+    let store = &service.durable.store;
+    let ids = asked.lists().into_iter().filter_map(|(_, list)| list);
+    let ids = ids.flatten().map(String::as_str);
+    let lists = Lists {
+        service,
+        app,
+        reader,
+        asked,
+        reserved: store.reserve(ids)?,
+    };
     // Before the counts: what a spool held at the question is in MongoDB when its lease says that it is empty.
     let complete = service.durable.complete.is_known().await?;
-    let count = |by, ids| count(service, by, app, reader, ids, &reserved);
-    let (peers, orders) = tokio::try_join!(
-        count(UnreadBy::Peer, asked.peers.as_deref()),
-        count(UnreadBy::Order, asked.orders.as_deref()),
+    if asked.is_overview() {
+        let answer = overview(service, app, reader, asked).await?;
+        return Ok(UnreadAnswer { complete, ..answer });
+    }
+    let (peers, orders, teams) = tokio::try_join!(
+        lists.count(UnreadBy::Peer, asked.peers.as_deref()),
+        lists.count(UnreadBy::Order, asked.orders.as_deref()),
+        lists.count_teams(asked.teams.as_deref()),
     )?;
-    let first = peers.as_ref().or(orders.as_ref());
+    let totals = [
+        (TotalOf::Peers, &peers),
+        (TotalOf::Orders, &orders),
+        (TotalOf::Teams, &teams),
+    ];
+    let first = totals
+        .into_iter()
+        .find_map(|(of, list)| Some((of, list.as_ref()?.total)));
+    let (total_of, total) = first.unwrap_or((TotalOf::Peers, 0));
+    let order_peers = orders.as_ref().filter(|_| asked.order_peers);
     Ok(UnreadAnswer {
         user: asked.user.clone(),
-        total: first.map_or(0, |list| list.total),
+        order_peers: order_peers.map(|list| list.peers.clone()),
         peers: peers.map(|list| list.counts),
         orders: orders.map(|list| list.counts),
+        teams: teams.map(|list| list.counts),
+        total: asked.capped(total),
+        total_of,
+        newest: None,
+        next: None,
         complete,
     })
 }
 
-/// One list: the total over its distinct ids, and the count of each id as it was spelled.
-struct CountedList {
-    total: u64,
-    counts: IndexMap<String, u64>,
+/// A question by lists.
+struct Lists<'q> {
+    service: &'q Service,
+    app: &'q App,
+    reader: &'q Account,
+    asked: &'q UnreadQuery,
+    reserved: IdReservation,
 }
 
-async fn count(
-    service: &Service,
-    by: UnreadBy,
-    app: &App,
-    reader: &Account,
-    ids: Option<&[String]>,
-    reserved: &IdReservation,
-) -> Result<Option<CountedList>, Problem> {
-    let Some(ids) = ids else { return Ok(None) };
-    let mut stored_as: HashMap<String, Vec<&str>> = HashMap::new();
-    for id in ids {
-        let stored = match by {
-            UnreadBy::Peer => app.provider.name().account(id).into_string(),
+/// One list.
+#[derive(Default)]
+struct CountedList {
+    /// Over its distinct ids.
+    total: u64,
+    /// Of each id as it was spelled.
+    counts: IndexMap<String, u64>,
+    /// The same by sender, for orders.
+    peers: IndexMap<String, BTreeMap<String, u64>>,
+}
+
+impl Lists<'_> {
+    async fn count(
+        &self,
+        by: UnreadBy,
+        ids: Option<&[String]>,
+    ) -> Result<Option<CountedList>, Problem> {
+        let Some(ids) = ids else { return Ok(None) };
+        let provider = self.app.provider.name();
+        let stored = |id: &String| match by {
+            UnreadBy::Peer => provider.account(id).into_string(),
             UnreadBy::Order => id.clone(),
         };
-        stored_as.entry(stored).or_default().push(id);
+        let spellings = Spellings::of(ids, stored);
+        let question = Question {
+            by,
+            app: self.app.name.clone(),
+            reader: self.reader.clone(),
+            ids: spellings.distinct(),
+            cap: self.asked.cap,
+            is_cap_of_peers: self.asked.order_peers,
+        };
+        let store = &self.service.durable.store;
+        let found = store.unread(question, &self.reserved).await?;
+        Ok(Some(self.list(&spellings, found)))
     }
-    let distinct: Vec<&str> = stored_as.keys().map(String::as_str).collect();
-    let store = &service.durable.store;
-    let found = store
-        .unread(by, &app.name, reader, &distinct, reserved)
-        .await?;
-    let mut counts: IndexMap<String, u64> = ids.iter().map(|id| (id.clone(), 0)).collect();
-    for (stored, n) in &found {
-        for asked in stored_as.get(stored).into_iter().flatten() {
-            if let Some(count) = counts.get_mut(*asked) {
-                *count = *n;
+
+    async fn count_teams(&self, ids: Option<&[String]>) -> Result<Option<CountedList>, Problem> {
+        let Some(ids) = ids else { return Ok(None) };
+        let spellings = Spellings::of(ids, String::clone);
+        let teams = spellings.distinct();
+        let teams: Vec<&str> = teams.iter().map(String::as_str).collect();
+        let most = self.asked.capped(self.service.limits.max_team_unread);
+        let store = &self.service.durable.store;
+        let found = store.unread_in_teams(&self.app.name, self.reader, &teams, most);
+        Ok(Some(self.list(&spellings, found.await?)))
+    }
+
+    fn list(&self, spellings: &Spellings<'_>, found: Vec<UnreadCount>) -> CountedList {
+        let mut list = CountedList::default();
+        for id in spellings.asked {
+            list.counts.insert(id.clone(), 0);
+            list.peers.insert(id.clone(), BTreeMap::new());
+        }
+        for UnreadCount { id, peer, unread } in found {
+            list.total += unread;
+            for spelling in spellings.stored_as.get(&id).into_iter().flatten() {
+                if let Some(count) = list.counts.get_mut(*spelling) {
+                    *count = self.asked.capped(*count + unread);
+                }
+                if let Some(peers) = list.peers.get_mut(*spelling) {
+                    peers.insert(peer.clone(), self.asked.capped(unread));
+                }
             }
         }
+        list
     }
-    Ok(Some(CountedList {
-        total: found.values().sum(),
-        counts,
-    }))
+}
+
+/// The ids of a list, as they were asked and as they are stored.
+struct Spellings<'q> {
+    asked: &'q [String],
+    stored_as: HashMap<String, Vec<&'q str>>,
+}
+
+impl<'q> Spellings<'q> {
+    fn of(asked: &'q [String], stored: impl Fn(&String) -> String) -> Self {
+        let mut stored_as: HashMap<String, Vec<&str>> = HashMap::new();
+        for id in asked {
+            let spellings = stored_as.entry(stored(id)).or_default();
+            if !spellings.contains(&id.as_str()) {
+                spellings.push(id);
+            }
+        }
+        Self { asked, stored_as }
+    }
+
+    fn distinct(&self) -> Vec<String> {
+        self.stored_as.keys().cloned().collect()
+    }
 }

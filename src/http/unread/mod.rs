@@ -1,9 +1,12 @@
 //! `GET` and `POST /v1/unread`: how many messages a user has not read.
 //!
-//! `question` is what may be asked, `answer` what is answered, and [`counts`] gets from one to the other.
+//! `question` is what may be asked, `answer` what is answered, and [`counts`] gets from one to the other: by lists of
+//! ids, or without them by `overview`, which is all of a user.
 
 mod answer;
 mod counts;
+mod cursor;
+mod overview;
 mod question;
 
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -13,9 +16,11 @@ use super::asked::AskedFields;
 use super::auth::{Caller, authorize_reader};
 use super::body::body;
 use super::error::{Code, Problem};
+use crate::callback::ids::Account;
+use crate::ingest::App;
 use crate::live::ReloadableConfig;
 
-pub use answer::UnreadAnswer;
+pub use answer::{LastMessage, NewestLists, NewestOrder, NewestPeer, TotalOf, UnreadAnswer};
 pub use counts::counts;
 pub use question::{FIELDS, UnreadQuery, check, check_id};
 
@@ -45,8 +50,9 @@ pub(super) async fn post(
 
 /// Counts unread messages
 ///
-/// By sender, by order, or both. Every id that is asked is in the answer, zeros too. After a callback is acknowledged,
-/// every count reflects it. The key needs the scope `read`.
+/// By sender, by order, by team, or several of these: every id that is asked is in the answer, zeros too. Without a list:
+/// all of a user, the newest first. After a callback is acknowledged, every count reflects it. A key needs the scope
+/// `read`.
 #[utoipa::path(
     get,
     path = "/v1/unread",
@@ -73,7 +79,7 @@ async fn answer(
     asked: &UnreadQuery,
 ) -> Result<HttpResponse, Problem> {
     let app = caller.app(current, asked.app.as_deref())?;
-    let reader = caller.account(app, &asked.user)?;
+    let reader = reader(caller, app, asked)?;
     check(asked, app, &service.limits)?;
     if service.durable.outage.is_known() {
         // A primary without its majority might still answer, and know nothing of what is in the spool.
@@ -82,4 +88,13 @@ async fn answer(
     }
     let answer = counts(service, app, &reader, asked).await?;
     Ok(HttpResponse::Ok().json(answer))
+}
+
+/// The account that is asked about, if the caller may ask all of this about it.
+fn reader(caller: &Caller<'_>, app: &App, asked: &UnreadQuery) -> Result<Account, Problem> {
+    let reader = caller.account(app, &asked.user)?;
+    for team in asked.teams.iter().flatten() {
+        caller.team(team)?;
+    }
+    Ok(reader)
 }

@@ -22,7 +22,7 @@ use mongodb::{Collection, IndexModel};
 
 use super::error::{Blame, StoreError, blame};
 use super::{Store, UnreadBy, collection};
-use crate::callback::ids::AppName;
+use crate::callback::ids::{Account, AppName};
 
 pub use plan::{ChangeMade, ChangeToIndex, IndexChange};
 pub use retention::{Deletion, DocumentCount, Retention};
@@ -31,6 +31,10 @@ pub use retention::{Deletion, DocumentCount, Retention};
 pub const UNREAD_BY_PEER: &str = "unread_by_peer";
 /// Unread messages by reader, order and sender.
 pub const UNREAD_BY_ORDER: &str = "unread_by_order";
+/// Messages that count in their team, by team and time.
+pub const UNREAD_BY_TEAM: &str = "unread_by_team";
+/// Notices of who joined a team, by team and account.
+pub const TEAM_JOINS: &str = "team_joins";
 /// Messages by conversation and time, for whoever reads one.
 pub const CONVERSATION: &str = "conversation";
 /// Read marks by reader and peer.
@@ -70,7 +74,7 @@ impl WantedIndex {
 /// The indexes that queries name. The first three cover all that a count reads. `state` is in the keys although it is always 0
 /// there: MongoDB would fetch the document to check a condition on a field that the key lacks, even if the partial
 /// filter implies it.
-fn query_indexes() -> [WantedIndex; 4] {
+fn query_indexes() -> [WantedIndex; 6] {
     [
         WantedIndex {
             collection: collection::MESSAGES,
@@ -83,6 +87,18 @@ fn query_indexes() -> [WantedIndex; 4] {
             name: UNREAD_BY_ORDER,
             keys: doc! { "app": 1, "to": 1, "state": 1, "orderId": 1, "fromAccount": 1, "msgTimestamp": 1 },
             filter: Some(doc! { "state": 0, "orderId": { "$exists": true } }),
+        },
+        WantedIndex {
+            collection: collection::MESSAGES,
+            name: UNREAD_BY_TEAM,
+            keys: doc! { "app": 1, "to": 1, "countsInTeam": 1, "msgTimestamp": 1, "fromAccount": 1 },
+            filter: Some(doc! { "countsInTeam": true }),
+        },
+        WantedIndex {
+            collection: collection::MESSAGES,
+            name: TEAM_JOINS,
+            keys: doc! { "app": 1, "to": 1, "joined": 1, "msgTimestamp": 1 },
+            filter: Some(doc! { "joined": { "$exists": true } }),
         },
         WantedIndex {
             collection: collection::READ_MARKS,
@@ -196,11 +212,15 @@ impl Store {
         }
         // An index is listed while it is still being built, but a query that names it is refused.
         let app = AppName::new("-").expect("a name by its rules");
+        let nobody = Account::new("");
         let asked = async {
             for by in [UnreadBy::Peer, UnreadBy::Order] {
-                let keys = self.unread_keys(by, by.matching(&app, &[""], &[""]), 1);
-                tokio::try_join!(keys, self.marks_between(&app, &[""], &[""]))?;
+                self.unread_keys(by, by.matching(&app, &[""], &[""]), 1)
+                    .await?;
             }
+            self.marks_between(&app, &[""], &[""]).await?;
+            self.joined_at(&app, &nobody, &[""]).await?;
+            self.count_in_team(&app, &nobody, "", None, 1).await?;
             self.devices(&app, &[""]).await
         };
         match asked.await {

@@ -2,11 +2,11 @@
 
 use futures_util::future::try_join_all;
 use mongodb::bson::{Document, doc};
-use mongodb::options::CountOptions;
+use mongodb::options::{CountOptions, Hint};
 
-use super::keys::{IndexKey, count, distinct};
-use super::lane::{Coalesce, Question, Slot, UnreadCounts, WaitingQuestion};
-use super::{Store, UnreadBy};
+use super::keys::{CountedKeys, IndexKey, count, distinct};
+use super::lane::{Coalesce, Slot, WaitingQuestion};
+use super::{MOST_KEYS, Question, Store, UnreadBy, UnreadCount};
 use crate::store::{StoreError, collection};
 
 /// The keys that one step reads.
@@ -47,9 +47,9 @@ impl Store {
         }
     }
 
-    async fn count_in_steps(&self, question: &Question) -> Result<UnreadCounts, StoreError> {
+    async fn count_in_steps(&self, question: &Question) -> Result<Vec<UnreadCount>, StoreError> {
         let (by, app, reader) = (question.by, &question.app, question.reader.as_str());
-        let mut counts = UnreadCounts::new();
+        let mut counts = Vec::new();
         let mut rest = vec![Remaining::all_of(question)];
         while let Some(part) = rest.pop() {
             let keys = self
@@ -64,25 +64,35 @@ impl Store {
             let marks = self
                 .marks_between(app, &[reader], &distinct(&all, |key| key.peer))
                 .await?;
-            for ((_, id), n) in count(&all[..whole], &marks)? {
-                *counts.entry(id.to_owned()).or_default() += n;
+            let counted = count(&all[..whole], &marks)?;
+            counts.extend(counted.iter().map(|counted| counted.answered(by)));
+            let Some(last) = last else { continue };
+            let mark = marks.by_pair()?.get(&(reader, last.peer)).copied();
+            let enough =
+                |counts: &[UnreadCount]| question.still_to_count(last.id, counts) == Some(0);
+            if !enough(&counts) {
+                let most = question.still_to_count(last.id, &counts);
+                let counted = CountedKeys {
+                    reader,
+                    id: last.id,
+                    peer: last.peer,
+                    unread: self.count_pair(question, &last, mark, most).await?,
+                };
+                counts.extend((counted.unread > 0).then(|| counted.answered(by)));
             }
-            if let Some(last) = last {
-                let mark = marks.by_pair()?.get(&(reader, last.peer)).copied();
-                let n = self.count_pair(question, &last, mark).await?;
-                *counts.entry(last.id.to_owned()).or_default() += n;
-                rest.extend(part.after(by, &last));
-            }
+            rest.extend(part.after(by, &last, enough(&counts)));
         }
         Ok(counts)
     }
 
-    /// Counts the messages of one pair (and of one order, where questions are by order) that are later than a mark.
+    /// Counts the messages of one pair (and of one order, where questions are by order) that are later than a mark, or
+    /// `most` of them.
     async fn count_pair(
         &self,
         question: &Question,
         pair: &IndexKey<'_>,
         mark: Option<i64>,
+        most: Option<u64>,
     ) -> Result<u64, StoreError> {
         let mut matching = doc! {
             "app": question.app.as_str(), "to": question.reader.as_str(), "state": 0,
@@ -90,6 +100,10 @@ impl Store {
         };
         matching.insert(question.by.field(), pair.id);
         matching.insert("msgTimestamp", doc! { "$gt": mark.unwrap_or(i64::MIN) });
+        let hint = question.by.hint();
+        if let Some(most) = most.filter(|most| *most <= MOST_KEYS as u64) {
+            return self.count(matching, hint, Some(most)).await;
+        }
         let (Some(first), Some(last)) = tokio::try_join!(
             self.sent_at(question, &matching, 1),
             self.sent_at(question, &matching, -1),
@@ -106,15 +120,21 @@ impl Store {
             }
             let mut matching = matching.clone();
             matching.insert("msgTimestamp", within);
-            self.count(question, matching)
+            self.count(matching, question.by.hint(), None)
         });
         Ok(try_join_all(parts).await?.into_iter().sum())
     }
 
-    /// Counts what matches. MongoDB only walks the index and does not return its keys.
-    async fn count(&self, question: &Question, matching: Document) -> Result<u64, StoreError> {
+    /// Counts what matches, or `most` of it. MongoDB only walks the index and does not return its keys.
+    pub(super) async fn count(
+        &self,
+        matching: Document,
+        hint: Hint,
+        most: Option<u64>,
+    ) -> Result<u64, StoreError> {
         let options = CountOptions::builder()
-            .hint(question.by.hint())
+            .hint(hint)
+            .limit(most)
             .max_time(self.settings.query_timeout)
             .build();
         let messages = self.collection(collection::MESSAGES)?;
@@ -147,6 +167,18 @@ impl Store {
     }
 }
 
+impl Question {
+    /// How many more messages of an id make a difference: as many as its cap allows. The last counts are the id's.
+    fn still_to_count(&self, id: &str, counts: &[UnreadCount]) -> Option<u64> {
+        let of_id = counts.iter().rev().take_while(|count| count.id == id);
+        let counted: u64 = match self.is_cap_of_peers {
+            true => 0,
+            false => of_id.map(|count| count.unread).sum(),
+        };
+        self.cap.map(|cap| cap.saturating_sub(counted))
+    }
+}
+
 impl Remaining {
     fn all_of(question: &Question) -> Self {
         let mut ids = question.ids.clone();
@@ -167,10 +199,10 @@ impl Remaining {
         matching
     }
 
-    /// What is left after a pair, in the order of the index.
-    fn after(self, by: UnreadBy, pair: &IndexKey<'_>) -> Vec<Self> {
+    /// What is left after a pair, in the order of the index; without the rest of its id if there is enough of that.
+    fn after(self, by: UnreadBy, pair: &IndexKey<'_>, is_enough: bool) -> Vec<Self> {
         let mut rest = Vec::new();
-        if by == UnreadBy::Order {
+        if by == UnreadBy::Order && !is_enough {
             rest.push(Self {
                 ids: vec![pair.id.to_owned()],
                 after_peer: Some(pair.peer.to_owned()),

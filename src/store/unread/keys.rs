@@ -1,12 +1,10 @@
 //! Keys of the unread indexes: a message's reader, peer, order and time.
 
-use std::collections::HashMap;
-
-use mongodb::bson::{Document, RawDocument, doc};
+use mongodb::bson::{Bson, Document, RawDocument, doc};
 use mongodb::options::Hint;
 use mongodb::raw_batch_cursor::RawBatch;
 
-use super::UnreadBy;
+use super::{UnreadBy, UnreadCount};
 use crate::callback::ids::AppName;
 use crate::store::marks::{MOST_PAIRS, Marks, covers, documents, number};
 use crate::store::{Store, StoreError, collection};
@@ -65,6 +63,12 @@ impl IndexKeys {
     }
 }
 
+/// An order of an index, backwards.
+pub fn reversed(sort: Document) -> Document {
+    let keys = sort.into_iter().map(|(field, _)| (field, Bson::Int32(-1)));
+    keys.collect()
+}
+
 /// The distinct readers or peers of some keys.
 pub fn distinct<'k>(keys: &[IndexKey<'k>], of: fn(&IndexKey<'k>) -> &'k str) -> Vec<&'k str> {
     let mut distinct: Vec<_> = keys.iter().map(of).collect();
@@ -93,13 +97,19 @@ pub fn chunks_for_marks<'a, 'k>(mut keys: &'a [IndexKey<'k>]) -> Vec<&'a [IndexK
     parts
 }
 
-/// Counts the unread messages by reader and id: those later than their pair's mark.
-pub fn count<'k>(
-    keys: &[IndexKey<'k>],
-    marks: &Marks,
-) -> Result<HashMap<(&'k str, &'k str), u64>, StoreError> {
+/// The unread messages of a reader, an id and a peer.
+#[derive(Debug, Clone, Copy)]
+pub struct CountedKeys<'k> {
+    pub reader: &'k str,
+    pub id: &'k str,
+    pub peer: &'k str,
+    pub unread: u64,
+}
+
+/// Counts unread messages: those later than their pair's mark. In the order of the index, without zeros.
+pub fn count<'k>(keys: &[IndexKey<'k>], marks: &Marks) -> Result<Vec<CountedKeys<'k>>, StoreError> {
     let marks = marks.by_pair()?;
-    let mut counts = HashMap::new();
+    let mut counts = Vec::new();
     // The index sorts the keys of one pair next to each other.
     for of_pair in keys.chunk_by(|a, b| (a.reader, a.id, a.peer) == (b.reader, b.id, b.peer)) {
         let IndexKey {
@@ -107,10 +117,31 @@ pub fn count<'k>(
         } = of_pair[0];
         let mark = marks.get(&(reader, peer)).copied();
         let is_unread = |key: &&IndexKey<'_>| !covers(mark, key.sent_at);
-        let unread = of_pair.iter().filter(is_unread).count();
-        *counts.entry((reader, id)).or_default() += unread as u64;
+        let unread = of_pair.iter().filter(is_unread).count() as u64;
+        if unread > 0 {
+            counts.push(CountedKeys {
+                reader,
+                id,
+                peer,
+                unread,
+            });
+        }
     }
     Ok(counts)
+}
+
+impl CountedKeys<'_> {
+    /// As it is answered.
+    pub fn answered(&self, by: UnreadBy) -> UnreadCount {
+        UnreadCount {
+            id: self.id.to_owned(),
+            peer: match by {
+                UnreadBy::Peer => String::new(),
+                UnreadBy::Order => self.peer.to_owned(),
+            },
+            unread: self.unread,
+        }
+    }
 }
 
 impl UnreadBy {

@@ -3,7 +3,7 @@
 //! Adding a question to a lane with a free slot takes the slot, and the slot is freed when the queue is empty. So
 //! questions that arrive while all slots are busy wait, and are coalesced into one query.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -13,16 +13,33 @@ use crate::callback::ids::{Account, AppName};
 use crate::store::StoreError;
 use crate::store::marks::MOST_PAIRS;
 
-/// Unread messages by id; an id without any is absent.
-pub type UnreadCounts = HashMap<String, u64>;
+/// Unread messages of an id, and by order of one sender.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnreadCount {
+    /// As it was asked.
+    pub id: String,
+    /// Who wrote them; empty where the ids are senders.
+    pub peer: String,
+    /// How many, at least one.
+    pub unread: u64,
+}
 
 /// How many messages of these ids has this reader not read?
 #[derive(Debug)]
 pub struct Question {
+    /// What the ids are.
     pub by: UnreadBy,
+    /// The app.
     pub app: AppName,
+    /// Whose messages are counted.
     pub reader: Account,
+    /// As they are stored, each once.
     pub ids: Vec<String>,
+    /// Where it is the same whether there are that many or more of an id, and so counting may stop.
+    pub cap: Option<u64>,
+    /// By order: whether the cap is one for each sender of an order. Otherwise it is one for the order, and senders
+    /// may be missing where it is reached.
+    pub is_cap_of_peers: bool,
 }
 
 /// A question in the queue, and who waits for its answer.
@@ -35,7 +52,7 @@ pub struct WaitingQuestion {
 /// Who waits for an answer.
 #[derive(Debug)]
 pub struct Asker {
-    answer: oneshot::Sender<Result<UnreadCounts, StoreError>>,
+    answer: oneshot::Sender<Result<Vec<UnreadCount>, StoreError>>,
     _memory: IdReservation,
 }
 
@@ -51,7 +68,7 @@ impl IdReservation {
 
 impl Asker {
     pub fn new(
-        answer: oneshot::Sender<Result<UnreadCounts, StoreError>>,
+        answer: oneshot::Sender<Result<Vec<UnreadCount>, StoreError>>,
         memory: IdReservation,
     ) -> Self {
         Self {
@@ -60,7 +77,7 @@ impl Asker {
         }
     }
 
-    pub fn tell(self, answer: Result<UnreadCounts, StoreError>) {
+    pub fn tell(self, answer: Result<Vec<UnreadCount>, StoreError>) {
         // An error means that nobody waits any more.
         let _ = self.answer.send(answer);
     }

@@ -18,9 +18,11 @@
 mod hot;
 mod keys;
 mod lane;
+mod last;
+mod newest;
+mod team;
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
@@ -30,10 +32,12 @@ use super::Store;
 use super::error::StoreError;
 use super::indexes::{UNREAD_BY_ORDER, UNREAD_BY_PEER};
 use super::marks::Marks;
-use crate::callback::ids::{Account, AppName};
-use keys::{IndexKeys, chunks_for_marks, count, distinct};
-use lane::{Asker, Coalesce, Lane, Question, Slot, WaitingQuestion};
-pub use lane::{IdReservation, UnreadCounts};
+use keys::{CountedKeys, IndexKeys, chunks_for_marks, count, distinct};
+use lane::{Asker, Coalesce, Lane, Slot, WaitingQuestion};
+pub use lane::{IdReservation, Question, UnreadCount};
+pub use last::LastUnread;
+pub use newest::{MOST_NEWEST, NewestUnread, UnreadPairs, newest_of};
+pub use team::{team_joins, team_messages};
 
 /// The most keys that a query of the usual lane reads, in a few milliseconds.
 pub const MOST_KEYS: usize = 5000;
@@ -99,7 +103,10 @@ impl Store {
         &self,
         ids: impl Iterator<Item = &'i str>,
     ) -> Result<IdReservation, StoreError> {
-        let bytes: usize = ids.map(|id| id.len() + ID_OVERHEAD).sum();
+        self.reserve_bytes(ids.map(|id| id.len() + ID_OVERHEAD).sum())
+    }
+
+    fn reserve_bytes(&self, bytes: usize) -> Result<IdReservation, StoreError> {
         let bytes = u32::try_from(bytes.min(MEMORY_BUDGET)).unwrap_or(u32::MAX);
         let reserved = self.questions.memory.clone().try_acquire_many_owned(bytes);
         reserved
@@ -107,29 +114,22 @@ impl Store {
             .map_err(|_| StoreError::Overloaded)
     }
 
-    /// Counts a reader's unread messages by id. An id without any is absent from the result.
+    /// Counts a reader's unread messages by id. An id without any is absent from the result. A count may be larger
+    /// than the question's cap.
     ///
     /// # Errors
     /// When MongoDB does not answer in time, or the index is not there yet.
     pub async fn unread(
         &self,
-        by: UnreadBy,
-        app: &AppName,
-        reader: &Account,
-        ids: &[&str],
+        question: Question,
         memory: &IdReservation,
-    ) -> Result<UnreadCounts, StoreError> {
-        if ids.is_empty() {
-            return Ok(UnreadCounts::new());
+    ) -> Result<Vec<UnreadCount>, StoreError> {
+        if question.ids.is_empty() {
+            return Ok(Vec::new());
         }
         let (answer, answered) = oneshot::channel();
         let waiting = WaitingQuestion {
-            question: Question {
-                by,
-                app: app.clone(),
-                reader: reader.clone(),
-                ids: ids.iter().map(|id| (*id).to_owned()).collect(),
-            },
+            question,
             asker: Asker::new(answer, memory.clone()),
         };
         if let Some(slot) = self.questions.usual.add(waiting) {
@@ -213,7 +213,8 @@ impl Store {
 
 /// What the keys and marks that were read say.
 struct Found<'f> {
-    counts: HashMap<(&'f str, &'f str), u64>,
+    /// In the order of the index.
+    counts: Vec<CountedKeys<'f>>,
     /// The reader at which the keys were truncated; later readers have none.
     truncated_at: Option<&'f str>,
 }
@@ -227,9 +228,17 @@ impl<'f> Found<'f> {
         })
     }
 
-    fn counts_of(&self, question: &Question) -> UnreadCounts {
+    fn counts_of(&self, question: &Question) -> Vec<UnreadCount> {
         let reader = question.reader.as_str();
-        let count = |id: &String| Some((id.clone(), *self.counts.get(&(reader, id.as_str()))?));
-        question.ids.iter().filter_map(count).collect()
+        let of_id = |id: &String| {
+            let is_before = |c: &CountedKeys<'_>| (c.reader, c.id) < (reader, id.as_str());
+            let first = self.counts.partition_point(is_before);
+            let ours = self.counts[first..].chunk_by(|a, b| (a.reader, a.id) == (b.reader, b.id));
+            let ours = ours.take(1).flatten();
+            let ours = ours.filter(|c| (c.reader, c.id) == (reader, id.as_str()));
+            ours.map(|counted| counted.answered(question.by))
+                .collect::<Vec<_>>()
+        };
+        question.ids.iter().flat_map(of_id).collect()
     }
 }

@@ -7,7 +7,7 @@ use im_callback::callback::wildfire::{self, Wildfire};
 use im_callback::callback::{Credentials, Provider};
 use serde_json::json;
 
-use super::trace::{self, Happening, Sort, account, message_id};
+use super::trace::{self, Happening, Sort, account, message_id, team};
 use super::{APP_KEY, Answer, SECRET, send};
 
 /// How a provider speaks.
@@ -78,7 +78,12 @@ impl Dialect {
     /// What of a trace this provider can tell.
     pub fn heard(self, trace: &[Happening]) -> Vec<Happening> {
         let heard = |happening: &Happening| match happening {
-            Happening::Edit { .. } if self != Self::Netease => Happening::Receipts(Vec::new()),
+            Happening::Edit { .. } | Happening::Joined { .. } if self != Self::Netease => {
+                Happening::Receipts(Vec::new())
+            }
+            Happening::TeamRead { .. } if self == Self::Rongcloud => {
+                Happening::Receipts(Vec::new())
+            }
             other => other.clone(),
         };
         trace.iter().map(heard).collect()
@@ -176,10 +181,20 @@ fn who(case: &str, n: usize) -> String {
     account(case, n, 0)
 }
 
+/// A message's receiver.
+fn receiver(case: &str, to: usize, sort: Sort) -> String {
+    match sort.is_to_team() {
+        true => team(case, to),
+        false => who(case, to),
+    }
+}
+
 /// The sender and the receiver of a message, which a recall names again.
 fn parties(case: &str, trace: &[Happening], message: usize) -> (String, String) {
     match trace.get(message) {
-        Some(Happening::Message { from, to, .. }) => (who(case, *from), who(case, *to)),
+        Some(Happening::Message { from, to, sort, .. }) => {
+            (who(case, *from), receiver(case, *to, *sort))
+        }
         _ => (case.to_owned(), case.to_owned()),
     }
 }
@@ -219,19 +234,19 @@ fn rongcloud(case: &str, trace: &[Happening], n: usize, happening: &Happening) -
             }
             let channel = match sort {
                 Sort::SystemNotice => "NOTIFY",
-                Sort::Team => "GROUP",
+                sort if sort.is_to_team() => "GROUP",
                 _ => "PERSON",
             };
             let object = match sort {
                 Sort::Tips => "app:tip",
-                Sort::Notification => "RC:InfoNtf",
+                Sort::Notification | Sort::TeamNotification => "RC:InfoNtf",
                 _ => "RC:TxtMsg",
             };
-            let held_back = matches!(sort, Sort::Blacklisted | Sort::Antispam);
+            let held_back = [Sort::Blacklisted, Sort::Antispam, Sort::TeamAntispam].contains(sort);
             vec![form(&[
                 ("channelType", channel.to_owned()),
                 ("fromUserId", who(case, *from)),
-                ("toUserId", who(case, *to)),
+                ("toUserId", receiver(case, *to, *sort)),
                 ("objectName", object.to_owned()),
                 ("content", content.to_string()),
                 ("msgTimestamp", (START + at).to_string()),
@@ -248,17 +263,26 @@ fn rongcloud(case: &str, trace: &[Happening], n: usize, happening: &Happening) -
         Happening::Recall { message } => {
             let (from, to) = parties(case, trace, *message);
             let id = message_id(case, *message);
-            let command = json!({ "messageUId": id, "conversationType": 1, "isAdmin": 0 });
+            let is_to_team = matches!(
+                trace.get(*message),
+                Some(Happening::Message { sort, .. }) if sort.is_to_team()
+            );
+            let (kind, channel) = if is_to_team {
+                (3, "GROUP")
+            } else {
+                (1, "PERSON")
+            };
+            let command = json!({ "messageUId": id, "conversationType": kind, "isAdmin": 0 });
             let operation = json!({
                 "eventType": 1, "fromUserId": &from, "optTime": START + 100,
-                "conversationInfo": { "conversationType": 1, "targetId": &to },
+                "conversationInfo": { "conversationType": kind, "targetId": &to },
                 "originalMsgInfo": { "messageId": &id, "messageTime": START },
                 "recallMsgInfo": { "isAdmin": false },
             });
             // Where both ways are switched on, a recall comes twice.
             vec![
                 form(&[
-                    ("channelType", "PERSON".to_owned()),
+                    ("channelType", channel.to_owned()),
                     ("fromUserId", from),
                     ("toUserId", to),
                     ("objectName", "RC:RcCmd".to_owned()),
@@ -269,7 +293,9 @@ fn rongcloud(case: &str, trace: &[Happening], n: usize, happening: &Happening) -
                 unsigned("", operation.to_string()),
             ]
         }
-        Happening::Edit { .. } => Vec::new(),
+        Happening::Edit { .. } | Happening::TeamRead { .. } | Happening::Joined { .. } => {
+            Vec::new()
+        }
         Happening::Login {
             account,
             device,
@@ -286,13 +312,14 @@ fn rongcloud(case: &str, trace: &[Happening], n: usize, happening: &Happening) -
 }
 
 fn wildfire(case: &str, trace: &[Happening], n: usize, happening: &Happening) -> Vec<Unsigned> {
-    let read = |reader: usize, peer: usize, at: i64| {
+    let read_of = |reader: usize, kind: u8, target: String, at: i64| {
         let body = json!({
             "user": who(case, reader), "readTime": START + at,
-            "conversation": { "type": 0, "target": who(case, peer), "line": 0 },
+            "conversation": { "type": kind, "target": target, "line": 0 },
         });
         unsigned("message_read", body.to_string())
     };
+    let read = |reader, peer, at| read_of(reader, 0, who(case, peer), at);
     match happening {
         Happening::Message { .. } => vec![unsigned(
             "message",
@@ -303,6 +330,11 @@ fn wildfire(case: &str, trace: &[Happening], n: usize, happening: &Happening) ->
             .map(|(reader, peer, at)| read(*reader, *peer, *at))
             .collect(),
         Happening::Read { reader, peer, at } => vec![read(*reader, *peer, *at)],
+        Happening::TeamRead {
+            reader,
+            team: number,
+            at,
+        } => vec![read_of(*reader, 1, team(case, *number), *at)],
         Happening::Recall { message } => {
             let recalled = match trace.get(*message) {
                 Some(recalled @ Happening::Message { .. }) => {
@@ -318,7 +350,7 @@ fn wildfire(case: &str, trace: &[Happening], n: usize, happening: &Happening) ->
             });
             vec![unsigned("recall_message", body.to_string())]
         }
-        Happening::Edit { .. } => Vec::new(),
+        Happening::Edit { .. } | Happening::Joined { .. } => Vec::new(),
         Happening::Login {
             account,
             device,
@@ -349,12 +381,18 @@ fn wildfire_message(case: &str, n: usize, happening: &Happening) -> serde_json::
     let (persist, line) = match sort {
         Sort::Text | Sort::Team => (3, 0),
         // A conversation of another line is another one.
-        Sort::Antispam => (3, 1),
-        Sort::Tips | Sort::Notification | Sort::Blacklisted | Sort::SystemNotice => (1, 0),
+        Sort::Antispam | Sort::TeamAntispam => (3, 1),
+        Sort::Tips
+        | Sort::Notification
+        | Sort::Blacklisted
+        | Sort::SystemNotice
+        | Sort::TeamNotification => (1, 0),
     };
     json!({
         "messageId": wildfire_id(case, n), "sender": who(case, *from), "timestamp": START + at,
-        "conv": { "type": u8::from(*sort == Sort::Team), "target": who(case, *to), "line": line },
+        "conv": {
+            "type": u8::from(sort.is_to_team()), "target": receiver(case, *to, *sort), "line": line,
+        },
         "payload": {
             "type": 1, "searchableContent": format!("text {n}"), "persistFlag": persist,
             "extra": extra.map(|extra| extra.to_string()).unwrap_or_default(),

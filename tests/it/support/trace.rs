@@ -24,6 +24,18 @@ pub enum Happening {
         peer: usize,
         at: i64,
     },
+    /// eventType 85 of a team.
+    TeamRead {
+        reader: usize,
+        team: usize,
+        at: i64,
+    },
+    /// A team's notice.
+    Joined {
+        account: usize,
+        team: usize,
+        at: i64,
+    },
     Recall {
         message: usize,
     },
@@ -50,9 +62,22 @@ pub enum Sort {
     Antispam,
     SystemNotice,
     Team,
+    TeamNotification,
+    TeamAntispam,
+}
+
+impl Sort {
+    /// Whether it is to a team, of the number of its receiver.
+    pub fn is_to_team(self) -> bool {
+        matches!(
+            self,
+            Self::Team | Self::TeamNotification | Self::TeamAntispam
+        )
+    }
 }
 
 pub const ACCOUNTS: usize = 3;
+pub const TEAMS: usize = ACCOUNTS;
 pub const ORDERS: usize = 2;
 const MESSAGES: usize = 12;
 const START: i64 = 1_700_000_000_000;
@@ -68,7 +93,9 @@ pub fn trace() -> impl Strategy<Value = Vec<Happening>> {
         1 => Just(Sort::Blacklisted),
         1 => Just(Sort::Antispam),
         1 => Just(Sort::SystemNotice),
-        1 => Just(Sort::Team),
+        4 => Just(Sort::Team),
+        1 => Just(Sort::TeamNotification),
+        1 => Just(Sort::TeamAntispam),
     ];
     let order = prop::option::of(0..ORDERS);
     let message =
@@ -86,6 +113,10 @@ pub fn trace() -> impl Strategy<Value = Vec<Happening>> {
         4 => prop::collection::vec(receipt, 1..3).prop_map(Happening::Receipts),
         2 => (account(), account(), at())
             .prop_map(|(reader, peer, at)| Happening::Read { reader, peer, at }),
+        2 => (account(), 0..TEAMS, at())
+            .prop_map(|(reader, team, at)| Happening::TeamRead { reader, team, at }),
+        1 => (account(), 0..TEAMS, at())
+            .prop_map(|(account, team, at)| Happening::Joined { account, team, at }),
         2 => (0..MESSAGES).prop_map(|message| Happening::Recall { message }),
         2 => (0..MESSAGES, at(), any::<u8>())
             .prop_map(|(message, at, text)| Happening::Edit { message, at, text }),
@@ -93,7 +124,7 @@ pub fn trace() -> impl Strategy<Value = Vec<Happening>> {
             .prop_map(|(account, device, at, online)| Happening::Login { account, device, at, online }),
     ];
     let messages = prop::collection::vec(message, 1..MESSAGES);
-    let others = prop::collection::vec(other, 0..10);
+    let others = prop::collection::vec(other, 0..12);
     (messages, others).prop_map(|(messages, others)| [messages, others].concat())
 }
 
@@ -130,6 +161,10 @@ pub fn account(case: &str, n: usize, spelling: usize) -> String {
     }
 }
 
+pub fn team(case: &str, n: usize) -> String {
+    format!("{case}-Team{n}")
+}
+
 pub fn message_id(case: &str, n: usize) -> String {
     format!("{case}-{n}")
 }
@@ -164,14 +199,19 @@ pub fn body(case: &str, n: usize, happening: &Happening) -> Value {
                 "fromAccount": who(*from), "to": who(*to), "msgTimestamp": time(*at),
                 "msgidServer": message_id(case, n), "msgidClient": format!("client-{n}"),
             });
+            if sort.is_to_team() {
+                body["convType"] = json!("TEAM");
+                body["to"] = json!(team(case, *to));
+            }
             match sort {
-                Sort::Text => {}
+                Sort::Text | Sort::Team => {}
                 Sort::Tips => body["msgType"] = json!("TIPS"),
-                Sort::Notification => body["msgType"] = json!("NOTIFICATION"),
+                Sort::Notification | Sort::TeamNotification => {
+                    body["msgType"] = json!("NOTIFICATION")
+                }
                 Sort::Blacklisted => body["blacklist"] = json!("true"),
-                Sort::Antispam => body["antispam"] = json!(true),
+                Sort::Antispam | Sort::TeamAntispam => body["antispam"] = json!(true),
                 Sort::SystemNotice => body["convType"] = json!("CUSTOM_PERSON"),
-                Sort::Team => body["convType"] = json!("TEAM"),
             }
             if let Some(order) = order {
                 body["ext"] = text_or_value(json!({ "orderId": format!("{case}-order{order}") }));
@@ -191,6 +231,44 @@ pub fn body(case: &str, n: usize, happening: &Happening) -> Value {
             "eventType": "85", "msgType": "0", "accid": who(*reader), "ackAccid": who(*peer),
             "ackMsgTime": time(*at),
         }),
+        Happening::TeamRead {
+            reader,
+            team: number,
+            at,
+        } => json!({
+            "eventType": "85", "msgType": "1", "accid": who(*reader), "ackTeamId": team(case, *number),
+            "ackMsgTime": time(*at),
+        }),
+        Happening::Joined {
+            account,
+            team: number,
+            at,
+        } => {
+            // Invited, let in, or having accepted an invitation.
+            let (from, what, data) = match n % 3 {
+                0 => (
+                    who((account + 1) % ACCOUNTS),
+                    0,
+                    json!({ "ids": ["x", who(*account)] }),
+                ),
+                1 => (
+                    who((account + 1) % ACCOUNTS),
+                    5,
+                    json!({ "id": who(*account) }),
+                ),
+                _ => (
+                    who(*account),
+                    9,
+                    json!({ "id": who((account + 1) % ACCOUNTS) }),
+                ),
+            };
+            json!({
+                "eventType": 1, "convType": "TEAM", "msgType": "NOTIFICATION", "body": format!("text {n}"),
+                "fromAccount": from, "to": team(case, *number), "msgTimestamp": time(*at),
+                "msgidServer": message_id(case, n), "tMembers": "[x, y]",
+                "attach": text_or_value(json!({ "id": what, "data": data })),
+            })
+        }
         Happening::Recall { message } => json!({
             "eventType": "7", "msgId": message_id(case, *message), "deleteTime": time(100),
             "from": case, "to": case,
@@ -211,16 +289,20 @@ pub fn body(case: &str, n: usize, happening: &Happening) -> Value {
     }
 }
 
-/// The bodies of a whole trace. A recall or an edit needs its message's receiver. Only one-to-one messages have these
-/// kinds of recalls and edits.
+/// The bodies of a whole trace. A recall or an edit needs its message's receiver, and is of another type for a team's.
 pub fn bodies(case: &str, trace: &[Happening]) -> Vec<Value> {
     let body_of = |(n, happening): (usize, &Happening)| {
         let mut told = body(case, n, happening);
         if let Happening::Recall { message } | Happening::Edit { message, .. } = happening
-            && let Some(Happening::Message { from, to, .. }) = trace.get(*message)
+            && let Some(Happening::Message { from, to, sort, .. }) = trace.get(*message)
         {
             told["from"] = json!(account(case, *from, n));
             told["to"] = json!(account(case, *to, n + 1));
+            if sort.is_to_team() {
+                let is_recall = matches!(happening, Happening::Recall { .. });
+                told["eventType"] = json!(if is_recall { 8 } else { 90 });
+                told["to"] = json!(team(case, *to));
+            }
         }
         told
     };
@@ -236,6 +318,12 @@ pub struct Outcome {
     pub unread: BTreeMap<(usize, usize), u64>,
     /// By reader and order: unread messages.
     pub by_order: BTreeMap<(usize, usize), u64>,
+    /// Unread messages: their reader, peer, order and time.
+    pub left: Vec<(usize, usize, Option<usize>, i64)>,
+    /// By message that counts in its team unless recalled: whether it does.
+    pub counts_in_team: BTreeMap<String, bool>,
+    /// By reader and team: unread messages. Not in the database.
+    pub in_team: BTreeMap<(usize, usize), u64>,
     /// By account and device: whether it is online.
     pub online: BTreeMap<(usize, usize), bool>,
 }
@@ -265,14 +353,14 @@ pub fn outcome(case: &str, trace: &[Happening]) -> Outcome {
             } => (reader, peer) == (to, from) && up_to >= at,
             _ => false,
         });
-        let person = !matches!(sort, Sort::Team | Sort::SystemNotice);
-        let is_recalled = person
+        let can_change = *sort != Sort::SystemNotice;
+        let is_recalled = can_change
             && trace
                 .iter()
                 .any(|other| matches!(other, Happening::Recall { message } if *message == n));
         let counts = *sort == Sort::Text && from != to;
         let latest = trace.iter().filter_map(|other| match other {
-            Happening::Edit { message, at, text } if person && *message == n => {
+            Happening::Edit { message, at, text } if can_change && *message == n => {
                 Some((*at, format!("edit {text}")))
             }
             _ => None,
@@ -280,14 +368,30 @@ pub fn outcome(case: &str, trace: &[Happening]) -> Outcome {
         let text = latest.max().map_or(format!("text {n}"), |(_, text)| text);
         let state = counts.then_some(i32::from(is_read || is_recalled));
         outcome.messages.insert(message_id(case, n), (state, text));
+        if *sort == Sort::Team {
+            outcome
+                .counts_in_team
+                .insert(message_id(case, n), !is_recalled);
+            for reader in (0..ACCOUNTS).filter(|reader| reader != from && !is_recalled) {
+                if since(trace, reader, *to).is_none_or(|since| *at > since) {
+                    *outcome.in_team.entry((reader, *to)).or_default() += 1;
+                }
+            }
+        }
         if state == Some(0) {
+            outcome.left.push((*to, *from, *order, START + at));
             *outcome.unread.entry((*to, *from)).or_default() += 1;
             if let Some(order) = order {
                 *outcome.by_order.entry((*to, *order)).or_default() += 1;
             }
         }
     }
-    for happening in trace {
+    outcome.left.sort_unstable();
+    for (n, happening) in trace.iter().enumerate() {
+        if let Happening::Joined { .. } = happening {
+            let notice = (None, format!("text {n}"));
+            outcome.messages.insert(message_id(case, n), notice);
+        }
         if let Happening::Login {
             account, device, ..
         } = happening
@@ -308,4 +412,17 @@ pub fn outcome(case: &str, trace: &[Happening]) -> Outcome {
         }
     }
     outcome
+}
+
+/// From when on a team's messages are unread for a member: after its mark, or else since it joined.
+fn since(trace: &[Happening], member: usize, of: usize) -> Option<i64> {
+    let marks = trace.iter().filter_map(|other| match other {
+        Happening::TeamRead { reader, team, at } if (*reader, *team) == (member, of) => Some(*at),
+        _ => None,
+    });
+    let joins = trace.iter().filter_map(|other| match other {
+        Happening::Joined { account, team, at } if (*account, *team) == (member, of) => Some(*at),
+        _ => None,
+    });
+    marks.max().or_else(|| joins.max())
 }
