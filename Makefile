@@ -12,6 +12,7 @@ demo: ## plays signed callbacks into the service of `make run` and shows the cou
 	@scripts/demo.sh
 
 test: ## brings what the tests need and runs them all
+	@scripts/mongosh.py path >/dev/null || echo "without mongosh: the tests of docs/analysts.md are skipped"
 	scripts/mongod.py run -- cargo test --locked
 
 chaos: ## kills the service 200 times and MongoDB for 20 s under load, and counts what is lost

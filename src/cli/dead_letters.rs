@@ -8,7 +8,7 @@ use clap::{ArgGroup, Subcommand};
 
 use super::{Failure, Load};
 use crate::app::connect;
-use crate::http::dead_letters::{DeadLetterHead, WholeDeadLetter};
+use crate::http::dead_letters::view::{DeadLetterHead, WholeDeadLetter};
 use crate::ingest::App;
 use crate::ingest::dead_letters::{Retried, retry};
 use crate::store::Store;

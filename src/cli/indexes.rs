@@ -24,7 +24,12 @@ pub async fn run(args: IndexesArgs, load: impl Load) -> Result<(), Failure> {
     let plan = store.index_plan(config.retention).await.context(
         "the indexes cannot be compared with the configuration (`im-callback doctor` finds out why)",
     )?;
+    let idle = store.idle_indexes().await;
+    let idle = idle.context("the indexes cannot be listed")?;
     let mut out = std::io::stdout().lock();
+    for index in &idle {
+        writeln!(out, "left alone: {index}").context("cannot print")?;
+    }
     if args.dry_run {
         for change in &plan {
             writeln!(out, "to do: {change}").context("cannot print")?;

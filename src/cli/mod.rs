@@ -20,6 +20,7 @@ mod spools;
 mod token;
 mod trace;
 mod unread;
+mod validators;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -62,6 +63,8 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     /// Makes MongoDB's indexes and retention agree with the configuration
     Indexes(indexes::IndexesArgs),
+    /// Prints, sets or removes schemas by which MongoDB warns of documents with fields of other types
+    Validators(validators::ValidatorsArgs),
     /// Finds messages whose `state` is wrong in MongoDB, and repairs them
     Reconcile(reconcile::ReconcileArgs),
     /// Derives `conversation`, `orderId` and what counts anew for stored messages, by the configuration of today
@@ -78,7 +81,7 @@ enum Command {
     Send(send::SendArgs),
     /// Makes a user's token for tests, as the site does for its pages
     Token(token::TokenArgs),
-    /// Asks a running service for unread counts
+    /// Asks a running service for unread counts: by sender, order and team, or all of a user
     Unread(unread::UnreadArgs),
     /// Asks a running service whether it takes callbacks: one line, and exit code 0 or 1
     Healthcheck(healthcheck::HealthcheckArgs),
@@ -118,6 +121,7 @@ pub async fn main() -> ExitCode {
         Command::CheckConfig(args) => check_config::run(&args, load, config.as_deref()).await,
         Command::Doctor(args) => doctor::run(args, load).await,
         Command::Indexes(args) => indexes::run(args, load).await,
+        Command::Validators(args) => validators::run(args, load).await,
         Command::Reconcile(args) => reconcile::run(args, load).await,
         Command::Backfill(args) => backfill::run(args, load).await,
         Command::Spools(args) => spools::run(args, load).await,

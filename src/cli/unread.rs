@@ -18,7 +18,6 @@ use crate::config::Config;
 /// The environment variable with a query key, for use without a configuration.
 const KEY_VARIABLE: &str = "IM_CALLBACK_KEY";
 
-/// Without --peer, --order and --team it is all of the user, the newest first
 #[derive(clap::Args, Debug)]
 pub struct UnreadArgs {
     /// Whose unread messages to count
@@ -182,7 +181,8 @@ impl UnreadArgs {
             let width = rows.iter().map(|(id, ..)| id.chars().count());
             let width = width.chain([heading.len()]).max().unwrap_or_default();
             if !rows.is_empty() {
-                text.push_str(&format!("{heading:width$}  UNREAD\n"));
+                let newest = if is_overview { "  NEWEST" } else { "" };
+                text.push_str(&format!("{heading:width$}  UNREAD{newest}\n"));
             }
             for (id, unread, more) in rows {
                 text.push_str(&format!("{id:width$}  {unread:>6}{more}\n"));

@@ -61,6 +61,7 @@ pub struct Mongodb {
     pub database: String,
     pub commit_timeout: Time,
     pub query_timeout: Time,
+    pub analyst_indexes: bool,
 }
 
 #[derive(Deserialize)]

@@ -98,6 +98,7 @@ impl<'l> Validation<'l> {
                 commit_timeout: mongodb.commit_timeout.0,
                 query_timeout: mongodb.query_timeout.0,
                 state_delay: self.state_delay(&reconcile),
+                analyst_indexes: mongodb.analyst_indexes,
             },
             ingest: group::Limits {
                 commits_in_flight: self.up_to(
@@ -211,8 +212,8 @@ impl<'l> Validation<'l> {
             let sent = origin.filter(Origin::is_tuple);
             let sent = sent.map(|origin| origin.ascii_serialization());
             let fault = match sent {
-                _ if text == "*" => {
-                    "would let every page of the web ask; list the origins of your own".to_owned()
+                _ if text.contains('*') => {
+                    "would let pages of others ask; list each origin of your own".to_owned()
                 }
                 Some(sent) if !sent.starts_with("http") => IS_NO_ORIGIN.to_owned(),
                 Some(sent) if sent == *text => continue,

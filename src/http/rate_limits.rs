@@ -86,14 +86,12 @@ impl<C: Clock + Clone> RateLimits<C> {
         budgets.refused.inc();
         let wait = refused.wait_time_from(self.clock.now()).as_secs_f64();
         let each = rate.per_second;
-        let detail = match user {
-            None => {
-                format!("the key may send {each} requests a second (auth.keys.rate); ask later")
-            }
-            Some(_) => {
-                format!("a user may send {each} requests a second (auth.token_rate); ask later")
-            }
+        let (who, setting) = match user {
+            None => ("key", "auth.keys.rate"),
+            Some(_) => ("user", "auth.token_rate"),
         };
+        let detail =
+            format!("the {who} asks more than {each} times a second ({setting}); ask later");
         Err(Problem {
             retry_after: Some((wait.ceil() as u32).max(1)),
             ..Problem::new(Code::RateLimited, detail)

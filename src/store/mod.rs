@@ -11,6 +11,7 @@
 //! - [`presence`] merges what is heard of devices, and says who is online.
 //! - [`trace`] says what happened to one message, and why it counts or does not.
 //! - [`indexes`] creates the indexes; [`error`] says whether MongoDB or a document is at fault.
+//! - [`validators`] are schemas by which MongoDB warns of odd documents, where somebody wants that.
 //! - [`diagnosis`] finds out why MongoDB does not take writes.
 
 pub mod backfill;
@@ -34,6 +35,7 @@ mod statements;
 pub mod trace;
 mod turns;
 mod unread;
+pub mod validators;
 mod write;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -95,6 +97,8 @@ pub struct StoreSettings {
     pub query_timeout: Duration,
     /// How far `state` may usually lag behind the read marks.
     pub state_delay: Duration,
+    /// Whether analysts' queries have indexes.
+    pub analyst_indexes: bool,
 }
 
 /// The size of the connection pool, unless the connection string sets it.

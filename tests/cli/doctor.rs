@@ -368,3 +368,60 @@ fn indexes_says_what_it_made() {
     let both = bench.run(&["indexes", "--config", "im.toml", "--yes", "--dry-run"]);
     assert_eq!(both.status.code(), Some(2), "{both:?}");
 }
+
+/// Optional indexes are made where they are asked for, and nobody drops them by a change of the configuration.
+#[test]
+fn analysts_indexes_are_made_on_demand_and_then_left_alone() {
+    const ASKED: (&str, &str) = ("IM_CALLBACK__MONGODB__ANALYST_INDEXES", "true");
+    let bench = Bench::new();
+    bench.config("127.0.0.1:0");
+    let run = |command: &[&str], is_asked: bool| {
+        let mut run = bench.command(&[command, &["--config", "im.toml"]].concat());
+        succeeded(&run.envs(is_asked.then_some(ASKED)).output().unwrap())
+    };
+    assert!(!run(&["indexes"], false).contains("analysts"));
+    let names = [
+        ("messages", "analysts_sent"),
+        ("messages", "analysts_order"),
+        ("events", "analysts_events"),
+    ];
+    let each = |word: &str| names.map(|(on, name)| format!("{word} {name} on {on}\n"));
+    let present = format!("indexes are present in database {}\n", bench.database);
+    let told = run(&["doctor"], true);
+    let way = "until then analyses read whole collections";
+    expect(&told, "warning", "indexes", &["make analysts_sent", way]);
+    assert_eq!(
+        run(&["indexes", "--dry-run"], true),
+        each("to do: make").concat()
+    );
+    assert_eq!(run(&["indexes"], true), each("made").concat() + &present);
+    assert_eq!(run(&["indexes"], true), format!("nothing to do: {present}"));
+    expect(
+        &run(&["doctor"], true),
+        "ok",
+        "indexes",
+        &["all are there and built"],
+    );
+
+    let left = names.map(|(on, name)| {
+        format!(
+            "left alone: {name} on {on}: mongodb.analyst_indexes is off; to drop it: db.{on}.dropIndex(\"{name}\")\n"
+        )
+    });
+    let left = left.concat();
+    assert_eq!(
+        run(&["indexes", "--dry-run"], false),
+        format!("{left}nothing to do\n")
+    );
+    assert_eq!(
+        run(&["indexes"], false),
+        format!("{left}nothing to do: {present}")
+    );
+    let told = run(&["doctor"], false);
+    expect(
+        &told,
+        "ok",
+        "indexes",
+        &["left alone: analysts_sent on messages"],
+    );
+}

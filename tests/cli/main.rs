@@ -19,7 +19,9 @@ mod operate;
 mod send;
 mod serve;
 mod support;
+mod token;
 mod trace;
+mod validators;
 
 use crate::support::{Bench, succeeded, text};
 
@@ -32,12 +34,14 @@ fn help_names_every_command() {
         "check-config",
         "doctor",
         "indexes",
+        "validators",
         "reconcile",
         "spools",
         "dead-letters",
         "trace",
         "sign",
         "send",
+        "token",
         "unread",
         "healthcheck",
         "completions",

@@ -76,6 +76,20 @@ fn a_user_serves_sends_and_asks() {
         "{\"user\":\"Buyer\",\"peers\":{\"Seller\":3,\"nobody\":0},\"orders\":{\"A\":2,\"B\":1},\"total\":3,\"total_of\":\"peers\"}\n"
     );
 
+    let ask = |more: &[&str]| {
+        succeeded(&bench.run(&[&["unread", "--config", "im.toml", "-u", "Buyer"], more].concat()))
+    };
+    assert_eq!(
+        ask(&[]),
+        "PEER    UNREAD  NEWEST\nseller       3  2023-11-14T22:13:20.000Z\nORDER  UNREAD  NEWEST\n\
+         A           2  2023-11-14T22:13:20.000Z\nB           1  2023-11-14T22:13:20.000Z\n\
+         Buyer has 3 unread\n"
+    );
+    assert_eq!(
+        ask(&["--team", "77", "-p", "seller", "--cap", "2"]),
+        "PEER    UNREAD\nseller       2\nTEAM  UNREAD\n77         0\nBuyer has 2 or more unread\n"
+    );
+
     // Without a configuration, with secrets from the environment.
     let url = format!("http://{}", served.address);
     let asked = bench

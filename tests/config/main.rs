@@ -10,6 +10,7 @@ mod errors;
 mod messages;
 mod providers;
 mod sources;
+mod tokens;
 mod values;
 
 use figment::Jail;

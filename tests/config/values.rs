@@ -6,6 +6,7 @@ use im_callback::callback::Provider;
 use secrecy::ExposeSecret;
 
 use super::providers::{RONGCLOUD, WILDFIRE};
+use super::tokens::PUBLIC;
 use super::{APP, jailed, load};
 
 #[test]
@@ -23,6 +24,7 @@ fn the_defaults_need_only_an_app() {
         assert_eq!(config.http.min_body_rate, 1024);
         assert_eq!(config.http.bytes_reading, 32 * 1024 * 1024);
         assert_eq!(config.store.database, "im");
+        assert!(!config.store.analyst_indexes);
         assert_eq!(
             config.mongodb_uri.expose_secret(),
             "mongodb://127.0.0.1:27017/?replicaSet=rs0"
@@ -51,6 +53,7 @@ fn the_documented_keys_are_taken() {
             [mongodb]
             uri = "mongodb://127.0.0.1:27017/?replicaSet=rs0"
             database = "chat"
+            analyst_indexes = true
             [spool]
             path = "data/spool"
             max_bytes = "1GiB"
@@ -81,6 +84,7 @@ fn the_documented_keys_are_taken() {
         )
         .unwrap();
         assert_eq!(config.spool.path, Path::new("data/spool"));
+        assert!(config.store.analyst_indexes);
         let key = &config.keys[0];
         assert_eq!(key.check_app("otc"), Ok(()));
         assert!(key.check_app("other").is_err());
@@ -114,11 +118,24 @@ fn a_keys_secret_needs_16_characters_and_an_apps_does_not() {
     });
 }
 
-/// The mark of a setting in the reference that only one provider's apps have, and an app of that provider.
+/// The mark of a setting in the reference that only one provider's apps have, or one algorithm, and what it belongs to.
 const OTHERS: &[(&str, &str)] = &[
     ("# optional, rongcloud:", RONGCLOUD),
     ("# optional, wildfire:", WILDFIRE),
+    ("# EdDSA:", EDDSA),
 ];
+
+/// An app, and a token key that lacks its public key.
+const EDDSA: &str = r#"
+[[apps]]
+name = "otc"
+provider = "netease"
+app_key = "key"
+app_secrets = ["hunter2"]
+[[auth.token_keys]]
+name = "site"
+algorithm = "EdDSA"
+"#;
 
 /// The example is a working starting point, and the reference's commented keys exist.
 #[test]
@@ -149,6 +166,7 @@ fn the_example_and_the_reference_are_valid() {
                 _ => line,
             })
             .collect();
+        jail.create_file("site.pem", PUBLIC).unwrap();
         // The example app is NetEase's, so settings of other providers are tested with apps of those.
         let (others, lines): (Vec<_>, Vec<_>) = uncommented
             .into_iter()
@@ -165,9 +183,11 @@ fn the_example_and_the_reference_are_valid() {
             error.contains("`auth.keys.0.secret` has fewer than 16 characters"),
             "{error}"
         );
-        let lines = lines.replace("secret = \"…\"", "secret = \"0123456789abcdef\"");
+        let long = "secret = \"0123456789abcdef0123456789abcdef\"";
+        let lines = lines.replace("secret = \"…\"", long);
         let config = load(jail, &lines).unwrap();
         assert!(config.retention.messages.is_some());
         assert_eq!((config.apps.len(), config.keys.len()), (1, 1));
+        assert_eq!(config.tokens.iter().count(), 1);
     });
 }

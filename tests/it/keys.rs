@@ -76,7 +76,7 @@ async fn plant(app: &TestApp, dead_letters: impl IntoIterator<Item = Document>) 
 }
 
 /// Every route that takes a key, asked about this app.
-fn requests(app: &str) -> Vec<(&'static str, String, Value)> {
+pub fn requests(app: &str) -> Vec<(&'static str, String, Value)> {
     let question = json!({ "app": app, "user": "bob", "peers": ["ann"] });
     vec![
         ("POST", "/v1/unread".to_owned(), question),

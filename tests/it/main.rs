@@ -8,11 +8,13 @@
 )]
 
 mod abandoned;
+mod analysts;
 mod backfill;
 mod callbacks;
 mod catch_up;
 mod chaos;
 mod complete;
+mod cors;
 mod dead_letters;
 mod doctor;
 mod errors;
@@ -35,6 +37,7 @@ mod overflow;
 mod presence;
 mod protocol;
 mod providers;
+mod rate_limits;
 mod read;
 mod reconcile;
 mod refusals;
@@ -45,6 +48,7 @@ mod signals;
 mod spool;
 mod storing;
 mod support;
+mod tokens;
 mod trace;
 mod trace_broken;
 mod trace_limits;
@@ -58,5 +62,6 @@ mod unread_indexes;
 mod unread_lanes;
 mod unread_teams;
 mod upgrade;
+mod validators;
 mod wildfire;
 mod yuntongxun;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::support::TestApp;
 
-fn samples() -> Vec<(String, Vec<u8>)> {
+pub fn samples() -> Vec<(String, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/samples/netease");
     let mut samples: Vec<_> = std::fs::read_dir(folder)
         .unwrap()

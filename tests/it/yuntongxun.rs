@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::support::{Answer, TestApp};
 
-const CONFIG: &str = r#"
+pub const CONFIG: &str = r#"
     [[apps]]
     name = "cloopen"
     provider = "yuntongxun"
@@ -14,13 +14,13 @@ const CONFIG: &str = r#"
     callback_path = "/cloopen"
 "#;
 
-const TIME: &str = "1440570500855";
+pub const TIME: &str = "1440570500855";
 
 /// A name, a body, its MD5, and the CheckSum with the current token, made with `openssl` and not by this code (see
 /// `src/callback/yuntongxun/tests.rs`).
-type Vector = (&'static str, &'static [u8], &'static str, &'static str);
+pub type Vector = (&'static str, &'static [u8], &'static str, &'static str);
 
-const VECTORS: [Vector; 4] = [
+pub const VECTORS: [Vector; 4] = [
     (
         "push_msg",
         include_bytes!("../samples/yuntongxun/push_msg.constructed.json"),
@@ -52,7 +52,7 @@ const JSON: (&[u8], &str, &str) = (
 const LATER: (&str, &str) = ("1440570500", "af99ef00062bd50771bbf814d1dc0016");
 const BY_PREVIOUS_TOKEN: &str = "73baa0011a90ec050a021f6d2420903b";
 
-async fn deliver(app: &TestApp, body: &[u8], md5: &str, sum: &str, time: &str) -> Answer {
+pub async fn deliver(app: &TestApp, body: &[u8], md5: &str, sum: &str, time: &str) -> Answer {
     let headers = [
         ("Content-Type", "application/json;charset=utf-8"),
         ("MD5", md5),

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use crate::check::Check;
 use crate::config::Config;
-use crate::store::indexes::IndexChange;
+use crate::store::indexes::{IdleIndex, IndexChange};
 use crate::store::{Store, StoreError, diagnosis};
 
 const INDEXES: &str = "indexes";
@@ -62,8 +62,10 @@ async fn of_indexes(store: &Store, config: &Config) -> [Check; 2] {
     let (retention, indexes): (Vec<_>, Vec<_>) =
         changes.into_iter().partition(IndexChange::is_retention);
     let are_built = indexes.is_empty().then_some(store.has_indexes().await);
+    // Only to be told, so it is left out where it cannot be found out.
+    let idle = store.idle_indexes().await.unwrap_or_default();
     [
-        indexes_check(&indexes, are_built),
+        indexes_check(&indexes, are_built, &idle),
         retention_check(&retention),
     ]
 }
@@ -73,19 +75,35 @@ fn said(changes: &[IndexChange]) -> String {
     each.join("; ")
 }
 
-fn indexes_check(missing: &[IndexChange], are_built: Option<Result<bool, StoreError>>) -> Check {
+fn indexes_check(
+    missing: &[IndexChange],
+    are_built: Option<Result<bool, StoreError>>,
+    idle: &[IdleIndex],
+) -> Check {
     match are_built {
         None if missing.iter().any(IndexChange::is_conflict) => Check::warning(
             INDEXES,
             format!("not as they should be: {}", said(missing)),
             "do so, then run `im-callback indexes`; the service does not touch indexes of others, and without its own queries are answered 503",
         ),
+        None if missing.iter().all(IndexChange::is_for_analysts) => Check::warning(
+            INDEXES,
+            format!("not as they should be: {}", said(missing)),
+            "the service does so at its start; to do it before, run `im-callback indexes`; until then analyses read whole collections",
+        ),
         None => Check::warning(
             INDEXES,
             format!("not as they should be: {}", said(missing)),
             "the service does so at its start; to do it before, run `im-callback indexes`; without them queries are answered 503",
         ),
-        Some(Ok(true)) => Check::ok(INDEXES, "all are there and built"),
+        Some(Ok(true)) => {
+            let mut found = "all are there and built".to_owned();
+            for index in idle {
+                found.push_str("; no longer asked for, and left alone: ");
+                found.push_str(&index.to_string());
+            }
+            Check::ok(INDEXES, found)
+        }
         Some(Ok(false)) => Check::warning(
             INDEXES,
             "one is still being built",

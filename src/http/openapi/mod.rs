@@ -51,14 +51,14 @@ use super::{callbacks, dead_letters, docs, health, metrics, trace, unread};
         (name = "operations", description = "For balancers, orchestrators and Prometheus"),
         (name = "documentation", description = "This API"),
     ),
-    modifiers(&Key, &Documented),
+    modifiers(&KeyScheme, &Documented),
 )]
 struct Api;
 
 /// How a caller shows its key.
-struct Key;
+struct KeyScheme;
 
-impl Modify for Key {
+impl Modify for KeyScheme {
     fn modify(&self, document: &mut OpenApiDocument) {
         let description = "A key of the service's configuration (`auth.keys`). Its scopes decide what it may ask.";
         let scheme = HttpBuilder::new()

@@ -61,12 +61,12 @@ impl Overview<'_> {
                 false => Ok(None),
             }
         })?;
-        let peers = Page::of(&peers, after.0, self.limit);
+        let peers = OverviewPage::of(&peers, after.0, self.limit);
         let orders = orders.as_ref();
-        let orders = orders.map(|orders| Page::of(orders, after.1.clone(), self.limit));
+        let orders = orders.map(|orders| OverviewPage::of(orders, after.1.clone(), self.limit));
         let next = peers.has_more || orders.as_ref().is_some_and(|orders| orders.has_more);
         let next = next.then(|| {
-            let orders = orders.as_ref().map_or(after.1, Page::end);
+            let orders = orders.as_ref().map_or(after.1, OverviewPage::end);
             UnreadCursor(peers.end(), orders).text()
         });
         let (by_peer, by_order) = tokio::try_join!(self.peers(&peers), async {
@@ -118,7 +118,7 @@ impl Overview<'_> {
     }
 
     /// The senders of a page, and the grand total.
-    async fn peers(&self, page: &Page<'_>) -> Result<(Vec<NewestPeer>, u64), Problem> {
+    async fn peers(&self, page: &OverviewPage<'_>) -> Result<(Vec<NewestPeer>, u64), Problem> {
         let last = self.last(UnreadBy::Peer, page).await?;
         let counts = self.count(UnreadBy::Peer, page.ids()).await?;
         let mut total: u64 = counts.iter().map(|count| count.unread).sum();
@@ -153,7 +153,7 @@ impl Overview<'_> {
     }
 
     /// The orders of a page.
-    async fn orders(&self, page: &Page<'_>) -> Result<Vec<NewestOrder>, Problem> {
+    async fn orders(&self, page: &OverviewPage<'_>) -> Result<Vec<NewestOrder>, Problem> {
         let last = self.last(UnreadBy::Order, page).await?;
         let mut counts: HashMap<String, BTreeMap<String, u64>> = HashMap::new();
         for count in self.count(UnreadBy::Order, page.ids()).await? {
@@ -177,7 +177,7 @@ impl Overview<'_> {
     async fn last(
         &self,
         by: UnreadBy,
-        page: &Page<'_>,
+        page: &OverviewPage<'_>,
     ) -> Result<Vec<Option<LastUnread>>, Problem> {
         let (app, provider) = (&self.app.name, self.app.provider.name());
         let last = self
@@ -201,7 +201,7 @@ impl Overview<'_> {
 }
 
 /// A page of a list.
-struct Page<'p> {
+struct OverviewPage<'p> {
     /// Of each id the newest, the newest first.
     entries: Vec<&'p NewestUnread>,
     /// Those of other pages.
@@ -210,7 +210,7 @@ struct Page<'p> {
     after: Option<UnreadPlace>,
 }
 
-impl<'p> Page<'p> {
+impl<'p> OverviewPage<'p> {
     fn of(pairs: &'p UnreadPairs, after: Option<UnreadPlace>, limit: usize) -> Self {
         let mut all: Vec<&NewestUnread> = pairs.newest.iter().collect();
         all.sort_unstable_by_key(|one| (&one.id, Reverse(one.sent_at), &one.peer));

@@ -9,6 +9,7 @@
 //! index, and a writer to a full page waits until it is compressed and split. Small pages replace a few pauses that
 //! hold up every commit by many short ones; `docs/benchmarks.md` says more. Existing collections stay as they are.
 
+mod analysts;
 mod expiry;
 mod plan;
 mod retention;
@@ -24,6 +25,7 @@ use super::error::{Blame, StoreError, blame};
 use super::{Store, UnreadBy, collection};
 use crate::callback::ids::{Account, AppName};
 
+pub use analysts::IdleIndex;
 pub use plan::{ChangeMade, ChangeToIndex, IndexChange};
 pub use retention::{Deletion, DocumentCount, Retention};
 
@@ -140,6 +142,15 @@ fn other_indexes() -> [WantedIndex; 3] {
 }
 
 impl Store {
+    /// All that the configuration asks for, those first that counts need.
+    fn wanted_indexes(&self) -> Vec<WantedIndex> {
+        let mut wanted: Vec<_> = query_indexes().into_iter().chain(other_indexes()).collect();
+        if self.settings.analyst_indexes {
+            wanted.extend(analysts::analyst_indexes());
+        }
+        wanted
+    }
+
     /// Creates the collections that callbacks write to, once per process and before the first write.
     pub(super) async fn ensure_collections(&self) -> Result<(), StoreError> {
         let make = async || {
@@ -149,7 +160,8 @@ impl Store {
         self.collections.get_or_try_init(make).await.copied()
     }
 
-    async fn ensure_collection(&self, name: &str) -> Result<(), StoreError> {
+    /// Creates a collection, with small pages where MongoDB allows it. No error if it exists.
+    pub(super) async fn ensure_collection(&self, name: &str) -> Result<(), StoreError> {
         const EXISTS: i32 = 48;
         let small_pages = doc! { "wiredTiger": { "configString": "memory_page_max=1MB" } };
         let create = doc! {

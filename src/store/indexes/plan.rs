@@ -7,11 +7,9 @@ use mongodb::IndexModel;
 use mongodb::bson::doc;
 use mongodb::options::IndexOptions;
 
+use super::analysts::analyst_indexes;
 use super::retention::{Ask, Deletion, Retention, span};
-use super::{
-    RETENTION, WantedIndex, indexes_of, is_hidden, is_named, name_of, other_indexes, query_indexes,
-    rival,
-};
+use super::{RETENTION, WantedIndex, indexes_of, is_hidden, is_named, name_of, rival};
 use crate::store::Store;
 use crate::store::error::{StoreError, UNAUTHORIZED, code};
 
@@ -70,6 +68,13 @@ impl IndexChange {
     /// Whether it is about how long documents are kept.
     pub fn is_retention(&self) -> bool {
         self.index == RETENTION
+    }
+
+    /// Whether only analysts' queries are slow without it.
+    pub fn is_for_analysts(&self) -> bool {
+        analyst_indexes()
+            .iter()
+            .any(|wanted| wanted.name == self.index)
     }
 
     /// Whether somebody else's index is in the way.
@@ -159,7 +164,7 @@ impl Store {
 
     async fn plan_of_indexes(&self) -> Result<Vec<IndexChange>, StoreError> {
         let mut changes = Vec::new();
-        for wanted in query_indexes().into_iter().chain(other_indexes()) {
+        for wanted in self.wanted_indexes() {
             let there = indexes_of(&self.collection(wanted.collection)?).await?;
             let same = there.iter().find(|model| is_named(model, wanted.name));
             let differs = same.map(|model| (model, wanted.differs(model)));
@@ -194,8 +199,7 @@ impl Store {
         // Queries do not find marks without these fields. Done again after the index is built, for marks that another
         // version wrote meanwhile.
         self.complete_marks().await?;
-        let wanted = query_indexes().into_iter().chain(other_indexes());
-        let wanted: Vec<_> = wanted.collect();
+        let wanted = self.wanted_indexes();
         for change in changes {
             match &change.change {
                 ChangeToIndex::Conflict { .. } => continue,

@@ -2,7 +2,7 @@
 
 mod any_order;
 mod counts;
-mod samples;
+pub mod samples;
 mod signature;
 
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -19,7 +19,7 @@ const SECRET: &str = "rong-secret";
 const PREVIOUS: &str = "rong-previous-secret";
 
 /// A configuration with one RongCloud app.
-fn configured(settings: &str) -> String {
+pub fn configured(settings: &str) -> String {
     format!(
         r#"
         [[apps]]
@@ -63,7 +63,7 @@ async fn post(app: &TestApp, query: &str, headers: &[(&str, &str)], body: &[u8])
 }
 
 /// Delivers a callback as the provider does.
-async fn deliver(app: &TestApp, body: impl AsRef<[u8]>) {
+pub async fn deliver(app: &TestApp, body: impl AsRef<[u8]>) {
     let signed = signed_at(body.as_ref(), SECRET, now());
     let headers: Vec<_> = signed.headers.iter().map(|(n, v)| (*n, &**v)).collect();
     let answer = post(app, &signed.query, &headers, body.as_ref()).await;

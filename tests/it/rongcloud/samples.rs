@@ -6,7 +6,7 @@ use mongodb::bson::doc;
 
 use super::{deliver, start};
 
-fn samples() -> Vec<(String, Vec<u8>)> {
+pub fn samples() -> Vec<(String, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/samples/rongcloud");
     let mut samples: Vec<_> = std::fs::read_dir(folder)
         .unwrap()

@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::{Mutex, MutexGuard, Once, PoisonError, RwLock};
 
+use im_callback::auth::TokenSecret;
 use im_callback::config::Config;
 use secrecy::ExposeSecret;
 use serde_json::Value;
@@ -157,6 +158,11 @@ pub fn forbid_secrets_of(config: &Config) {
         }
         for key in &config.keys {
             words.forbid("a key", key.secret().expose_secret());
+        }
+        for key in config.tokens.iter() {
+            if let TokenSecret::Hs256(secret) = key.secret() {
+                words.forbid("a token key", secret.expose_secret());
+            }
         }
         words.forbid("MongoDB's password", password.unwrap_or_default());
     });

@@ -7,6 +7,7 @@ pub mod log_guard;
 pub mod mongod;
 pub mod process;
 pub mod proxy;
+pub mod token;
 pub mod trace;
 
 use std::collections::BTreeMap;

@@ -2,7 +2,7 @@
 
 mod access;
 mod counts;
-mod samples;
+pub mod samples;
 mod undecodable;
 
 use mongodb::bson::{Document, doc};
@@ -13,7 +13,7 @@ use crate::support::{Answer, TestApp};
 const SECRET: &str = "segment-of-today";
 const PREVIOUS: &str = "segment-of-before";
 
-const CONFIG: &str = r#"
+pub const CONFIG: &str = r#"
     [[apps]]
     name = "wild"
     provider = "wildfire"
@@ -33,7 +33,7 @@ async fn post(app: &TestApp, path: &str, body: impl Into<reqwest::Body>) -> Answ
 
 /// Delivers an event as the provider does, and checks that the response is empty: the hook before sending would
 /// send its body instead of the message.
-async fn deliver_to(app: &TestApp, name: &str, route: &str, body: impl Into<reqwest::Body>) {
+pub async fn deliver_to(app: &TestApp, name: &str, route: &str, body: impl Into<reqwest::Body>) {
     let path = format!("/callbacks/{name}/{SECRET}/{route}");
     let answer = post(app, &path, body).await;
     assert_eq!((answer.status, answer.text.as_str()), (200, ""), "{route}");
@@ -41,7 +41,7 @@ async fn deliver_to(app: &TestApp, name: &str, route: &str, body: impl Into<reqw
     assert_eq!(answer.header("content-type"), "");
 }
 
-async fn deliver(app: &TestApp, route: &str, body: impl ToString) {
+pub async fn deliver(app: &TestApp, route: &str, body: impl ToString) {
     deliver_to(app, "wild", route, body.to_string()).await;
 }
 
