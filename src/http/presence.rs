@@ -6,6 +6,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use indexmap::IndexMap;
 use jiff::Timestamp;
 use serde::Serialize;
+use utoipa::{IntoParams, ToSchema};
 
 use super::Service;
 use super::asked::{AskedField, AskedFields, FieldKind};
@@ -19,11 +20,20 @@ use crate::live::ReloadableConfig;
 use crate::store::presence::{DevicePresence, PresenceState, UserPresence};
 
 /// What may be asked.
-const FIELDS: &[AskedField] = &[("app", FieldKind::Text), ("users", FieldKind::Texts)];
+pub(super) const FIELDS: &[AskedField] = &[("app", FieldKind::Text), ("users", FieldKind::Texts)];
 
-/// What is asked.
-struct PresenceQuery {
+/// Whom is asked about.
+#[derive(IntoParams, ToSchema)]
+#[into_params(parameter_in = Query, style = Form)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PresenceQuery {
+    /// The app, where the caller may ask about several.
+    #[param(nullable = false, example = "otc")]
+    #[schema(example = "otc")]
     app: Option<String>,
+    /// The users. A user's token may ask about its own alone.
+    #[param(explode = false, min_items = 1, example = json!(["ann", "bob"]))]
+    #[schema(min_items = 1, example = json!(["ann", "bob"]))]
     users: Vec<String>,
 }
 
@@ -37,56 +47,67 @@ impl From<AskedFields> for PresenceQuery {
 }
 
 /// Who is online.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct PresenceAnswer {
     /// Every user that was asked for, spelled as asked.
     users: IndexMap<String, UserPresenceAnswer>,
     /// `false` if acknowledged callbacks wait in a spool and may change the answer; otherwise absent.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     complete: Option<bool>,
 }
 
 /// What is known of a user.
-#[derive(Serialize, Clone)]
+#[derive(Serialize, Clone, ToSchema)]
+#[schema(as = UserPresence)]
 struct UserPresenceAnswer {
     /// `online` if a device is. Otherwise `unknown` if a device is, or none was ever seen. Otherwise `offline`.
     state: PresenceWord,
     /// Since when the user is online, or offline, in RFC 3339. Absent if the state is unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime, nullable = false)]
     since: Option<String>,
     /// The time of the last event of any device, in RFC 3339. Absent if none was ever seen.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime, nullable = false)]
     last_seen: Option<String>,
     /// At most 20 devices: those online first, then the unknown ones, and of each the last seen first.
     devices: Vec<DevicePresenceAnswer>,
 }
 
 /// What is known of a device.
-#[derive(Serialize, Clone)]
+#[derive(Serialize, Clone, ToSchema)]
+#[schema(as = DevicePresence)]
 struct DevicePresenceAnswer {
     /// The kind of client, such as `IOS`. Absent if unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     client_type: Option<String>,
     /// The provider's id of the device, or of its connection. Absent if the provider sent none: then this is about all
     /// devices of the kind whose ids are not known.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     device_id: Option<String>,
     /// Whether it is online. `unknown` if it was last seen online too long ago.
     state: PresenceWord,
     /// Since when it is online, or offline, in RFC 3339. Absent if the state is unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime, nullable = false)]
     since: Option<String>,
     /// The time of its last event, in RFC 3339.
+    #[schema(format = DateTime)]
     last_seen: String,
     /// Why it went offline: `logout`, `disconnected`, `kicked_by_device`, `kicked_by_policy`, or a number of the
     /// provider's that is not documented. Absent unless it is offline and the provider said why.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     logout_reason: Option<String>,
 }
 
 /// A state.
-#[derive(Serialize, Clone, Copy)]
+#[derive(Serialize, Clone, Copy, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = PresenceState)]
 enum PresenceWord {
     /// Online.
     Online,
@@ -96,6 +117,18 @@ enum PresenceWord {
     Unknown,
 }
 
+/// Tells who is online
+///
+/// As `GET /v1/presence`, for lists that do not fit into an address. The key needs the scope `read`.
+#[utoipa::path(
+    post,
+    path = "/v1/presence",
+    operation_id = "post_presence",
+    tag = "presence",
+    security(("key" = ["read"])),
+    request_body = PresenceQuery,
+    responses((status = 200, description = "Every user that was asked for", body = PresenceAnswer))
+)]
 pub async fn post(
     request: HttpRequest,
     payload: web::Payload,
@@ -108,6 +141,19 @@ pub async fn post(
     answer(&service, &current, &caller, asked.into()).await
 }
 
+/// Tells who is online
+///
+/// On which kinds of devices, since when, and when each was last seen. By the times of the provider's logins, logouts
+/// and heartbeats, in whatever order they arrive. The key needs the scope `read`.
+#[utoipa::path(
+    get,
+    path = "/v1/presence",
+    operation_id = "get_presence",
+    tag = "presence",
+    security(("key" = ["read"])),
+    params(PresenceQuery),
+    responses((status = 200, description = "Every user that was asked for", body = PresenceAnswer))
+)]
 pub async fn get(
     request: HttpRequest,
     service: web::Data<Service>,

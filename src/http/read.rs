@@ -3,6 +3,7 @@
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Service;
 use super::asked::{AskedField, AskedFields, FieldKind};
@@ -25,7 +26,7 @@ use crate::store::read::SiteRead;
 const MOST_PEERS: usize = 1000;
 
 /// What may be said.
-const FIELDS: &[AskedField] = &[
+pub(super) const FIELDS: &[AskedField] = &[
     ("app", FieldKind::Text),
     ("user", FieldKind::NeededText),
     ("peer", FieldKind::Text),
@@ -35,30 +36,63 @@ const FIELDS: &[AskedField] = &[
 ];
 
 /// What was read.
-enum WhatWasRead {
-    Peer(String),
-    Order(String),
-    Team(String),
+enum WhatWasRead<'a> {
+    Peer(&'a str),
+    Order(&'a str),
+    Team(&'a str),
 }
 
-/// What is said.
-struct ReadReport {
+/// What a user has read: exactly one of `peer`, `order` and `team`.
+#[derive(ToSchema)]
+#[schema(example = json!({ "user": "bob", "peer": "ann" }))]
+#[serde(deny_unknown_fields)]
+pub(super) struct ReadReport {
+    /// The app, where the caller may ask about several.
     app: Option<String>,
+    /// Who has read.
+    #[schema(min_length = 1)]
     user: String,
-    what: WhatWasRead,
+    /// What this account wrote to the user.
+    #[schema(min_length = 1)]
+    peer: Option<String>,
+    /// What anybody wrote to the user about this order. For apps whose messages carry an order (`apps.order_id`).
+    #[schema(min_length = 1)]
+    order: Option<String>,
+    /// What was written in this team.
+    #[schema(min_length = 1)]
+    team: Option<String>,
+    /// Up to and including this time, in milliseconds since 1970; by default up to now. At most a day from now.
     up_to: Option<u64>,
 }
 
+impl From<AskedFields> for ReadReport {
+    fn from(mut fields: AskedFields) -> Self {
+        Self {
+            app: fields.text("app"),
+            user: fields.needed_text("user"),
+            peer: fields.text("peer"),
+            order: fields.text("order"),
+            team: fields.text("team"),
+            up_to: fields.number("up_to"),
+        }
+    }
+}
+
 impl ReadReport {
-    fn of(mut fields: AskedFields, limits: &Http) -> Result<Self, Problem> {
-        let user = fields.needed_text("user");
-        check_id("user", &user, limits)?;
+    /// What was read, where the report's ids are right.
+    fn what(&self, limits: &Http) -> Result<WhatWasRead<'_>, Problem> {
+        check_id("user", &self.user, limits)?;
+        let ids = [
+            ("peer", &self.peer),
+            ("order", &self.order),
+            ("team", &self.team),
+        ];
         let mut what = None;
-        for name in ["peer", "order", "team"] {
-            let Some(id) = fields.text(name) else {
+        for (name, id) in ids {
+            let Some(id) = id else {
                 continue;
             };
-            check_id(name, &id, limits)?;
+            check_id(name, id, limits)?;
             if what.is_some() {
                 let detail = "give only one of `peer`, `order` and `team`";
                 return Err(Problem::at(Code::InvalidField, name, detail));
@@ -69,15 +103,9 @@ impl ReadReport {
                 _ => WhatWasRead::Team(id),
             });
         }
-        let what = what.ok_or_else(|| {
+        what.ok_or_else(|| {
             let detail = "say what was read: `peer`, `order` or `team`";
             Problem::at(Code::MissingField, "peer", detail)
-        })?;
-        Ok(Self {
-            app: fields.text("app"),
-            user,
-            what,
-            up_to: fields.number("up_to"),
         })
     }
 
@@ -97,30 +125,52 @@ impl ReadReport {
 }
 
 /// What is marked as read.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(example = json!({
+    "user": "bob", "peers": ["ann"], "up_to": 1_789_500_000_000_i64, "up_to_at": "2026-09-15T19:20:00.000Z"
+}))]
 struct ReadAnswer<'a> {
     /// Who has read, as spelled in the question.
     user: &'a str,
     /// The accounts whose messages are read: the one that was named, as it was spelled, or those with unread messages on
     /// the order, as they are stored. Absent for a team.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     peers: Option<Vec<&'a str>>,
     /// The order, if one was named.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     order: Option<&'a str>,
     /// The team, if one was named.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     team: Option<&'a str>,
     /// Up to and including this time, in milliseconds since 1970.
     up_to: i64,
     /// The same time, in RFC 3339.
+    #[schema(format = DateTime)]
     up_to_at: String,
     /// Only if an order was named, and only where it is not so: acknowledged callbacks wait in a spool, and may be of
     /// accounts that are not among `peers`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     complete: Option<bool>,
 }
 
+/// Marks as read
+///
+/// What one account wrote to a user, what anybody wrote about an order, or a team: everything up to and including a
+/// time, as by a receipt of the provider. A read mark never falls, so the same report may be sent again. Once it is
+/// answered, every count reflects it. The key needs the scope `write`.
+#[utoipa::path(
+    post,
+    path = "/v1/read",
+    operation_id = "mark_read",
+    tag = "read",
+    security(("key" = ["write"])),
+    request_body = ReadReport,
+    responses((status = 200, description = "It is marked", body = ReadAnswer))
+)]
 pub async fn post(
     request: HttpRequest,
     payload: web::Payload,
@@ -129,8 +179,8 @@ pub async fn post(
     let current = service.live.current();
     let caller = authorize(&service, &current.keys, &request, Scope::Write)?;
     let body = body(&request, payload, &service, &|| Ok(())).await?;
-    let report = ReadReport::of(AskedFields::from_json(&body, FIELDS)?, &service.limits)?;
-    mark(&service, &current, &caller, &report).await
+    let report = AskedFields::from_json(&body, FIELDS)?;
+    mark(&service, &current, &caller, &report.into()).await
 }
 
 async fn mark(
@@ -139,6 +189,7 @@ async fn mark(
     caller: &Caller<'_>,
     report: &ReadReport,
 ) -> Result<HttpResponse, Problem> {
+    let what = report.what(&service.limits)?;
     let app = caller.app(current, report.app.as_deref())?;
     let received_at = now();
     let up_to = report.up_to(received_at)?;
@@ -148,11 +199,11 @@ async fn mark(
         return Err(Problem::new(Code::Unavailable, detail));
     }
     let (mut found, mut order, mut complete) = (Vec::new(), None, true);
-    let of = match &report.what {
+    let of = match what {
         WhatWasRead::Peer(peer) => vec![Conversation::Peer(app.provider.name().account(peer))],
-        WhatWasRead::Team(team) => vec![Conversation::Team(team.clone())],
+        WhatWasRead::Team(team) => vec![Conversation::Team(team.to_owned())],
         WhatWasRead::Order(asked) => {
-            order = Some(asked.clone());
+            order = Some(asked.to_owned());
             (found, complete) = peers_on(service, app, &reader, asked, up_to).await?;
             found.iter().cloned().map(Conversation::Peer).collect()
         }
@@ -170,12 +221,12 @@ async fn mark(
         key: caller.key_name().to_owned(),
     };
     service.durable.store.mark_read(read).await?;
-    let (peers, order, team) = match &report.what {
-        WhatWasRead::Peer(peer) => (Some(vec![peer.as_str()]), None, None),
-        WhatWasRead::Team(team) => (None, None, Some(team.as_str())),
+    let (peers, order, team) = match what {
+        WhatWasRead::Peer(peer) => (Some(vec![peer]), None, None),
+        WhatWasRead::Team(team) => (None, None, Some(team)),
         WhatWasRead::Order(order) => {
             let peers = found.iter().map(Account::as_str).collect();
-            (Some(peers), Some(order.as_str()), None)
+            (Some(peers), Some(order), None)
         }
     };
     Ok(HttpResponse::Ok().json(ReadAnswer {

@@ -91,7 +91,7 @@ impl Route {
 
     /// Whether users' tokens are for this route, and so pages of other origins.
     pub(super) fn is_for_users(self) -> bool {
-        matches!(self, Self::Unread)
+        matches!(self, Self::Unread | Self::Messages | Self::Presence)
     }
 
     /// The route that has this path, without the apps' second paths.

@@ -57,8 +57,13 @@ fn expect_readable(answer: &Answer, origin: &str) {
 #[tokio::test]
 async fn a_preflight_request_needs_a_known_origin_and_no_key() {
     let app = open("").await;
-    for origin in [ORIGIN, "http://localhost:3000"] {
-        let answer = preflight(&app, "/v1/unread", origin).await;
+    for (path, origin) in [
+        ("/v1/unread", ORIGIN),
+        ("/v1/unread", "http://localhost:3000"),
+        ("/v1/messages", ORIGIN),
+        ("/v1/presence", ORIGIN),
+    ] {
+        let answer = preflight(&app, path, origin).await;
         assert_eq!((answer.status, &*answer.text), (204, ""), "{answer:?}");
         let expected = [
             (
@@ -211,6 +216,7 @@ async fn pages_can_read_every_error() {
 async fn other_routes_are_not_for_pages() {
     let app = open("").await;
     let paths = [
+        "/v1/read",
         "/v1/trace",
         "/v1/dead-letters",
         "/v1/dead-letters/otc/1",

@@ -305,13 +305,69 @@ async fn every_other_token_is_refused_and_nothing_of_it_is_told() {
     app.end().await;
 }
 
+fn is_for_users(path: &str) -> bool {
+    let routes = ["/v1/unread", "/v1/messages", "/v1/presence"];
+    routes.iter().any(|route| path.starts_with(route))
+}
+
+#[tokio::test]
+async fn each_route_for_users_is_open_to_their_own_questions_alone() {
+    let app = TestApp::with(TOKEN_KEYS).await;
+    let base = app.instance.url("");
+    let ask = async |over: Value, (method, path, body): &(&str, String, Value)| {
+        let request = app
+            .http
+            .request(method.parse().unwrap(), format!("{base}{path}"));
+        let bearer = format!("Bearer {}", site_token(over));
+        send(
+            request.body(body.to_string()),
+            &[("Authorization", &bearer)],
+        )
+        .await
+    };
+    let mut asked = requests("otc");
+    asked.retain(|(_, path, _)| is_for_users(path));
+    assert_eq!(asked.len(), 6);
+    for question in &asked {
+        let teams = json!(["7"]);
+        let own = ask(json!({ "teams": teams }), question).await;
+        assert_eq!(own.status, 200, "{question:?} {own:?}");
+        for (over, code) in [
+            (json!({ "sub": "ann", "teams": teams }), "user_not_allowed"),
+            (json!({ "app": "shop", "teams": teams }), "app_not_allowed"),
+        ] {
+            let refused = ask(over, question).await;
+            assert_eq!(
+                (refused.status, &*refused.code()),
+                (403, code),
+                "{question:?}"
+            );
+        }
+        if question.1.contains("team=7") {
+            for over in [json!({}), json!({ "teams": ["8"] })] {
+                let refused = ask(over, question).await;
+                expect_refused(&refused, 403, "team_not_allowed", "`teams`");
+            }
+        }
+    }
+    // One's own name does not let in others.
+    for (method, path, body) in [
+        ("GET", "/v1/presence?users=bob,ann", Value::Null),
+        ("POST", "/v1/presence", json!({ "users": ["bob", "ann"] })),
+    ] {
+        let refused = ask(json!({}), &(method, path.to_owned(), body)).await;
+        expect_refused(&refused, 403, "user_not_allowed", "another user's");
+    }
+    app.end().await;
+}
+
 #[tokio::test]
 async fn a_token_opens_no_route_that_is_for_keys() {
     let more = format!("http.open_metrics = false\n{TOKEN_KEYS}");
     let app = TestApp::with(&more).await;
     let bob = site_token(json!({}));
     let mut others = requests("otc");
-    others.retain(|(_, path, _)| !path.starts_with("/v1/unread"));
+    others.retain(|(_, path, _)| !is_for_users(path));
     assert!(others.len() >= 5);
     others.push(("GET", "/v1/dead-letters".to_owned(), Value::Null));
     others.push(("GET", "/metrics".to_owned(), Value::Null));

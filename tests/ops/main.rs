@@ -21,6 +21,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use im_callback::http::error::Code;
+use im_callback::http::key_failures::KeyRejection;
 use im_callback::http::route::Route;
 use im_callback::metrics::Overflow;
 use serde_json::Value;
@@ -136,7 +137,9 @@ fn expressions_ask_for_values_that_there_are() {
     let codes = Code::ALL.iter().map(|code| code.as_str());
     let outcomes: BTreeSet<_> = codes.chain(others).collect();
     let routes = Route::ALL.iter().map(|route| route.as_str()).collect();
-    let reasons = Overflow::ALL.map(Overflow::as_str).into();
+    let of_keys = KeyRejection::ALL.map(KeyRejection::as_str);
+    let reasons = Overflow::ALL.map(Overflow::as_str);
+    let reasons = reasons.into_iter().chain(of_keys).collect();
     let known = [
         ("outcome", outcomes),
         ("route", routes),

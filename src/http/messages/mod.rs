@@ -6,6 +6,7 @@ mod plain;
 mod view;
 
 use actix_web::{HttpRequest, HttpResponse, web};
+use utoipa::{IntoParams, ToSchema};
 
 use super::Service;
 use super::asked::{AskedField, AskedFields, FieldKind};
@@ -26,7 +27,7 @@ const PAGE: u64 = 50;
 const LARGEST_PAGE: u64 = 200;
 
 /// What may be asked.
-const FIELDS: &[AskedField] = &[
+pub(super) const FIELDS: &[AskedField] = &[
     ("app", FieldKind::Text),
     ("user", FieldKind::NeededText),
     ("peer", FieldKind::Text),
@@ -36,62 +37,96 @@ const FIELDS: &[AskedField] = &[
     ("limit", FieldKind::Number),
 ];
 
-/// What is asked.
-struct MessagesQuery {
+/// Which page of a user's conversation is asked for: with a `peer` or in a `team`.
+#[derive(IntoParams, ToSchema)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MessagesQuery {
+    /// The app, where the caller may ask about several.
+    #[param(nullable = false, example = "otc")]
+    #[schema(example = "otc")]
     app: Option<String>,
+    /// Whose conversation it is.
+    #[param(min_length = 1, example = "bob")]
+    #[schema(min_length = 1, example = "bob")]
     user: String,
-    with: With,
+    /// The other person. Give either this or `team`.
+    #[param(nullable = false, min_length = 1, example = "ann")]
+    #[schema(min_length = 1, example = "ann")]
+    peer: Option<String>,
+    /// The team. A user's token has to list it.
+    #[param(nullable = false, min_length = 1)]
+    #[schema(min_length = 1)]
+    team: Option<String>,
+    /// What is older than this: the `older` of a page of this conversation, or a time in milliseconds since 1970. Give
+    /// either this or `after`; without both, the newest messages are answered.
+    #[param(nullable = false)]
     before: Option<String>,
+    /// What is newer than this: the `newer` of a page of this conversation, or a time in milliseconds since 1970.
+    #[param(nullable = false)]
     after: Option<String>,
-    limit: usize,
+    /// The most messages of the page.
+    #[param(nullable = false, minimum = 1, maximum = 200, default = 50)]
+    #[schema(minimum = 1, maximum = 200, default = 50)]
+    limit: Option<u64>,
 }
 
 /// With whom the conversation is.
-enum With {
-    Peer(String),
-    Team(String),
+enum With<'a> {
+    Peer(&'a str),
+    Team(&'a str),
+}
+
+impl From<AskedFields> for MessagesQuery {
+    fn from(mut fields: AskedFields) -> Self {
+        Self {
+            app: fields.text("app"),
+            user: fields.needed_text("user"),
+            peer: fields.text("peer"),
+            team: fields.text("team"),
+            before: fields.text("before"),
+            after: fields.text("after"),
+            limit: fields.number("limit"),
+        }
+    }
 }
 
 impl MessagesQuery {
-    fn of(mut fields: AskedFields, limits: &Http) -> Result<Self, Problem> {
-        let user = fields.needed_text("user");
-        check_id("user", &user, limits)?;
-        let with = match (fields.text("peer"), fields.text("team")) {
+    /// With whom the conversation is, where the question's ids are right.
+    fn with(&self, limits: &Http) -> Result<With<'_>, Problem> {
+        check_id("user", &self.user, limits)?;
+        match (&self.peer, &self.team) {
             (Some(peer), None) => {
-                check_id("peer", &peer, limits)?;
-                With::Peer(peer)
+                check_id("peer", peer, limits)?;
+                Ok(With::Peer(peer))
             }
             (None, Some(team)) => {
-                check_id("team", &team, limits)?;
-                With::Team(team)
+                check_id("team", team, limits)?;
+                Ok(With::Team(team))
             }
             (None, None) => {
                 let detail = "say whose conversation: `peer` or `team`";
-                return Err(Problem::at(Code::MissingField, "peer", detail));
+                Err(Problem::at(Code::MissingField, "peer", detail))
             }
             (Some(_), Some(_)) => {
                 let detail = "give either `peer` or `team`";
-                return Err(Problem::at(Code::InvalidField, "team", detail));
+                Err(Problem::at(Code::InvalidField, "team", detail))
             }
-        };
-        let (before, after) = (fields.text("before"), fields.text("after"));
-        if before.is_some() && after.is_some() {
+        }
+    }
+
+    /// The size of the page, and that it is asked for from one side alone.
+    fn limit(&self) -> Result<usize, Problem> {
+        if self.before.is_some() && self.after.is_some() {
             let detail = "give either `before` or `after`";
             return Err(Problem::at(Code::InvalidField, "after", detail));
         }
-        let limit = fields.number("limit").unwrap_or(PAGE);
+        let limit = self.limit.unwrap_or(PAGE);
         if !(1..=LARGEST_PAGE).contains(&limit) {
             let detail = format!("must be between 1 and {LARGEST_PAGE}");
             return Err(Problem::at(Code::InvalidField, "limit", detail));
         }
-        Ok(Self {
-            app: fields.text("app"),
-            user,
-            with,
-            before,
-            after,
-            limit: limit as usize,
-        })
+        Ok(limit as usize)
     }
 
     /// The page that is asked for.
@@ -109,6 +144,18 @@ impl MessagesQuery {
     }
 }
 
+/// Reads a conversation
+///
+/// As `GET /v1/messages`. The key needs the scope `read`.
+#[utoipa::path(
+    post,
+    path = "/v1/messages",
+    operation_id = "post_messages",
+    tag = "messages",
+    security(("key" = ["read"])),
+    request_body = MessagesQuery,
+    responses((status = 200, description = "A page of it", body = MessagesAnswer))
+)]
 pub async fn post(
     request: HttpRequest,
     payload: web::Payload,
@@ -118,9 +165,23 @@ pub async fn post(
     let caller = authorize_reader(&service, &current, &request)?;
     let body = body(&request, payload, &service, &|| Ok(())).await?;
     let asked = AskedFields::from_json(&body, FIELDS)?;
-    answer(&service, &current, &caller, asked).await
+    answer(&service, &current, &caller, &asked.into()).await
 }
 
+/// Reads a conversation
+///
+/// A user's messages with another person or in a team, a page at a time, the newest first. A cursor names a place and
+/// not a page, so it stays right whatever comes. The content of recalled messages is withheld, unless the key has the
+/// scope `admin`. The key needs the scope `read`.
+#[utoipa::path(
+    get,
+    path = "/v1/messages",
+    operation_id = "get_messages",
+    tag = "messages",
+    security(("key" = ["read"])),
+    params(MessagesQuery),
+    responses((status = 200, description = "A page of it", body = MessagesAnswer))
+)]
 pub async fn get(
     request: HttpRequest,
     service: web::Data<Service>,
@@ -128,23 +189,24 @@ pub async fn get(
     let current = service.live.current();
     let caller = authorize_reader(&service, &current, &request)?;
     let asked = AskedFields::from_query(request.query_string(), FIELDS)?;
-    answer(&service, &current, &caller, asked).await
+    answer(&service, &current, &caller, &asked.into()).await
 }
 
 async fn answer(
     service: &Service,
     current: &ReloadableConfig,
     caller: &Caller<'_>,
-    asked: AskedFields,
+    asked: &MessagesQuery,
 ) -> Result<HttpResponse, Problem> {
-    let asked = MessagesQuery::of(asked, &service.limits)?;
+    let with = asked.with(&service.limits)?;
+    let limit = asked.limit()?;
     let app = caller.app(current, asked.app.as_deref())?;
     let reader = caller.account(app, &asked.user)?;
-    let of = match &asked.with {
+    let of = match with {
         With::Peer(peer) => Conversation::Peer(app.provider.name().account(peer)),
         With::Team(team) => {
             caller.team(team)?;
-            Conversation::Team(team.clone())
+            Conversation::Team(team.to_owned())
         }
     };
     let which = asked.which(&of)?;
@@ -161,7 +223,7 @@ async fn answer(
         of: &of,
         conversations: &app.provider.conversations(&reader, &of),
         which: &which,
-        limit: asked.limit,
+        limit,
     };
     let page = durable.store.message_page(&question).await?;
     let sees_recalled = caller.allows(Scope::Admin);
@@ -171,14 +233,10 @@ async fn answer(
         let key = caller.key_name();
         tracing::info!(app = %app.name, key, recalled, "recalled messages were shown");
     }
-    let (peer, team) = match &asked.with {
-        With::Peer(peer) => (Some(peer.as_str()), None),
-        With::Team(team) => (None, Some(team.as_str())),
-    };
     let answer = MessagesAnswer {
         user: &asked.user,
-        peer,
-        team,
+        peer: asked.peer.as_deref(),
+        team: asked.team.as_deref(),
         older: cursor::older(&page, &which),
         newer: cursor::newer(&page, &which),
         messages: view::messages(page, sees_recalled),

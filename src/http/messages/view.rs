@@ -3,86 +3,107 @@
 use mongodb::bson::{Bson, DateTime};
 use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::plain::json;
 use crate::store::messages::{MessagePage, StoredChange, StoredMessage};
 
 /// A page of a conversation.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub struct MessagesAnswer<'a> {
     /// Whose conversation it is, as spelled in the question.
     pub user: &'a str,
     /// The other person, as spelled in the question.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub peer: Option<&'a str>,
     /// The team, as in the question.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub team: Option<&'a str>,
     /// The messages, the newest first, by `timestamp`.
     pub messages: Vec<HistoryMessage>,
     /// The `before` of the next older page. Absent if there are no older messages.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub older: Option<String>,
     /// The `after` of what is newer than this page, now or later.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub newer: Option<String>,
     /// Only where it is not so: acknowledged callbacks wait in a spool, and may be of this conversation.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub complete: Option<bool>,
 }
 
 /// A message of a conversation. What the provider did not send is absent.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub struct HistoryMessage {
     /// The provider's id, unique in its class.
     id: String,
     /// `p2p`, `team` or `super_team`.
+    #[schema(example = "p2p")]
     class: &'static str,
     /// The id that the sending client gave it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     client_id: Option<String>,
     /// The sender's account, as stored.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     from: Option<String>,
     /// The receiver's account, as stored, or the team.
     to: String,
     /// The provider's word for its kind: NetEase's `msgType`, RongCloud's `objectName`, Wildfire IM's content type.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     message_type: Option<String>,
     /// The current text.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     text: Option<String>,
     /// The text before the first edit.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     original_text: Option<String>,
     /// NetEase: the attachment.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Value, required = false)]
     attach: Option<Value>,
     /// NetEase: the sender's own data.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Value, required = false)]
     ext: Option<Value>,
     /// RongCloud's `content`, Wildfire IM's `payload`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Value, required = false)]
     content: Option<Value>,
     /// Its order, where the app's `order_id` finds one.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     order: Option<String>,
     /// When the provider accepted it, in milliseconds since 1970.
     timestamp: i64,
     /// The same time, in RFC 3339. Absent beyond the year 9999.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime, nullable = false)]
     sent_at: Option<String>,
     /// When its callback arrived, in RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime, nullable = false)]
     received_at: Option<String>,
     /// The kind of client it was sent from.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     client: Option<String>,
     /// The sender's name when it was sent.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     nick: Option<String>,
     /// Whether its receiver has read it, by the read mark. Absent for a team.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     read: Option<bool>,
     /// Whether the provider did not deliver it to its receiver. Absent if it did.
     #[serde(skip_serializing_if = "is_false")]
@@ -92,6 +113,7 @@ pub struct HistoryMessage {
     edits: Vec<EditView>,
     /// Its recall.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     recall: Option<RecallView>,
     /// Whether it is recalled and its content therefore absent: all texts, `attach`, `ext` and `content`. A key with
     /// the scope `admin` is shown the content.
@@ -100,25 +122,32 @@ pub struct HistoryMessage {
 }
 
 /// An edit of a message.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = MessageEdit)]
 pub struct EditView {
     /// When, in RFC 3339.
+    #[schema(format = DateTime, required)]
     at: Option<String>,
     /// By whom, if known.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     by: Option<String>,
     /// The new text, if the edit changed it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     text: Option<String>,
 }
 
 /// A recall of a message.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = MessageRecall)]
 pub struct RecallView {
     /// When, in RFC 3339, if known.
+    #[schema(format = DateTime, required)]
     at: Option<String>,
     /// By whom, if known.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     by: Option<String>,
 }
 

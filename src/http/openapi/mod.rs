@@ -15,9 +15,11 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
 use super::fixed::Fixed;
-use problems::Documented;
+use problems::{Documented, TOKEN_SCHEME};
 
-use super::{callbacks, dead_letters, docs, health, metrics, trace, unread};
+use super::{
+    callbacks, dead_letters, docs, health, messages, metrics, presence, read, trace, unread,
+};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -30,6 +32,11 @@ use super::{callbacks, dead_letters, docs, health, metrics, trace, unread};
         callbacks::by_name,
         unread::get,
         unread::post,
+        messages::get,
+        messages::post,
+        read::post,
+        presence::get,
+        presence::post,
         dead_letters::list,
         dead_letters::show,
         dead_letters::remove,
@@ -46,27 +53,39 @@ use super::{callbacks, dead_letters, docs, health, metrics, trace, unread};
     tags(
         (name = "callbacks", description = "For the IM provider"),
         (name = "unread", description = "Unread counts; scope `read`"),
+        (name = "messages", description = "Conversations; scope `read`"),
+        (name = "read", description = "What the site itself marks as read; scope `write`"),
+        (name = "presence", description = "Who is online; scope `read`"),
         (name = "dead-letters", description = "Callbacks that could not be decoded or stored; scope `admin`"),
         (name = "trace", description = "What happened to a message; scope `admin`"),
         (name = "operations", description = "For balancers, orchestrators and Prometheus"),
         (name = "documentation", description = "This API"),
     ),
-    modifiers(&KeyScheme, &Documented),
+    modifiers(&Bearers, &Documented),
 )]
 struct Api;
 
-/// How a caller shows its key.
-struct KeyScheme;
+/// How a caller shows who it is. Which operations take tokens is known where their errors are.
+struct Bearers;
 
-impl Modify for KeyScheme {
+impl Modify for Bearers {
     fn modify(&self, document: &mut OpenApiDocument) {
-        let description = "A key of the service's configuration (`auth.keys`). Its scopes decide what it may ask.";
-        let scheme = HttpBuilder::new()
-            .scheme(HttpAuthScheme::Bearer)
-            .description(Some(description))
-            .build();
+        let bearer = |description| {
+            let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer);
+            scheme.description(Some(description))
+        };
+        let key = bearer(
+            "A key of the service's configuration (`auth.keys`). Its scopes decide what it may ask.",
+        );
+        let token = bearer(
+            "A short-lived token that the site makes for one of its users (`auth.token_keys`): a JWT for the audience \
+             `im-callback`, with `sub`, `exp` and perhaps `app` and `teams`. It may ask about this user, in this app \
+             and in these teams alone.",
+        );
         let components = document.components.get_or_insert_default();
-        components.add_security_scheme("key", SecurityScheme::Http(scheme));
+        components.add_security_scheme("key", SecurityScheme::Http(key.build()));
+        let token = token.bearer_format("JWT").build();
+        components.add_security_scheme(TOKEN_SCHEME, SecurityScheme::Http(token));
     }
 }
 

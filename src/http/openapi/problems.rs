@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::schema::{AllOfBuilder, Schema, Type};
+use utoipa::openapi::security::SecurityRequirement;
 use utoipa::openapi::{
     ContentBuilder, HeaderBuilder, ObjectBuilder, OpenApi, Ref, RefOr, Response, ResponseBuilder,
 };
@@ -19,6 +20,7 @@ const KEY: &[Code] = &[
     Code::UnknownKey,
     Code::MissingScope,
     Code::TooManyFailedKeys,
+    Code::RateLimited,
     Code::NoKeys,
     Code::AppNotAllowed,
     Code::InvalidToken,
@@ -28,6 +30,8 @@ const KEY: &[Code] = &[
 const NO_TOKEN: &[Code] = &[Code::TokenNotAllowed];
 /// Of those that take one.
 const TOKEN: &[Code] = &[Code::UserNotAllowed];
+/// Of those of them that ask about teams.
+const TEAM: &[Code] = &[Code::TeamNotAllowed];
 /// Of those that ask about an app.
 const APP: &[Code] = &[Code::UnknownApp, Code::MissingField];
 /// Of those that read a question by its fields.
@@ -40,18 +44,22 @@ const BODY: &[Code] = &[
     Code::InvalidJson,
     Code::EmptyBody,
 ];
-/// Of those that ask about accounts, orders or messages.
+/// Of those that ask about an account, an order, a team or a message.
+const ID: &[Code] = &[Code::EmptyId, Code::IdTooLong];
+/// Of those that ask about several.
 const IDS: &[Code] = &[Code::EmptyId, Code::IdTooLong, Code::TooManyIds];
+/// Of those that answer pages.
+const CURSOR: &[Code] = &[Code::InvalidCursor];
 /// Of those that ask MongoDB.
 const STORE: &[Code] = &[Code::Overloaded, Code::Unavailable];
 const DEAD_LETTER: &[Code] = &[Code::UnknownDeadLetter];
 const RETRY: &[Code] = &[Code::UnknownApp, Code::StillUndecodable, Code::StillRefused];
-const UNREAD: &[Code] = &[
-    Code::OrdersNotConfigured,
-    Code::OverviewTooLarge,
-    Code::InvalidCursor,
-    Code::TeamNotAllowed,
-];
+const UNREAD: &[Code] = &[Code::OrdersNotConfigured, Code::OverviewTooLarge];
+const READ: &[Code] = &[Code::TimeAhead, Code::OrdersNotConfigured];
+const PRESENCE: &[Code] = &[Code::NoList];
+
+/// The name of the security scheme of users' tokens.
+pub(super) const TOKEN_SCHEME: &str = "token";
 
 /// The codes of each operation, by its id. One that is missing here fails the test of `docs/openapi.json`, and a code
 /// that an operation answers without it fails the integration test that met it.
@@ -60,10 +68,35 @@ pub(super) const OPERATIONS: &[(&str, &[&[Code]])] = &[
         "take_callback",
         &[&callbacks::REJECTIONS, &[Code::UnknownApp]],
     ),
-    ("get_unread", &[KEY, TOKEN, APP, FIELDS, IDS, STORE, UNREAD]),
+    (
+        "get_unread",
+        &[KEY, TOKEN, TEAM, APP, FIELDS, IDS, CURSOR, STORE, UNREAD],
+    ),
     (
         "post_unread",
-        &[KEY, TOKEN, APP, FIELDS, BODY, IDS, STORE, UNREAD],
+        &[
+            KEY, TOKEN, TEAM, APP, FIELDS, BODY, IDS, CURSOR, STORE, UNREAD,
+        ],
+    ),
+    (
+        "get_messages",
+        &[KEY, TOKEN, TEAM, APP, FIELDS, ID, CURSOR, STORE],
+    ),
+    (
+        "post_messages",
+        &[KEY, TOKEN, TEAM, APP, FIELDS, BODY, ID, CURSOR, STORE],
+    ),
+    (
+        "mark_read",
+        &[KEY, NO_TOKEN, APP, FIELDS, BODY, IDS, STORE, READ],
+    ),
+    (
+        "get_presence",
+        &[KEY, TOKEN, APP, FIELDS, IDS, STORE, PRESENCE],
+    ),
+    (
+        "post_presence",
+        &[KEY, TOKEN, APP, FIELDS, BODY, IDS, STORE, PRESENCE],
     ),
     ("list_dead_letters", &[KEY, NO_TOKEN, FIELDS, STORE]),
     ("get_dead_letter", &[KEY, NO_TOKEN, STORE, DEAD_LETTER]),
@@ -101,7 +134,17 @@ impl Modify for Documented {
             for operation in operations(path) {
                 let id = operation.operation_id.as_deref().unwrap_or_default();
                 let known = OPERATIONS.iter().find(|(known, _)| *known == id);
-                for (status, codes) in by_status(known.map_or(&[], |(_, sets)| sets)) {
+                let sets = known.map_or(&[][..], |(_, sets)| sets);
+                if sets.contains(&TOKEN) {
+                    let schemes = operation.security.get_or_insert_default();
+                    schemes.push(SecurityRequirement::new::<_, [&str; 0], &str>(
+                        TOKEN_SCHEME,
+                        [],
+                    ));
+                    let description = operation.description.get_or_insert_default();
+                    description.push_str(" A user's token may ask, too, about this user alone.");
+                }
+                for (status, codes) in by_status(sets) {
                     let described = RefOr::T(response(status, &codes));
                     let responses = &mut operation.responses.responses;
                     responses.insert(status.to_string(), described);

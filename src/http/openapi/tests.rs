@@ -66,12 +66,21 @@ fn every_operation_has_its_errors() {
 /// What a route reads, and what the document says that it reads.
 #[test]
 fn questions_are_documented_as_they_are_read() {
-    const ASKED: &[(&str, &[AskedField])] = &[("/v1/unread", unread::FIELDS)];
+    // With the lists that a route needs; the reader needs none.
+    const ASKED: &[(&str, &[AskedField], &[&str])] = &[
+        ("/v1/messages", messages::FIELDS, &[]),
+        ("/v1/read", read::FIELDS, &[]),
+        ("/v1/presence", presence::FIELDS, &["users"]),
+        ("/v1/unread", unread::FIELDS, &[]),
+    ];
     let document = parsed();
-    for (path, fields) in ASKED {
+    for (path, fields, needed_lists) in ASKED {
         let item = &document["paths"][path];
-        let read: BTreeMap<&str, (&str, bool)> =
+        let mut read: BTreeMap<&str, (&str, bool)> =
             fields.iter().map(|field| read_as(*field)).collect();
+        for list in *needed_lists {
+            read.insert(list, ("array", true));
+        }
         if let Some(parameters) = item["get"]["parameters"].as_array() {
             let documented = parameters.iter().map(|parameter| {
                 let name = parameter["name"].as_str().expect("a name");
@@ -111,6 +120,27 @@ fn read_as((name, kind): AskedField) -> (&'static str, (&'static str, bool)) {
         FieldKind::Flag => ("boolean", false),
     };
     (name, kind)
+}
+
+/// Where users may ask, pages may: the routes that take tokens are those that answer pages of other origins.
+#[test]
+fn pages_may_read_what_tokens_may_ask() {
+    let document = parsed();
+    for route in Route::ALL {
+        let operations = document["paths"][route.pattern()].as_object();
+        let operations = operations.into_iter().flatten();
+        let takes_token = operations.map(|(_, operation)| {
+            let schemes = operation["security"].as_array().into_iter().flatten();
+            schemes.filter(|scheme| scheme["token"].is_array()).count() == 1
+        });
+        let takes_token: BTreeSet<bool> = takes_token.collect();
+        let is_for_users = match route {
+            // Its operations have templates below it.
+            Route::Callbacks => BTreeSet::new(),
+            route => BTreeSet::from([route.is_for_users()]),
+        };
+        assert_eq!(takes_token, is_for_users, "{}", route.pattern());
+    }
 }
 
 /// Walks over all values of the document, each with its place.
@@ -184,9 +214,11 @@ fn it_says_nothing_of_an_installation() {
     assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(document["info"]["contact"], Value::Null);
     assert_eq!(document["servers"], Value::Null);
-    let scheme = &document["components"]["securitySchemes"]["key"];
-    assert_eq!(
-        (&scheme["type"], &scheme["scheme"]),
-        (&json!("http"), &json!("bearer"))
-    );
+    for name in ["key", "token"] {
+        let scheme = &document["components"]["securitySchemes"][name];
+        assert_eq!(
+            (&scheme["type"], &scheme["scheme"]),
+            (&json!("http"), &json!("bearer"))
+        );
+    }
 }

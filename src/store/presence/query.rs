@@ -16,7 +16,7 @@ use super::state::{MOST_DEVICES, StoredDevice, StoredDevices, StoredLogout, User
 use crate::callback::ids::{AppName, Millis, natural_key};
 use crate::store::error::StoreError;
 use crate::store::indexes::ACCOUNT;
-use crate::store::marks::{documents, number};
+use crate::store::marks::documents;
 use crate::store::{Store, collection};
 
 /// The most devices of an account that are read of those online by their own documents. A logout that was lost leaves
@@ -144,8 +144,8 @@ pub fn newest_devices(app: &AppName, accounts: &[&str]) -> Vec<Document> {
 
 fn fields(more: &[&str]) -> Document {
     let mut projection = doc! {
-        "_id": 0, "deviceId": 1, "clientType": 1, "state": 1, "lastEventTime": 1, "loginTime": 1, "logoutTime": 1,
-        "logoutReason": 1, "heartbeatTime": 1,
+        "_id": 0, "deviceId": 1, "clientType": 1, "state": 1, "lastEventAt": 1, "loginAt": 1, "logoutAt": 1,
+        "logoutReason": 1, "heartbeatAt": 1,
     };
     for name in more {
         projection.insert(*name, 1);
@@ -177,14 +177,17 @@ fn account_devices(row: &RawDocument) -> Option<(String, StoredDevices)> {
 
 /// A device's document, perhaps of an older version, whose only fact is its state.
 fn device(document: &RawDocument) -> Option<StoredDevice> {
-    let time = |name: &str| number(document, name).map(Millis::nearest);
+    let time = |name: &str| {
+        let at = document.get_datetime(name).ok()?;
+        Some(Millis::nearest(at.timestamp_millis()))
+    };
     let text = |name: &str| document.get_str(name).ok().map(str::to_owned);
     let (mut login, heartbeat, mut logout) =
-        (time("loginTime"), time("heartbeatTime"), time("logoutTime"));
+        (time("loginAt"), time("heartbeatAt"), time("logoutAt"));
     if login.is_none() && heartbeat.is_none() && logout.is_none() {
         let is_online = document.get_str("state").ok()? == "online";
         let only = if is_online { &mut login } else { &mut logout };
-        *only = Some(time("lastEventTime")?);
+        *only = Some(time("lastEventAt")?);
     }
     let reason = text("logoutReason");
     Some(StoredDevice {

@@ -1,16 +1,23 @@
 //! The update statement of presence.
 //!
-//! An update pipeline of two stages: the first raises the fact that the event is about, the second derives the other
-//! fields from the facts. Everything that a provider sent is put into `$literal`, so that a text such as `$device`
-//! stays a text.
+//! An update pipeline: facts of a document that an older version wrote, then the fact that the event is about, then
+//! what follows from the facts. MongoDB reads the pipeline anew for each event, which is most of the cost of an event, so
+//! it is short. Everything that a provider sent is put into `$literal`, so that a text such as `$device` stays a text.
 
-use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
+use std::sync::LazyLock;
+
+use mongodb::bson::{
+    DateTime, Document, RawArrayBuf, RawBsonRef, RawDocumentBuf, cstr, doc, rawbson, rawdoc,
+};
 
 use crate::callback::Origin;
 use crate::callback::ids::natural_key;
 use crate::callback::presence::{Presence, PresenceChange};
-use crate::store::bson::raw;
-use crate::store::statements::is_there;
+use crate::store::bson::{date, raw};
+
+/// The stages that are the same for every event: before its own, and after it.
+static BEFORE: LazyLock<RawDocumentBuf> = LazyLock::new(|| raw(&of_older()));
+static AFTER: LazyLock<[RawDocumentBuf; 2]> = LazyLock::new(|| derived().map(|stage| raw(&stage)));
 
 /// Merges an event into the document of its device, or of its kind of client if it names no device.
 pub fn presence_change(origin: &Origin, presence: &Presence) -> RawDocumentBuf {
@@ -19,119 +26,95 @@ pub fn presence_change(origin: &Origin, presence: &Presence) -> RawDocumentBuf {
     } else {
         &presence.device_id
     };
-    let id = natural_key([origin.app.as_str(), presence.account.as_str(), device]);
-    let mut facts = identity(origin, presence, device);
-    facts.extend(times(presence));
-    raw(&doc! {
-        "q": { "_id": id },
-        "u": [{ "$set": facts }, { "$set": derived() }],
+    let (app, account) = (origin.app.as_str(), presence.account.as_str());
+    let id = natural_key([app, account, device]);
+    let mut stages = RawArrayBuf::new();
+    stages.push(&**BEFORE);
+    stages.push(rawdoc! { "$set": event(origin, presence) });
+    AFTER.iter().for_each(|stage| stages.push(&**stage));
+    rawdoc! {
+        "q": { "_id": id, "app": app, "account": account, "device": device },
+        "u": stages,
         "upsert": true,
-    })
+    }
 }
 
-fn identity(origin: &Origin, presence: &Presence, device: &str) -> Document {
-    let at = presence.at.get();
-    let last = if_null("$lastEventTime", Bson::Null);
-    let client_type = literal(&presence.client_type);
+/// A document of an older version has no facts. Its state is the last thing that happened.
+fn of_older() -> Document {
+    // In an array what is absent becomes null.
+    doc! { "$set": {
+        "loginAt": { "$cond": [
+            { "$eq": [["$state", "$loginAt", "$heartbeatAt"], ["online", null, null]] },
+            "$lastEventAt",
+            "$loginAt",
+        ] },
+        "logoutAt": { "$cond": [
+            { "$eq": [["$state", "$logoutAt"], ["offline", null]] },
+            "$lastEventAt",
+            "$logoutAt",
+        ] },
+    } }
+}
+
+/// What the event says.
+fn event(origin: &Origin, presence: &Presence) -> RawDocumentBuf {
+    let at = date(presence.at);
     // An explicit null, so that a reader sees that the document is for a kind of client and not for a device.
     let device_id = match presence.device_id.as_str() {
-        "" => Bson::Null,
-        id => literal(id).into(),
+        "" => RawBsonRef::Null,
+        id => RawBsonRef::String(id),
     };
-    doc! {
-        "app": literal(origin.app.as_str()),
-        "provider": if_null("$provider", literal(origin.provider.as_str())),
-        "account": literal(presence.account.as_str()),
-        "device": literal(device),
-        "deviceId": if_null("$deviceId", device_id),
-        // The newest event's. Of two at the same time the greater one, so that their order does not matter.
-        "clientType": { "$switch": {
-            "branches": [
-                { "case": { "$gt": [at, &last] }, "then": &client_type },
-                { "case": { "$eq": [at, &last] }, "then": { "$max": ["$clientType", &client_type] } },
-            ],
-            "default": "$clientType",
-        } },
-    }
-}
-
-/// The facts. A document of an older version has only its state, which is the last of what happened.
-fn times(presence: &Presence) -> Document {
-    let of_older = |state: &str, facts: &[&str]| {
-        let mut all = vec![doc! { "$eq": ["$state", state] }];
-        all.extend(facts.iter().map(|fact| doc! { "$not": [is_there(fact)] }));
-        doc! { "$cond": [{ "$and": all }, "$lastEventTime", "$$REMOVE"] }
+    let mut fields = rawdoc! {
+        "provider": { "$ifNull": ["$provider", { "$literal": origin.provider.as_str() }] },
+        "deviceId": { "$ifNull": ["$deviceId", { "$literal": device_id }] },
+        "clientType": newest(at, "$lastEventAt", Some(&presence.client_type), "$clientType"),
     };
-    let login = if_null(
-        "$loginTime",
-        of_older("online", &["$loginTime", "$heartbeatTime"]),
-    );
-    let logout = if_null("$logoutTime", of_older("offline", &["$logoutTime"]));
-    let at = presence.at.get();
-    let raised = |fact: &Document| doc! { "$max": [fact, at] };
-    let mut facts = doc! { "loginTime": &login, "logoutTime": &logout };
+    let latest = |fact: &str| rawdoc! { "$max": [fact, at] };
     match presence.change {
-        PresenceChange::Login => {
-            facts.insert("loginTime", raised(&login));
-        }
+        PresenceChange::Login => fields.append(cstr!("loginAt"), latest("$loginAt")),
+        PresenceChange::Heartbeat => fields.append(cstr!("heartbeatAt"), latest("$heartbeatAt")),
         PresenceChange::Logout(reason) => {
-            let known = if_null(logout.clone(), Bson::Null);
-            let (new, greater) = match reason {
-                Some(reason) => {
-                    let word = literal(&reason.word());
-                    let greater = doc! { "$max": ["$logoutReason", &word] };
-                    (word.into(), greater.into())
-                }
-                None => (Bson::from("$$REMOVE"), Bson::from("$logoutReason")),
-            };
-            facts.insert("logoutTime", raised(&logout));
-            facts.insert(
-                "logoutReason",
-                doc! { "$switch": {
-                    "branches": [
-                        { "case": { "$gt": [at, &known] }, "then": new },
-                        { "case": { "$eq": [at, &known] }, "then": greater },
-                    ],
-                    "default": "$logoutReason",
-                } },
-            );
-        }
-        PresenceChange::Heartbeat => {
-            facts.insert("heartbeatTime", doc! { "$max": ["$heartbeatTime", at] });
+            let word = reason.map(|reason| reason.word());
+            let reason = newest(at, "$logoutAt", word.as_deref(), "$logoutReason");
+            fields.append(cstr!("logoutAt"), latest("$logoutAt"));
+            fields.append(cstr!("logoutReason"), reason);
         }
     }
-    facts
+    fields
 }
 
-/// What follows from the facts. A login and a logout in the same millisecond mean offline. A heartbeat after the last
-/// logout means online: its login was lost, or is late.
-fn derived() -> Document {
-    let logout = if_null("$logoutTime", Bson::Null);
-    let is_online = doc! { "$gt": [{ "$max": ["$loginTime", "$heartbeatTime"] }, &logout] };
-    let began = doc! { "$switch": {
-        "branches": [
-            { "case": { "$not": [&is_online] }, "then": "$logoutTime" },
-            { "case": { "$gt": ["$loginTime", &logout] }, "then": "$loginTime" },
-        ],
-        "default": "$heartbeatTime",
-    } };
-    let last = doc! { "$max": ["$loginTime", "$logoutTime", "$heartbeatTime"] };
-    let date_of = |time: &str| doc! { "$cond": [is_there(time), { "$toDate": time }, "$$REMOVE"] };
-    doc! {
-        "state": { "$cond": [is_online, "online", "offline"] },
-        "since": { "$toDate": began },
-        "lastEventTime": &last,
-        "lastEventAt": { "$toDate": last },
-        "loginAt": date_of("$loginTime"),
-        "logoutAt": date_of("$logoutTime"),
-        "heartbeatAt": date_of("$heartbeatTime"),
-    }
+/// The text that the event has for a field, if the event is the newest that had one. Of two at the same time the greater
+/// text, so that their order does not matter; nothing is less than any text.
+fn newest(at: DateTime, known_at: &str, text: Option<&str>, known: &str) -> RawDocumentBuf {
+    let text = text.map_or(RawBsonRef::Null, RawBsonRef::String);
+    let then = match text {
+        RawBsonRef::Null => rawbson!("$$REMOVE"),
+        text => rawbson!({ "$literal": text }),
+    };
+    rawdoc! { "$cond": [
+        { "$gt": [{ "$literal": [at, text] }, [known_at, known]] },
+        then,
+        known,
+    ] }
 }
 
-fn literal(text: &str) -> Document {
-    doc! { "$literal": text }
-}
-
-fn if_null(value: impl Into<Bson>, otherwise: impl Into<Bson>) -> Document {
-    doc! { "$ifNull": [value.into(), otherwise.into()] }
+/// What follows from the facts, in two stages, of which the second reads what the first has set. A login and a logout in
+/// the same millisecond mean offline. A heartbeat after the last logout means online: its login was lost, or is late.
+fn derived() -> [Document; 2] {
+    [
+        doc! { "$set": {
+            "since": { "$switch": {
+                "branches": [
+                    { "case": { "$gt": ["$loginAt", "$logoutAt"] }, "then": "$loginAt" },
+                    { "case": { "$gt": ["$heartbeatAt", "$logoutAt"] }, "then": "$heartbeatAt" },
+                ],
+                "default": "$logoutAt",
+            } },
+            "lastEventAt": { "$max": ["$loginAt", "$logoutAt", "$heartbeatAt"] },
+        } },
+        doc! { "$set": {
+            "state": { "$cond": [{ "$gt": ["$since", "$logoutAt"] }, "online", "offline"] },
+            "lastEventTime": { "$toLong": "$lastEventAt" },
+        } },
+    ]
 }

@@ -372,11 +372,20 @@ async fn without_mongodb_presence_is_503() {
     let question = json!({ "users": ["ann"] });
     assert_eq!(ask_at(&app, &instance, &question).await.status, 200);
     tokio::task::block_in_place(|| mongod.kill());
-    for _ in 0..3 {
+    let mut detail = Value::Null;
+    for _ in 0..60 {
         let answer = ask_at(&app, &instance, &question).await;
         assert_eq!((answer.status, &*answer.code()), (503, "unavailable"));
-        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        detail = answer.json()["detail"].take();
+        if detail.as_str().unwrap().contains("is away") {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
     }
+    assert_eq!(
+        detail,
+        "MongoDB is away, so presence cannot be read now; ask again"
+    );
     tokio::task::spawn_blocking(move || drop(instance))
         .await
         .unwrap();

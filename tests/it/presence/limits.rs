@@ -13,13 +13,13 @@ fn device(account: &str, client_type: &str, id: Option<&str>, state: &str, at: i
     let device = id.unwrap_or(client_type);
     let date = bson::DateTime::from_millis(at);
     let fact = if state == "online" {
-        "loginTime"
+        "loginAt"
     } else {
-        "logoutTime"
+        "logoutAt"
     };
     doc! {
         "_id": format!("otc/{account}/{device}"), "app": "otc", "provider": "netease", "account": account,
-        "device": device, "deviceId": id, "clientType": client_type, fact: at, "state": state, "since": date,
+        "device": device, "deviceId": id, "clientType": client_type, fact: date, "state": state, "since": date,
         "lastEventTime": at, "lastEventAt": date,
     }
 }
@@ -195,5 +195,25 @@ async fn a_kick_without_a_device_leaves_the_one_that_kicked_online() {
             assert_eq!(ended["logout_reason"], "kicked_by_device", "{user}");
         }
     }
+    app.end().await;
+}
+
+/// Without the index the question would be a scan, so it is refused, and `/readyz` reports it.
+#[tokio::test]
+async fn without_its_index_presence_is_503() {
+    let app = TestApp::start().await;
+    let question = json!({ "users": ["ann"] });
+    assert_eq!(ask(&app, &question).await.status, 200);
+    let presence = app.database.collection::<Document>("presence");
+    presence.drop_index("account").await.unwrap();
+    let answer = ask(&app, &question).await;
+    assert_eq!((answer.status, &*answer.code()), (503, "unavailable"));
+    assert_eq!(answer.header("retry-after"), "5");
+    app.until(|ready| ready["checks"]["indexes"] == "missing")
+        .await;
+    // Events are still stored, and counts still answered.
+    super::deliver_all(&app, &[login("ann", "IOS", "a", now())]).await;
+    let counts = app.ask(&json!({ "user": "bob", "peers": ["ann"] })).await;
+    assert_eq!(counts.status, 200);
     app.end().await;
 }

@@ -296,17 +296,15 @@ fn expected_fields(events: &[Seen]) -> BTreeMap<&'static str, Value> {
         ("lastEventTime", json!(walked.last)),
         ("lastEventAt", json!(walked.last)),
     ]);
-    for (time, date, last) in [
-        ("loginTime", "loginAt", last(|event| event.is_login)),
-        ("logoutTime", "logoutAt", last(|event| event.is_logout)),
+    for (date, last) in [
+        ("loginAt", last(|event| event.is_login)),
+        ("logoutAt", last(|event| event.is_logout)),
         (
-            "heartbeatTime",
             "heartbeatAt",
             last(|event| !event.is_login && !event.is_logout),
         ),
     ] {
         if let Some(last) = last {
-            fields.insert(time, json!(last));
             fields.insert(date, json!(last));
         }
     }

@@ -185,7 +185,7 @@ async fn documents_of_an_older_version_take_their_state_as_the_fact() {
         assert_eq!(document.get_str("state").unwrap(), state);
         let stored = document.get_datetime("since").unwrap();
         assert_eq!(stored.timestamp_millis(), since, "{document}");
-        let facts = ["loginTime", "logoutTime", "heartbeatTime"].map(|f| document.contains_key(f));
+        let facts = ["loginAt", "logoutAt", "heartbeatAt"].map(|f| document.contains_key(f));
         assert_eq!(facts.contains(&true), event.is_some(), "{document}");
     }
     app.end().await;

@@ -23,6 +23,8 @@ pub struct Asked {
     method: Method,
     path: String,
     parameters: BTreeSet<String>,
+    /// A browser's question whether a page may send a request.
+    is_preflight: bool,
 }
 
 impl Asked {
@@ -31,7 +33,12 @@ impl Asked {
         let names = url
             .query_pairs()
             .map(|(name, _)| name.trim_end_matches("[]").to_owned());
+        let is_sent = |name| request.headers().contains_key(name);
+        let is_preflight = request.method() == Method::OPTIONS
+            && is_sent("origin")
+            && is_sent("access-control-request-method");
         Self {
+            is_preflight,
             method: request.method().clone(),
             path: url.path().to_owned(),
             parameters: names.collect(),
@@ -73,6 +80,10 @@ fn compared(asked: &Asked, answer: &Answer) -> Result<(), String> {
         method => method.as_str().to_lowercase(),
     };
     let Some(operation) = item.get(&method) else {
+        // Where no origin is configured, it is a method as any other.
+        if asked.is_preflight && answer.status != 405 {
+            return preflight(item, answer);
+        }
         return other_method(item, answer);
     };
     if answer.status < 300 && !is_callback {
@@ -131,24 +142,46 @@ fn has_path(template: &str, path: &str) -> bool {
         })
 }
 
+fn methods(item: &Value) -> BTreeSet<String> {
+    let methods = item.as_object().unwrap().keys();
+    methods.map(|method| method.to_uppercase()).collect()
+}
+
+fn listed(answer: &Answer, header: &str) -> BTreeSet<String> {
+    let listed = answer.header(header).split(", ");
+    listed.map(str::to_owned).collect()
+}
+
+/// As the description of the document says of the operations that take users' tokens.
+fn preflight(item: &Value, answer: &Answer) -> Result<(), String> {
+    let mut operations = item.as_object().unwrap().values();
+    let takes_tokens = operations.all(|operation| {
+        let schemes = operation["security"].as_array().into_iter().flatten();
+        schemes.filter(|scheme| scheme["token"].is_array()).count() == 1
+    });
+    if !takes_tokens {
+        return Err("a preflight request, where no token is taken".to_owned());
+    }
+    match answer.status {
+        204 if !answer.text.is_empty() => Err("it has a body".to_owned()),
+        204 if listed(answer, "access-control-allow-methods") != methods(item) => {
+            Err("other methods than documented".to_owned())
+        }
+        204 => Ok(()),
+        403 if answer.code() == "origin_not_allowed" => problem(answer),
+        status => Err(format!("status {status} of a preflight request")),
+    }
+}
+
 fn other_method(item: &Value, answer: &Answer) -> Result<(), String> {
-    let documented = item
-        .as_object()
-        .unwrap()
-        .keys()
-        .map(|method| method.to_uppercase());
-    let mut documented: BTreeSet<String> = documented.collect();
+    let mut documented = methods(item);
     if documented.contains("GET") {
         documented.insert("HEAD".to_owned());
     }
     if answer.status != 405 {
         return Err("the method is not documented".to_owned());
     }
-    let allowed: BTreeSet<String> = answer
-        .header("allow")
-        .split(", ")
-        .map(str::to_owned)
-        .collect();
+    let allowed = listed(answer, "allow");
     if allowed != documented {
         return Err(format!(
             "allowed are {allowed:?}, documented {documented:?}"
