@@ -18,6 +18,12 @@ im-callback serves the demo app on http://$listen. In a second shell, try:
   curl -s -H 'Authorization: Bearer demo-read-key-not-secret' 'http://$listen/v1/unread?user=ann&peers=bob'
       asks how many messages ann has not read
 
+  curl -sN -H 'Authorization: Bearer demo-read-key-not-secret' 'http://$listen/v1/unread/stream?user=ann&peers=bob'
+      shows each change of that count as it comes
+
+  http://$listen/docs
+      shows the whole API in a browser
+
   mongosh '$MONGODB_URI' --eval 'db.getSiblingDB("im").messages.find()'
       looks at what is stored
 

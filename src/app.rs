@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, Http};
 use crate::http;
+use crate::http::unread::live::CountLive;
 use crate::ingest::drain::AppLookup;
 use crate::ingest::{Drain, Durable, Outage};
 use crate::live::{Live, ReloadableConfig};
@@ -30,6 +31,7 @@ use crate::spool::Spool;
 use crate::store::Store;
 use crate::store::diagnosis::Cause;
 use crate::store::reconcile::ReconcileSettings;
+use crate::subscriptions::Subscriptions;
 use crate::upkeep::{
     keep_counting_quarantine, keep_ensuring_indexes, keep_resolving, keep_watching_retention,
 };
@@ -94,6 +96,7 @@ impl Application {
             config.keys,
             config.tokens,
         ));
+        let subscriptions = Subscriptions::new(config.stream, store.clone(), metrics.clone());
         let drain = Drain {
             spool,
             store,
@@ -115,8 +118,11 @@ impl Application {
             limits: limits.clone(),
             retention: config.retention,
             presence: config.presence,
+            subscriptions: subscriptions.clone(),
             metrics,
         });
+        let counter = CountLive::new(&shared.clone().into_inner());
+        subscriptions.begin(Box::new(counter));
         Ok(Self {
             listener,
             shared,
@@ -187,6 +193,11 @@ impl Application {
         let background = spawn_background(&durable, &ended, upkeep, drain, (mongodb_uri, place));
         let (store, complete) = (durable.store.clone(), durable.complete.clone());
         let outage = durable.outage.clone();
+        let subscriptions = shared.subscriptions.clone();
+        let following = subscriptions.clone();
+        let follow = supervise(async move || following.keep_following().await);
+        spawn_until(&background, &ended, follow.boxed());
+        background.close();
         drop(durable);
         let server = http::server::start(listener, shared)?;
         let handle = server.handle();
@@ -204,6 +215,7 @@ impl Application {
             (deadline, refused)
         });
         server.await.context("the HTTP server failed")?;
+        subscriptions.end();
         ended.cancel();
         let (deadline, refused) = stopped.await.context("the shutdown task failed")?;
         // The workers held the last senders of the queue, so the committers finish it and end.
@@ -300,10 +312,7 @@ fn spawn_background(
     (mongodb_uri, place): (SecretString, String),
 ) -> TaskTracker {
     let background = TaskTracker::new();
-    let spawn = |task: BoxFuture<'static, ()>| {
-        let ended = ended.clone();
-        background.spawn(async move { ended.run_until_cancelled(task).await });
-    };
+    let spawn = |task: BoxFuture<'static, ()>| spawn_until(&background, ended, task);
     let (store, outage) = (durable.store.clone(), durable.outage.clone());
     let (projection, complete, end) = (store.clone(), durable.complete.clone(), ended.clone());
     let (spool, told) = (durable.spool.clone(), outage.clone());
@@ -316,8 +325,12 @@ fn spawn_background(
     background.spawn(supervise(async move || {
         complete.keep_reporting(&told, &end).await
     }));
-    background.close();
     background
+}
+
+fn spawn_until(background: &TaskTracker, ended: &CancellationToken, task: BoxFuture<'static, ()>) {
+    let ended = ended.clone();
+    background.spawn(async move { ended.run_until_cancelled(task).await });
 }
 
 /// Binds the socket with a backlog for bursts. Beyond std's 128 the system would drop connections, and their clients

@@ -23,6 +23,7 @@ pub mod metrics;
 pub mod shutdown;
 pub mod spool;
 pub mod store;
+pub mod subscriptions;
 pub mod telemetry;
 pub mod throttle;
 mod upkeep;

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 
 use crate::auth::{Key, Keys, TokenKeys};
 use crate::config::ConfiguredApp;
@@ -55,21 +56,35 @@ impl ReloadableConfig {
 
 /// The current [`ReloadableConfig`], shared by all who use it. Cheap to clone.
 #[derive(Clone)]
-pub struct Live(Arc<ArcSwap<ReloadableConfig>>);
+pub struct Live(Arc<LiveState>);
+
+struct LiveState {
+    current: ArcSwap<ReloadableConfig>,
+    replaced: watch::Sender<()>,
+}
 
 impl Live {
     /// Starts with a first configuration.
     pub fn new(config: ReloadableConfig) -> Self {
-        Self(Arc::new(ArcSwap::from_pointee(config)))
+        Self(Arc::new(LiveState {
+            current: ArcSwap::from_pointee(config),
+            replaced: watch::Sender::new(()),
+        }))
     }
 
     /// The current configuration. A request calls this once, so that a reload in the middle does not change it.
     pub fn current(&self) -> Arc<ReloadableConfig> {
-        self.0.load_full()
+        self.0.current.load_full()
     }
 
     /// Replaces the configuration, for requests that begin from now on.
     pub fn replace(&self, config: ReloadableConfig) {
-        self.0.store(Arc::new(config));
+        self.0.current.store(Arc::new(config));
+        self.0.replaced.send_replace(());
+    }
+
+    /// Tells of each replacement, those whose answers go on.
+    pub fn replacements(&self) -> watch::Receiver<()> {
+        self.0.replaced.subscribe()
     }
 }

@@ -133,6 +133,16 @@ metrics! {
     /// The time that requests take, by route
     http_request_duration: Histograms<RouteLabel> = "http_request_duration_seconds",
         Family::new_with_constructor(durations);
+    /// Subscribers of live counts
+    streams: Gauge = "streams", Gauge::default();
+    /// Streams of live counts that have ended, by reason
+    streams_ended: Family<ReasonLabel, Counter> = "streams_ended", Family::default();
+    /// The time from a change, as MongoDB tells it, until its recount is told to subscribers
+    stream_delay: Histogram = "stream_delay_seconds", durations();
+    /// Counts of live questions
+    stream_recounts: Counter = "stream_recounts", Counter::default();
+    /// Change streams of MongoDB that were opened; each change of who is watched opens another
+    change_streams_opened: Counter = "change_streams_opened", Counter::default();
     /// Requests that a key was refused for, by reason
     rejected_keys: Family<ReasonLabel, Counter> = "rejected_keys", Family::default();
     /// Requests that were refused because their caller sends too many, by its kind (`key` or `user`) and the name of its

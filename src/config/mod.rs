@@ -31,6 +31,7 @@ use crate::store::StoreSettings;
 use crate::store::indexes::Retention;
 use crate::store::presence::PresenceSettings;
 use crate::store::reconcile::ReconcileSettings;
+use crate::subscriptions::StreamSettings;
 
 pub use error::{ConfigError, ConfigProblem};
 pub use look_alikes::LookAlike;
@@ -56,6 +57,8 @@ pub struct Config {
     pub store: StoreSettings,
     /// The limits of group commits.
     pub ingest: group::Limits,
+    /// How subscribers are told of changed counts.
+    pub stream: StreamSettings,
     /// How long documents are kept.
     pub retention: Retention,
     /// When nobody knows any more whether a device is online.
@@ -188,6 +191,7 @@ impl Config {
             ("http", format!("{:?}", self.http)),
             ("mongodb", format!("{uri} {:?}", self.store)),
             ("ingest", format!("{:?}", self.ingest)),
+            ("stream", format!("{:?}", self.stream)),
             ("spool", format!("{:?}", self.spool)),
             ("retention", format!("{:?}", self.retention)),
             ("presence", format!("{:?}", self.presence)),

@@ -23,6 +23,7 @@ pub struct RawConfig {
     pub mongodb: Mongodb,
     pub ingest: Ingest,
     pub log: RawLog,
+    pub stream: RawStream,
     #[serde(default)]
     pub retention: RawRetention,
     pub presence: RawPresence,
@@ -73,6 +74,15 @@ pub struct Ingest {
     pub callbacks_in_flight: u64,
     pub bytes_in_flight: Size,
     pub linger: Time,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawStream {
+    pub max_subscribers: Option<u64>,
+    pub heartbeat: Time,
+    pub slow_reader_timeout: Time,
+    pub recount_every: Time,
 }
 
 #[derive(Deserialize)]

@@ -21,6 +21,7 @@ use crate::store::StoreSettings;
 use crate::store::indexes::Retention;
 use crate::store::presence::PresenceSettings;
 use crate::store::reconcile::ReconcileSettings;
+use crate::subscriptions::StreamSettings;
 use crate::words::without_os_codes;
 
 const MIB: u64 = 1024 * 1024;
@@ -71,6 +72,7 @@ impl<'l> Validation<'l> {
             mongodb,
             ingest,
             log,
+            stream,
             retention,
             presence,
             reconcile,
@@ -89,9 +91,11 @@ impl<'l> Validation<'l> {
         }
         let apps = self.apps(apps);
         let keys = self.keys(auth.keys, &apps);
+        let http = self.http(http);
         let tokens = self.tokens(auth.token_keys, auth.max_token_age, auth.token_rate, &apps);
         let config = Config {
-            http: self.http(http),
+            stream: self.stream(stream, &http),
+            http,
             mongodb_uri: uri,
             store: StoreSettings {
                 database: mongodb.database,
@@ -177,6 +181,31 @@ impl<'l> Validation<'l> {
             open_metrics: raw.open_metrics,
             shutdown_timeout: raw.shutdown_timeout.0,
             shutdown_delay: raw.shutdown_delay.0,
+        }
+    }
+
+    /// Subscribers hold connections, of which callbacks need some.
+    fn stream(&mut self, raw: raw::RawStream, http: &Http) -> StreamSettings {
+        let most = http.max_connections;
+        let max_subscribers = raw
+            .max_subscribers
+            .map(|n| n.try_into().unwrap_or(usize::MAX));
+        if max_subscribers.is_some_and(|n| n == 0 || n >= most) {
+            self.problem(
+                "stream.max_subscribers",
+                "must be at least 1 and below http.max_connections",
+            );
+        }
+        let seconds = Duration::from_secs(1)..=Duration::from_secs(86_400);
+        if !seconds.contains(&raw.recount_every.0) {
+            self.problem("stream.recount_every", "must be between 1s and 1d");
+        }
+        StreamSettings {
+            max_subscribers: max_subscribers.unwrap_or(most / 2),
+            heartbeat: self.up_to_a_minute("stream.heartbeat", raw.heartbeat),
+            slow_reader_timeout: self
+                .up_to_a_minute("stream.slow_reader_timeout", raw.slow_reader_timeout),
+            recount_every: raw.recount_every.0,
         }
     }
 

@@ -18,6 +18,7 @@ use std::time::Duration;
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::rt::net::TcpStream;
 use bytes::Bytes;
+use rustix::net::sockopt::set_tcp_user_timeout;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
@@ -61,6 +62,8 @@ enum Phase {
     Body,
     /// A handler works, or its response is being sent.
     Response,
+    /// A response is being sent that goes on for as long as the client stays.
+    Stream,
     /// A body was left unread, so the connection ends after the response.
     Closing,
 }
@@ -72,6 +75,12 @@ pub struct ConnectionState {
     phase: Cell<Phase>,
     /// When the phase must have ended.
     deadline: Cell<Option<Instant>>,
+    /// How long the client may accept nothing of a response.
+    write_timeout: Cell<Duration>,
+    /// A timeout that the system is to be told of, for bytes that the client does not acknowledge.
+    new_user_timeout: Cell<Option<Duration>>,
+    /// Whether the client accepted nothing for too long.
+    is_stalled: Cell<bool>,
     head: RefCell<ArrivingHead>,
 }
 
@@ -89,6 +98,9 @@ impl ConnectionState {
             timeouts,
             phase: Cell::new(Phase::Head),
             deadline: Cell::new(None),
+            write_timeout: Cell::new(timeouts.write()),
+            new_user_timeout: Cell::new(None),
+            is_stalled: Cell::new(false),
             head: RefCell::new(ArrivingHead { bytes, reservation }),
         };
         state.enter(Phase::Head);
@@ -119,6 +131,22 @@ impl ConnectionState {
         self.enter(Phase::Closing);
     }
 
+    /// Marks that the response is a stream, whose client is cut after it took nothing of it for so long. The connection
+    /// serves no other request after it.
+    ///
+    /// The system is told as well. Small pieces fit into its buffer, so no write would show for long that a client
+    /// neither reads nor is there.
+    pub fn begin_stream(&self, timeout: Duration) {
+        self.enter(Phase::Stream);
+        self.write_timeout.set(timeout);
+        self.new_user_timeout.set(Some(timeout));
+    }
+
+    /// Whether the client accepted nothing for too long.
+    pub fn is_stalled(&self) -> bool {
+        self.is_stalled.get()
+    }
+
     fn end_request(&self) {
         if self.phase.get() != Phase::Closing {
             self.enter(Phase::Idle);
@@ -131,7 +159,7 @@ impl ConnectionState {
             Phase::Idle => Some(self.timeouts.keep_alive),
             Phase::Head => Some(self.timeouts.header),
             Phase::Closing => Some(CLOSING),
-            Phase::Body | Phase::Response => None,
+            Phase::Body | Phase::Response | Phase::Stream => None,
         };
         self.phase.set(phase);
         self.deadline
@@ -139,7 +167,10 @@ impl ConnectionState {
     }
 
     fn may_read(&self) -> bool {
-        !matches!(self.phase.get(), Phase::Response | Phase::Closing)
+        !matches!(
+            self.phase.get(),
+            Phase::Response | Phase::Stream | Phase::Closing
+        )
     }
 
     fn count_read(&self, bytes: usize) -> io::Result<()> {
@@ -255,8 +286,17 @@ impl TimeoutStream {
         Ok(())
     }
 
+    /// Notes the system's own timeout.
+    fn noted<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        if matches!(&result, Err(error) if error.kind() == io::ErrorKind::TimedOut) {
+            self.state.is_stalled.set(true);
+        }
+        result
+    }
+
     fn timed_out(&self) -> io::Error {
         if self.write_deadline.is_some() {
+            self.state.is_stalled.set(true);
             // Otherwise the system would keep what the client does not read, and go on offering it.
             let _ = self.socket.set_zero_linger();
         }
@@ -275,7 +315,12 @@ impl AsyncRead for TimeoutStream {
             this.read_in_turn = 0;
             // A reset ends the connection even now.
             let mut byte = [0];
-            ready!(this.socket.poll_peek(cx, &mut ReadBuf::new(&mut byte)))?;
+            let peeked = ready!(this.socket.poll_peek(cx, &mut ReadBuf::new(&mut byte)));
+            let is_end = this.noted(peeked)? == 0;
+            if is_end && this.state.phase.get() == Phase::Stream {
+                // Nobody reads the rest of a stream without listening for it.
+                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+            }
             this.read_paused = true;
             return Poll::Pending;
         }
@@ -307,10 +352,15 @@ impl AsyncWrite for TimeoutStream {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if let Some(timeout) = this.state.new_user_timeout.take() {
+            let millis = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
+            set_tcp_user_timeout(&this.socket, millis)?;
+        }
         let written = Pin::new(&mut this.socket).poll_write(cx, bytes);
+        let written = written.map(|written| this.noted(written));
         if written.is_pending() {
             if this.write_deadline.is_none() {
-                this.write_deadline = Some(Instant::now() + this.state.timeouts.write());
+                this.write_deadline = Some(Instant::now() + this.state.write_timeout.get());
             }
             this.check_deadline(cx)?;
         } else if this.write_deadline.take().is_some() {

@@ -143,6 +143,10 @@ codes! {
     StillUndecodable = "still_undecodable", UNPROCESSABLE_ENTITY, "The dead letter still cannot be decoded";
     /// A dead letter whose events MongoDB refuses.
     StillRefused = "still_refused", UNPROCESSABLE_ENTITY, "The dead letter is still refused";
+    /// MongoDB has no change streams for this service.
+    NoChangeStreams = "no_change_streams", NOT_IMPLEMENTED, "MongoDB does not tell changes";
+    /// As many streams as may be open at once.
+    TooManyStreams = "too_many_streams", SERVICE_UNAVAILABLE, "Too many streams are open";
     /// Too much is in flight.
     Overloaded = "overloaded", SERVICE_UNAVAILABLE, "Too much is in flight";
     /// The event cannot be stored durably, or the count cannot be trusted.
@@ -269,7 +273,7 @@ impl ResponseError for Problem {
 /// Seconds after which it is of use to ask again.
 pub(super) fn retry_after(code: Code) -> Option<u32> {
     match code {
-        Code::Unavailable => Some(RETRY_AFTER_SECONDS),
+        Code::Unavailable | Code::TooManyStreams => Some(RETRY_AFTER_SECONDS),
         // A rate limit knows better.
         Code::Overloaded | Code::RateLimited => Some(1),
         Code::TooManyFailedKeys => Some(SECONDS_EACH),

@@ -42,6 +42,7 @@ use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::store::indexes::Retention;
 use crate::store::presence::PresenceSettings;
+use crate::subscriptions::Subscriptions;
 
 use error::{Code, Problem};
 use health::Checked;
@@ -50,6 +51,7 @@ use memory_budget::MemoryBudget;
 use rate_limits::RateLimits;
 use rejections::RejectionLog;
 use route::Route;
+use unread::UnreadQuery;
 
 /// What handlers share.
 pub struct Service {
@@ -75,6 +77,8 @@ pub struct Service {
     pub rate_limits: RateLimits,
     /// How MongoDB was when it was asked last.
     pub checked: Mutex<Option<Checked>>,
+    /// Who is told of changed counts.
+    pub subscriptions: Subscriptions<UnreadQuery>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
 }
@@ -109,6 +113,13 @@ pub fn routes(service: &web::Data<Service>, config: &mut ServiceConfig) {
             .route(web::get().to(presence::get))
             .route(web::head().to(presence::get))
             .route(web::post().to(presence::post))
+            .default_service(only("GET, HEAD, POST")),
+    );
+    config.service(
+        web::resource(Route::UnreadStream.pattern())
+            .route(web::get().to(unread::stream::get))
+            .route(web::head().to(unread::stream::get))
+            .route(web::post().to(unread::stream::post))
             .default_service(only("GET, HEAD, POST")),
     );
     config.service(

@@ -6,7 +6,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use indexmap::IndexMap;
 use jiff::Timestamp;
 use serde::Serialize;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 
 use super::Service;
 use super::asked::{AskedField, AskedFields, FieldKind};
@@ -23,7 +23,7 @@ use crate::store::presence::{DevicePresence, PresenceState, UserPresence};
 pub(super) const FIELDS: &[AskedField] = &[("app", FieldKind::Text), ("users", FieldKind::Texts)];
 
 /// Whom is asked about.
-#[derive(IntoParams, ToSchema)]
+#[derive(utoipa::IntoParams, ToSchema)]
 #[into_params(parameter_in = Query, style = Form)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PresenceQuery {

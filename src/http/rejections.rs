@@ -14,6 +14,8 @@ pub struct RejectionLog {
     pub(super) failures: Throttle,
     /// Of queries that it could not answer for now, such as in an outage.
     pub(super) unanswered: Throttle,
+    /// Of streams whose clients did not read.
+    pub(super) slow_readers: Throttle,
     /// Of callbacks to paths that no app has.
     pub(super) lost: LostLog,
 }
@@ -24,6 +26,7 @@ impl Default for RejectionLog {
             by_code: std::array::from_fn(|_| Throttle::default()),
             failures: Throttle::default(),
             unanswered: Throttle::default(),
+            slow_readers: Throttle::default(),
             lost: LostLog::default(),
         }
     }

@@ -50,6 +50,8 @@ routes! {
     Read = "read", "/v1/read";
     /// Who is online.
     Presence = "presence", "/v1/presence";
+    /// Unread counts, and every change of them.
+    UnreadStream = "unread_stream", "/v1/unread/stream";
     /// The list of dead letters.
     DeadLetters = "dead_letters", "/v1/dead-letters";
     /// One dead letter.
@@ -91,7 +93,10 @@ impl Route {
 
     /// Whether users' tokens are for this route, and so pages of other origins.
     pub(super) fn is_for_users(self) -> bool {
-        matches!(self, Self::Unread | Self::Messages | Self::Presence)
+        matches!(
+            self,
+            Self::Unread | Self::UnreadStream | Self::Messages | Self::Presence
+        )
     }
 
     /// The route that has this path, without the apps' second paths.
@@ -131,6 +136,7 @@ mod tests {
             ("/v1/unread/", None),
             ("/v1/read", Some(Route::Read)),
             ("/v1/messages", Some(Route::Messages)),
+            ("/v1/unread/stream", Some(Route::UnreadStream)),
             ("/v1", None),
             ("/v1/dead-letters", Some(Route::DeadLetters)),
             ("/v1/dead-letters/otc", None),

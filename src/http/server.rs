@@ -44,9 +44,18 @@ pub fn start(listener: TcpListener, shared: web::Data<Service>) -> io::Result<Se
     set_socket_send_buffer_size(&listener, SEND_BUFFER)?;
     let limits = shared.limits.clone();
     let memory_budget = shared.memory_budget.clone();
-    serve(listener, &limits, memory_budget, move |config| {
-        routes(&shared, config);
-    })
+    let connections = within_files(limits.max_connections);
+    let subscriptions = &shared.subscriptions;
+    subscriptions.within_connections(limits.max_connections, connections);
+    serve(
+        listener,
+        &limits,
+        connections,
+        memory_budget,
+        move |config| {
+            routes(&shared, config);
+        },
+    )
 }
 
 /// Serves any routes on a socket, with the timeouts and limits of this service. It is
@@ -55,6 +64,7 @@ pub fn start(listener: TcpListener, shared: web::Data<Service>) -> io::Result<Se
 fn serve(
     listener: TcpListener,
     limits: &Http,
+    connections: usize,
     memory_budget: Arc<MemoryBudget>,
     routes: impl Fn(&mut ServiceConfig) + Clone + Send + 'static,
 ) -> io::Result<Server> {
@@ -63,7 +73,6 @@ fn serve(
         keep_alive: limits.keep_alive,
     };
     let workers = available_parallelism().map_or(2, usize::from);
-    let connections = within_files(limits.max_connections);
     let left_to_finish = limits.shutdown_timeout - limits.shutdown_delay;
     let server = Server::build()
         .workers(workers)
@@ -191,7 +200,14 @@ mod tests {
             let routes = move |config: &mut ServiceConfig| {
                 config.route("/", route());
             };
-            let server = serve(listener, &limits, memory_budget, routes).unwrap();
+            let server = serve(
+                listener,
+                &limits,
+                limits.max_connections,
+                memory_budget,
+                routes,
+            )
+            .unwrap();
             let handle = server.handle();
             rt::spawn(server);
             Self { address, handle }

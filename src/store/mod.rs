@@ -7,6 +7,7 @@
 //! - `unread` counts messages from their index and compares them with the read marks (`marks`) from theirs.
 //! - [`projection`] updates `state` from the read marks in the background; [`reconcile`] checks all that is stored.
 //! - [`backfill`] derives anew what follows from stored messages when an app's rules change.
+//! - [`changes`] tells what changes the counts of some users, whichever instance wrote it.
 //! - [`spools`] shares between instances whether their spools are empty.
 //! - [`presence`] merges what is heard of devices, and says who is online.
 //! - [`trace`] says what happened to one message, and why it counts or does not.
@@ -16,6 +17,7 @@
 
 pub mod backfill;
 pub mod bson;
+pub mod changes;
 mod commit;
 pub mod dead_letters;
 pub mod diagnosis;

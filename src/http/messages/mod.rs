@@ -6,7 +6,7 @@ mod plain;
 mod view;
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 
 use super::Service;
 use super::asked::{AskedField, AskedFields, FieldKind};
@@ -38,7 +38,7 @@ pub(super) const FIELDS: &[AskedField] = &[
 ];
 
 /// Which page of a user's conversation is asked for: with a `peer` or in a `team`.
-#[derive(IntoParams, ToSchema)]
+#[derive(utoipa::IntoParams, ToSchema)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct MessagesQuery {

@@ -32,6 +32,8 @@ use super::{
         callbacks::by_name,
         unread::get,
         unread::post,
+        unread::stream::get,
+        unread::stream::post,
         messages::get,
         messages::post,
         read::post,

@@ -55,6 +55,7 @@ const STORE: &[Code] = &[Code::Overloaded, Code::Unavailable];
 const DEAD_LETTER: &[Code] = &[Code::UnknownDeadLetter];
 const RETRY: &[Code] = &[Code::UnknownApp, Code::StillUndecodable, Code::StillRefused];
 const UNREAD: &[Code] = &[Code::OrdersNotConfigured, Code::OverviewTooLarge];
+const STREAM: &[Code] = &[Code::TooManyStreams, Code::NoChangeStreams];
 const READ: &[Code] = &[Code::TimeAhead, Code::OrdersNotConfigured];
 const PRESENCE: &[Code] = &[Code::NoList];
 
@@ -76,6 +77,18 @@ pub(super) const OPERATIONS: &[(&str, &[&[Code]])] = &[
         "post_unread",
         &[
             KEY, TOKEN, TEAM, APP, FIELDS, BODY, IDS, CURSOR, STORE, UNREAD,
+        ],
+    ),
+    (
+        "get_unread_stream",
+        &[
+            KEY, TOKEN, TEAM, APP, FIELDS, IDS, CURSOR, STORE, UNREAD, STREAM,
+        ],
+    ),
+    (
+        "post_unread_stream",
+        &[
+            KEY, TOKEN, TEAM, APP, FIELDS, BODY, IDS, CURSOR, STORE, UNREAD, STREAM,
         ],
     ),
     (

@@ -6,8 +6,10 @@
 mod answer;
 mod counts;
 mod cursor;
+pub mod live;
 mod overview;
 mod question;
+pub(in crate::http) mod stream;
 
 use actix_web::{HttpRequest, HttpResponse, web};
 

@@ -28,7 +28,7 @@ const HIGHEST_CAP: u64 = 1_000_000;
 const USUAL_LIMIT: usize = 100;
 
 /// What is asked.
-#[derive(Debug, Clone, Default, utoipa::IntoParams, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, utoipa::IntoParams, ToSchema)]
 #[into_params(parameter_in = Query, style = Form)]
 #[serde(deny_unknown_fields)]
 pub struct UnreadQuery {

@@ -53,6 +53,8 @@ impl Store {
         let chunks = newest
             .chunks(PAIRS)
             .map(|chunk| self.last_of(by, app, provider, reader, chunk));
+        // As a list: with the closure in it, the compiler would not see that the whole can move between threads.
+        let chunks: Vec<_> = chunks.collect();
         let found = stream::iter(chunks).buffered(QUERIES);
         let found: Vec<Vec<_>> = found.try_collect().await?;
         Ok(found.into_iter().flatten().collect())

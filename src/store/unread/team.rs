@@ -51,6 +51,8 @@ impl Store {
                     })
                 }
             });
+            // As a list: with the closure in it, the compiler would not see that the whole can move between threads.
+            let counts: Vec<_> = counts.collect();
             let counts = stream::iter(counts).buffer_unordered(QUERIES);
             let counts = counts.try_filter(|count| std::future::ready(count.unread > 0));
             counts.try_collect().await

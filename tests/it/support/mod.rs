@@ -3,6 +3,7 @@
 pub mod contract;
 pub mod dialect;
 pub mod disk;
+pub mod live;
 pub mod log_guard;
 pub mod mongod;
 pub mod process;
