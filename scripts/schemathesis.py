@@ -4,11 +4,14 @@ good and bad, and fails on an answer that the document does not have, on an undo
 
   scripts/mongod.py run -- scripts/schemathesis.py [OPTION OF SCHEMATHESIS…]      or: make schemathesis
 
-MONGODB_URI names the server. The service is built, and gets demo callbacks first. Schemathesis itself comes from PyPI,
-pinned, into target/schemathesis.
+MONGODB_URI names the server. The service is built, and gets demo callbacks first. Most questions are asked with a key of
+every scope, others with keys of one scope and with a user's token. Schemathesis itself comes from PyPI, pinned, into
+target/schemathesis.
 """
 
+import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -20,11 +23,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = ROOT / "scripts" / "schemathesis"
+SCOPES = ["read", "write", "admin", "metrics"]
 KEY = "a-key-of-schemathesis-with-every-scope"
 APP_SECRET = "a-secret-of-schemathesis"
 CONFIG = """
 http.listen = "127.0.0.1:{port}"
 http.open_metrics = false
+http.trusted_proxies = ["127.0.0.1"]
 spool.path = "{folder}/spool"
 mongodb = {{ uri = "{uri}", database = "{database}" }}
 [[apps]]
@@ -33,11 +38,24 @@ provider = "netease"
 app_key = "a-key"
 app_secrets = ["{secret}"]
 order_id = {{ field = "ext", pointer = "/orderId" }}
-[[auth.keys]]
-name = "schemathesis"
-secret = "{key}"
-scopes = ["read", "write", "admin", "metrics"]
+[auth]
+token_rate = {{ per_second = 20, burst = 40 }}
+[[auth.token_keys]]
+name = "site"
+algorithm = "HS256"
+secret = "a-secret-of-the-site-of-32-bytes"
 """
+KEY_CONFIG = """
+[[auth.keys]]
+name = "{name}"
+secret = "{secret}"
+scopes = {scopes}
+"""
+
+
+def keys():
+    """A key of every scope, and one of each."""
+    return {KEY: SCOPES, **{f"{KEY}-{scope}": [scope] for scope in SCOPES}}
 
 
 def schemathesis():
@@ -74,6 +92,17 @@ def wait_until_ready(service, url):
     sys.exit("error: the service is not ready after a minute")
 
 
+def only_refused(url):
+    """What was asked, and never answered well: then nothing of its answers was looked at."""
+    request = urllib.request.Request(url + "/metrics", headers={"Authorization": f"Bearer {KEY}"})
+    with urllib.request.urlopen(request, timeout=5) as answer:
+        counts = re.findall(r'http_requests_total\{route="(\w+)",method="(\w+)",status="(\d+)"\}', answer.read().decode())
+    asked = {(route, method) for route, method, status in counts if status not in ("404", "405")}
+    # The one dead letter stays one.
+    asked -= {(route, method) for route, method, status in counts if status < "300"} | {("dead_letter_retry", "POST")}
+    return sorted(asked)
+
+
 def main():
     program = schemathesis()
     subprocess.run(["cargo", "build", "--locked", "--quiet"], cwd=ROOT, check=True)
@@ -83,7 +112,10 @@ def main():
         config, log = Path(folder) / "im.toml", Path(folder) / "log"
         config.write_text(CONFIG.format(
             port=port, folder=folder, uri=os.environ["MONGODB_URI"], database=f"schemathesis_{port}",
-            secret=APP_SECRET, key=KEY,
+            secret=APP_SECRET,
+        ) + "".join(
+            KEY_CONFIG.format(name="-".join(scopes), secret=secret, scopes=json.dumps(scopes))
+            for secret, scopes in keys().items()
         ))
         url = f"http://127.0.0.1:{port}"
         with log.open("w") as lines:
@@ -92,16 +124,21 @@ def main():
             wait_until_ready(service, url)
             send = [service_program, "send", "--config", config]
             subprocess.run([*send, ROOT / "scripts" / "demo" / "market-day.jsonl"], check=True)
+            subprocess.run([*send, SETTINGS / "team.jsonl"], check=True)
             # A dead letter.
             subprocess.run([*send, "-"], input=b"not JSON\n", check=True)
+            token = [service_program, "token", "--config", config, "--user", "seller1", "--team", "77", "--for", "1h"]
+            token = subprocess.run(token, check=True, capture_output=True, text=True).stdout.strip()
+            others = " ".join([token, *list(keys())[1:]])
             environment = {
-                **os.environ, "SCHEMATHESIS_URL": url, "SCHEMATHESIS_KEY": KEY,
+                **os.environ, "SCHEMATHESIS_URL": url, "SCHEMATHESIS_KEY": KEY, "SCHEMATHESIS_OTHERS": others,
                 "SCHEMATHESIS_APP_SECRET": APP_SECRET, "PYTHONPATH": str(SETTINGS),
             }
             ask = [program, "--config-file", SETTINGS / "schemathesis.toml", "run", url + "/openapi.json"]
             outcome = subprocess.run([*ask, *sys.argv[1:]], cwd=folder, env=environment).returncode
             if service.poll() is not None:
                 sys.exit("error: the service ended")
+            unseen = [] if sys.argv[1:] else only_refused(url)
         finally:
             service.terminate()
             service.wait(timeout=30)
@@ -109,6 +146,8 @@ def main():
         wrong = [line for line in log.read_text().splitlines() if " ERROR " in line or "panicked" in line]
         if wrong:
             sys.exit("error: the service's log has errors:\n" + "\n".join(wrong[:20]))
+        if unseen:
+            sys.exit(f"error: of these no good answer was seen; scripts/schemathesis/hooks.py helps: {unseen}")
         sys.exit(outcome)
 
 

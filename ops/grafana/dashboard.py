@@ -280,6 +280,26 @@ QUERIES = [
         [(rate("limited_requests_total", ALL, "caller, key"), "{{caller}} {{key}}")], stacked=True,
     ),
     lines(
+        "Streams", "Subscribers of live counts, and streams that ended, by reason. Many slow_reader: clients that stay "
+        "connected and do not read.", "short",
+        [
+            (f"sum by (instance) (im_callback_streams{{{ALL}}})", "open {{instance}}"),
+            (counted("streams_ended_total", ALL, "$__rate_interval", "reason"), "ended {{reason}}"),
+        ],
+    ),
+    lines(
+        "Live counts", "From a change, as MongoDB tells it, until its recount is told.", "s",
+        [(quantile(q, "stream_delay_seconds", ALL), f"p{int(q * 100)}") for q in (0.5, 0.99)],
+    ),
+    lines(
+        "Work for live counts", "Recounts, and openings of MongoDB's change stream: one for each time that others are "
+        "asked about.", "ops",
+        [
+            (f"sum(rate(im_callback_stream_recounts_total{{{ALL}}}[$__rate_interval]))", "recounts"),
+            (f"sum(rate(im_callback_change_streams_opened_total{{{ALL}}}[$__rate_interval]))", "change streams"),
+        ],
+    ),
+    lines(
         "Requests by route", "All requests. unmatched: no route and no app has the path.", "reqps",
         [(rate("http_requests_total", ALL, "route"), "{{route}}")],
     ),

@@ -182,7 +182,7 @@ impl Keys {
             return Err(AuthError::NoKeys);
         }
         let bearer = bearer.ok_or(AuthError::MissingKey)?;
-        // No key looks like a token, which the configuration sees to.
+        // No key looks like a token where there are some, which the configuration sees to.
         if !self.tokens.is_empty() && looks_like_token(bearer) {
             return self.tokens.verify(bearer, now).map(Identity::User);
         }

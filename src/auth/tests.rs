@@ -98,6 +98,13 @@ fn the_vector_of_rfc_8037_is_verified() {
     assert_eq!(fault(&key, RFC_8037), TokenFault::Claims);
     let other = RFC_8037.replace("hgyY0il", "hgyY0im");
     assert_eq!(fault(&key, &other), TokenFault::Signature);
+    // Who signed it is known, so it is nobody's guess.
+    let signer = |token: &str| {
+        let error = key.verify(token, NOW).expect_err("it has no claims");
+        error.key().map(str::to_owned)
+    };
+    assert_eq!(signer(RFC_8037), Some("e".to_owned()));
+    assert_eq!(signer(&other), None);
 }
 
 /// No part of a token, no single letter of it, and no encoding of the same signature can be another.

@@ -281,12 +281,13 @@ impl TokenKeys {
             key: key.map(|key| key.name.clone()),
         };
         let (key, claims) = self.signed(token).map_err(|fault| refuse(None, fault))?;
+        let claims = claims.ok_or_else(|| refuse(Some(key), TokenFault::Claims))?;
         let user = key.user(&claims, now, self.max_age.as_secs());
         user.map_err(|fault| refuse(Some(key), fault))
     }
 
-    /// The key that a token is signed with, and what it claims.
-    fn signed(&self, token: &str) -> Result<(&Arc<TokenKey>, Claims), TokenFault> {
+    /// The key that a token is signed with, and what it claims, if that is a JSON object.
+    fn signed(&self, token: &str) -> Result<(&Arc<TokenKey>, Option<Claims>), TokenFault> {
         if token.len() > LONGEST_TOKEN {
             return Err(TokenFault::TooLong);
         }
@@ -301,9 +302,10 @@ impl TokenKeys {
             validation.validate_exp = false;
             validation.validate_aud = false;
             match decode::<Map<String, Value>>(token, &key.decoding, &validation) {
-                Ok(token) => return Ok((key, Claims(token.claims))),
+                Ok(token) => return Ok((key, Some(Claims(token.claims)))),
                 Err(error) => match error.kind() {
-                    ErrorKind::Json(_) | ErrorKind::Utf8(_) => return Err(TokenFault::Claims),
+                    // The signature was checked before, and is right.
+                    ErrorKind::Json(_) | ErrorKind::Utf8(_) => return Ok((key, None)),
                     // Perhaps another key's.
                     _ => {}
                 },

@@ -12,7 +12,7 @@ use secrecy::ExposeSecret;
 
 use super::client::{now, read_secret, unknown_app, usage};
 use super::{Failure, Load};
-use crate::auth::{NewToken, SignError, TokenKey, TokenKeys, TokenSecret};
+use crate::auth::{AuthError, NewToken, SignError, TokenFault, TokenKey, TokenKeys, TokenSecret};
 use crate::config::Config;
 
 #[derive(clap::Args, Debug)]
@@ -62,9 +62,10 @@ pub fn run(args: &TokenArgs, load: impl Load) -> Result<(), Failure> {
     }
     let key = key(args, &config)?;
     if args.app.is_none() && key.only_app().is_none() {
-        return Err(usage(
-            "the token key is for several apps; choose one with --app",
-        ));
+        return Err(usage(&format!(
+            "the token key `{}` is for several apps; choose one with --app",
+            key.name()
+        )));
     }
     let private = args.private_key.as_deref().map(private_key).transpose()?;
     let issued_at = now()?.get() as u64 / 1000;
@@ -83,7 +84,16 @@ pub fn run(args: &TokenArgs, load: impl Load) -> Result<(), Failure> {
     // As the service will check it: with another key's private half it would be refused.
     config.tokens.verify(&token, issued_at).map_err(|error| {
         let why = format!("the service would refuse the token: {error}");
-        anyhow!("{why}; is the private key that of `{}`?", key.name())
+        match error {
+            // Only a private half can be another key's.
+            AuthError::InvalidToken {
+                fault: TokenFault::Signature,
+                ..
+            } => {
+                anyhow!("{why}; is the private key that of `{}`?", key.name())
+            }
+            _ => anyhow!(why),
+        }
     })?;
     writeln!(std::io::stdout(), "{token}").context("cannot print")?;
     Ok(())
@@ -107,7 +117,11 @@ fn key<'c>(args: &TokenArgs, config: &'c Config) -> Result<&'c TokenKey, Failure
             _ => Ok(key),
         };
     }
-    let is_for = |key: &&TokenKey| args.app.as_ref().is_none_or(|app| key.is_for(app));
+    // Without an app, the key has to say which.
+    let is_for = |key: &&TokenKey| match &args.app {
+        Some(app) => key.is_for(app),
+        None => key.only_app().is_some(),
+    };
     let mut fitting = keys.iter().filter(is_for).peekable();
     let first = fitting.peek().copied();
     // Without a private half only a shared secret can sign.
@@ -118,6 +132,9 @@ fn key<'c>(args: &TokenArgs, config: &'c Config) -> Result<&'c TokenKey, Failure
         (None, Some(first)) if !wants_eddsa => Err(usage(&needs_private_key(first))),
         (None, Some(_)) => Err(usage(
             "no token key for the app is one of EdDSA; leave out --private-key",
+        )),
+        (None, None) if args.app.is_none() => Err(usage(
+            "every token key is for several apps; choose one with --app",
         )),
         (None, None) => Err(usage("no token key is for the app")),
     }

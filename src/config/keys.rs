@@ -13,7 +13,12 @@ use crate::callback::ids::AppName;
 const SHORTEST_KEY: usize = 16;
 
 impl Validation<'_> {
-    pub(super) fn keys(&mut self, raw: Vec<raw::RawKey>, apps: &[ConfiguredApp]) -> Vec<Key> {
+    pub(super) fn keys(
+        &mut self,
+        raw: Vec<raw::RawKey>,
+        takes_tokens: bool,
+        apps: &[ConfiguredApp],
+    ) -> Vec<Key> {
         let mut names = HashSet::new();
         let mut secrets = HashSet::new();
         let mut keys = Vec::new();
@@ -32,7 +37,7 @@ impl Validation<'_> {
             }
             let at = format!("auth.keys.{i}.secret");
             let secret = self.secret(&at, key.secret);
-            self.key_secret(&at, &secret);
+            self.key_secret(&at, &secret, takes_tokens);
             let known = !secret.expose_secret().is_empty();
             if known && !secrets.insert(secret.expose_secret().to_owned()) {
                 self.problem(&at, "is another key's secret too");
@@ -47,7 +52,7 @@ impl Validation<'_> {
     }
 
     /// An empty secret has been reported already.
-    fn key_secret(&mut self, at: &str, secret: &SecretString) {
+    fn key_secret(&mut self, at: &str, secret: &SecretString, takes_tokens: bool) {
         let secret = secret.expose_secret();
         if (1..SHORTEST_KEY).contains(&secret.chars().count()) {
             let message = format!(
@@ -59,7 +64,7 @@ impl Validation<'_> {
             let message = "has characters other than printable ASCII, or blanks, so it cannot be sent \
                            as a bearer token; make one by `openssl rand -hex 24`";
             self.problem(at, message);
-        } else if looks_like_token(secret) {
+        } else if takes_tokens && looks_like_token(secret) {
             let message = "has the form of a user's token, three parts with dots between them, so it \
                            would be taken for one; make one by `openssl rand -hex 24`";
             self.problem(at, message);

@@ -19,6 +19,9 @@ const SHORTEST_SECRET: usize = 32;
 /// What stands before the key itself in the DER form of a public Ed25519 key (RFC 8410, 4).
 const ED25519: &[u8] = b"\x30\x2a\x30\x05\x06\x03\x2b\x65\x70\x03\x21\x00";
 
+/// Stands for a public key that was not read.
+const NOT_READ: [u8; 32] = [0; 32];
+
 /// The largest rate, a second or at once.
 const LARGEST_RATE: u64 = 100_000;
 
@@ -30,7 +33,8 @@ impl Validation<'_> {
         rate: raw::RawRate,
         apps: &[ConfiguredApp],
     ) -> TokenKeys {
-        let (mut names, mut secrets) = (HashSet::new(), HashSet::new());
+        let (mut names, mut secrets, mut publics) =
+            (HashSet::new(), HashSet::new(), HashSet::new());
         let mut found = Vec::new();
         for (i, key) in keys.into_iter().enumerate() {
             let at = format!("auth.token_keys.{i}");
@@ -49,10 +53,19 @@ impl Validation<'_> {
                 raw::TokenAlgorithm::EdDsa => self.eddsa(&at, key.public_key, &key.secret),
             };
             let Some(secret) = secret else { continue };
-            if let TokenSecret::Hs256(secret) = &secret
-                && !secrets.insert(secret.expose_secret().to_owned())
-            {
-                self.problem(&format!("{at}.secret"), "is another token key's secret too");
+            match &secret {
+                TokenSecret::Hs256(secret) => {
+                    if !secrets.insert(secret.expose_secret().to_owned()) {
+                        self.problem(&format!("{at}.secret"), "is another token key's secret too");
+                    }
+                }
+                TokenSecret::EdDsa(public) => {
+                    // One that was not read has none yet.
+                    if *public != NOT_READ && !publics.insert(*public) {
+                        let message = "is another token key's public key too";
+                        self.problem(&format!("{at}.public_key"), message);
+                    }
+                }
             }
             let only = only_app(allowed.as_deref(), apps);
             found.push(TokenKey::new(key.name, secret, allowed, only));
@@ -108,7 +121,7 @@ impl Validation<'_> {
         };
         let pem = self.secret(&at, public);
         if !self.is_read(&at) || pem.expose_secret().is_empty() {
-            return Some(TokenSecret::EdDsa([0; 32]));
+            return Some(TokenSecret::EdDsa(NOT_READ));
         }
         let key = ed25519_public_key(&pem);
         if key.is_none() {

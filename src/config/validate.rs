@@ -90,7 +90,7 @@ impl<'l> Validation<'l> {
             self.problem("log.filter", format!("is no log filter: {e}"));
         }
         let apps = self.apps(apps);
-        let keys = self.keys(auth.keys, &apps);
+        let keys = self.keys(auth.keys, !auth.token_keys.is_empty(), &apps);
         let http = self.http(http);
         let tokens = self.tokens(auth.token_keys, auth.max_token_age, auth.token_rate, &apps);
         let config = Config {

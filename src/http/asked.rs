@@ -6,8 +6,11 @@
 use std::collections::HashMap;
 use std::fmt;
 
+use actix_web::{HttpRequest, web};
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
+use super::Service;
+use super::body::body;
 use super::error::{Code, Problem};
 use super::query::{QueryParameter, parameters};
 
@@ -42,14 +45,27 @@ enum FieldValue {
 pub struct AskedFields(HashMap<&'static str, FieldValue>);
 
 impl AskedFields {
-    /// Reads a body.
+    /// Reads the body of a request.
+    ///
+    /// # Errors
+    /// A [`Problem`] of the body, or with the place of what is wrong.
+    pub async fn from_body(
+        request: &HttpRequest,
+        payload: web::Payload,
+        service: &Service,
+        known: &'static [AskedField],
+    ) -> Result<Self, Problem> {
+        let body = body(request, payload, service, &|| Ok(())).await?;
+        Self::from_json(&body, known)
+    }
+
+    /// Reads JSON.
     ///
     /// # Errors
     /// A [`Problem`] with the place of what is wrong.
     pub fn from_json(body: &[u8], known: &'static [AskedField]) -> Result<Self, Problem> {
         if body.trim_ascii().is_empty() {
-            let detail =
-                r#"the body is empty; send JSON such as {"user": "bob", "peers": ["ann"]}"#;
+            let detail = "the body is empty; send a JSON object";
             return Err(Problem::new(Code::EmptyBody, detail));
         }
         let body = std::str::from_utf8(body).map_err(|error| {

@@ -9,7 +9,7 @@ use super::Service;
 use super::client_address::client_address;
 use super::error::{Code, Problem};
 use super::request::note_app;
-use crate::auth::{AuthError, Identity, Keys, Scope};
+use crate::auth::{AuthError, Identity, Keys, Scope, UserToken};
 use crate::callback::ids::{Account, AppName};
 use crate::ingest::App;
 use crate::live::ReloadableConfig;
@@ -173,7 +173,8 @@ pub fn authorize<'r>(
     scope: Scope,
 ) -> Result<Caller<'r>, Problem> {
     let key = keys.authorize(bearer(request), scope, now());
-    let_in(service, keys, request, key.map(Identity::Key))
+    let identity = key.map(Identity::Key);
+    let_in(service, keys, request, identity, |_| None)
 }
 
 /// Lets a request pass that carries a key of the scope `read`, or a user's token. What the caller may see is decided by
@@ -188,7 +189,10 @@ pub fn authorize_reader<'r>(
 ) -> Result<Caller<'r>, Problem> {
     let keys = &current.keys;
     let identity = keys.authorize_reader(bearer(request), now());
-    let_in(service, keys, request, identity)
+    let_in(service, keys, request, identity, |token| {
+        let app = current.app(token.app().as_str())?;
+        Some(app.provider.name().account(token.user()))
+    })
 }
 
 fn let_in<'r>(
@@ -196,9 +200,16 @@ fn let_in<'r>(
     keys: &Keys,
     request: &'r HttpRequest,
     identity: Result<Identity, AuthError>,
+    account: impl FnOnce(&UserToken) -> Option<Account>,
 ) -> Result<Caller<'r>, Problem> {
     let identity = identity.map_err(|error| refuse(service, request, &error))?;
-    service.rate_limits.check(&identity, keys)?;
+    let account = match &identity {
+        Identity::Key(_) => None,
+        Identity::User(token) => account(token),
+    };
+    service
+        .rate_limits
+        .check(&identity, account.as_ref(), keys)?;
     Ok(Caller {
         identity,
         request,

@@ -111,7 +111,8 @@ pub struct KeyFailures {
     metrics: Arc<Metrics>,
     /// One for each reason, so that a flood of one hides no other.
     logs: [Throttle; KeyRejection::ALL.len()],
-    /// Those throttled since the last line about an unknown key, of all clients: the line names another one.
+    /// Those throttled since the last line about an unknown key or an invalid token, of all clients: the line names
+    /// another one.
     throttled: AtomicU64,
     budgets: FailureBudgets,
 }
@@ -136,11 +137,11 @@ impl KeyFailures {
         let reason = match error {
             AuthError::NoKeys => KeyRejection::NoKeys,
             AuthError::MissingKey => KeyRejection::Missing,
-            // It was signed for this service, so it is nobody's guess: the page needs the answer, to fetch a new one.
             AuthError::InvalidToken { fault, .. } if *fault == TokenFault::Expired => {
                 KeyRejection::Expired
             }
-            AuthError::UnknownKey | AuthError::InvalidToken { .. }
+            // A token that a key has signed is nobody's guess: its page needs the answer, to fetch a better one.
+            AuthError::UnknownKey | AuthError::InvalidToken { key: None, .. }
                 if !self.budgets.spend(client) =>
             {
                 KeyRejection::Throttled
@@ -178,8 +179,8 @@ impl KeyFailures {
         let Some(kept_back) = self.logs[reason as usize].pass(Instant::now()) else {
             return;
         };
-        let throttled_of_all =
-            (reason == KeyRejection::Unknown).then(|| self.throttled.swap(0, Ordering::Relaxed));
+        let is_counted = matches!(reason, KeyRejection::Unknown | KeyRejection::Token);
+        let throttled_of_all = is_counted.then(|| self.throttled.swap(0, Ordering::Relaxed));
         let client = client.map(tracing::field::display);
         let (reason, key) = (reason.as_str(), error.key());
         let fault = match error {
@@ -334,7 +335,12 @@ mod tests {
             },
             AuthError::InvalidToken {
                 fault: TokenFault::Expired,
-                key: None,
+                key: Some(key()),
+            },
+            // Signed for this service, so it is nobody's guess.
+            AuthError::InvalidToken {
+                fault: TokenFault::Audience,
+                key: Some(key()),
             },
             AuthError::TokenNotAllowed { key: key() },
             AuthError::TokenOfOtherApp { key: key() },
@@ -372,7 +378,7 @@ mod tests {
             ("throttled", 20),
             ("no_keys", 30),
             ("expired", 30),
-            ("token", 5),
+            ("token", 35),
             ("not_for_users", 30),
             ("user", 30),
             ("team", 30),

@@ -83,6 +83,21 @@ pub struct Service {
     pub metrics: Arc<Metrics>,
 }
 
+impl Service {
+    /// Lets a query pass unless MongoDB is known to be away. A primary without its majority might still answer, and know
+    /// nothing of what is in the spool.
+    ///
+    /// # Errors
+    /// A [`Problem`] of 503.
+    fn check_reachable(&self) -> Result<(), Problem> {
+        if self.durable.outage.is_known() {
+            let detail = "MongoDB is away, so this cannot be answered now; ask again";
+            return Err(Problem::new(Code::Unavailable, detail));
+        }
+        Ok(())
+    }
+}
+
 /// Registers every route.
 pub fn routes(service: &web::Data<Service>, config: &mut ServiceConfig) {
     config.app_data(service.clone());

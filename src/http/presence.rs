@@ -11,7 +11,6 @@ use utoipa::ToSchema;
 use super::Service;
 use super::asked::{AskedField, AskedFields, FieldKind};
 use super::auth::{Caller, authorize_reader};
-use super::body::body;
 use super::error::{Code, Problem};
 use super::unread::check_id;
 use crate::callback::ids::{Account, Millis};
@@ -136,8 +135,7 @@ pub async fn post(
 ) -> Result<HttpResponse, Problem> {
     let current = service.live.current();
     let caller = authorize_reader(&service, &current, &request)?;
-    let body = body(&request, payload, &service, &|| Ok(())).await?;
-    let asked = AskedFields::from_json(&body, FIELDS)?;
+    let asked = AskedFields::from_body(&request, payload, &service, FIELDS).await?;
     answer(&service, &current, &caller, asked.into()).await
 }
 
@@ -175,11 +173,7 @@ async fn answer(
     let accounts = asked.users.iter().map(|user| caller.account(app, user));
     let accounts: Vec<Account> = accounts.collect::<Result<_, _>>()?;
     let durable = &service.durable;
-    if durable.outage.is_known() {
-        // A primary without its majority might still answer, and know nothing of what is in the spool.
-        let detail = "MongoDB is away, so presence cannot be read now; ask again";
-        return Err(Problem::new(Code::Unavailable, detail));
-    }
+    service.check_reachable()?;
     let mut distinct: Vec<&str> = accounts.iter().map(Account::as_str).collect();
     distinct.sort_unstable();
     distinct.dedup();
@@ -265,9 +259,10 @@ impl From<PresenceState> for PresenceWord {
     }
 }
 
-/// A time in UTC with its milliseconds, such as `2026-01-02T03:04:05.000Z`.
+/// A time in UTC with its milliseconds, such as `2026-01-02T03:04:05.000Z`. jiff ends a day before the year 9999 does,
+/// and no time so late is right.
 fn rfc_3339(at: Millis) -> String {
-    let at = Timestamp::from_millisecond(at.get()).expect("a time up to the year 9999");
+    let at = Timestamp::from_millisecond(at.get()).unwrap_or(Timestamp::MAX);
     format!("{at:.3}")
 }
 
@@ -280,7 +275,7 @@ mod tests {
         for (at, text) in [
             (0, "1970-01-01T00:00:00.000Z"),
             (1_700_000_000_120, "2023-11-14T22:13:20.120Z"),
-            (i64::MAX, "9999-12-31T23:59:59.999Z"),
+            (i64::MAX, "9999-12-30T22:00:00.999Z"),
         ] {
             assert_eq!(rfc_3339(Millis::nearest(at)), text);
         }

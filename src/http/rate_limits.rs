@@ -16,6 +16,7 @@ use prometheus_client::metrics::counter::Counter;
 
 use super::error::{Code, Problem};
 use crate::auth::{Identity, Keys, Rate, UserToken};
+use crate::callback::ids::Account;
 use crate::metrics::{CallerLabels, Metrics};
 
 /// After how many requests the budgets that are full again are forgotten.
@@ -61,11 +62,17 @@ impl<C: Clock + Clone> RateLimits<C> {
         }
     }
 
-    /// Counts a request of this caller.
+    /// Counts a request of this caller. `account` is a user's own, as its provider normalizes it: however the site spells
+    /// it, it has one budget.
     ///
     /// # Errors
     /// A [`Problem`] of 429 with the time to wait, if the caller sends too many.
-    pub fn check(&self, caller: &Identity, keys: &Keys) -> Result<(), Problem> {
+    pub fn check(
+        &self,
+        caller: &Identity,
+        account: Option<&Account>,
+        keys: &Keys,
+    ) -> Result<(), Problem> {
         let (name, user, rate) = match caller {
             Identity::Key(key) => match key.rate() {
                 Some(rate) => (key.name(), None, rate),
@@ -74,7 +81,7 @@ impl<C: Clock + Clone> RateLimits<C> {
             Identity::User(token) => (token.key().name(), Some(token), keys.tokens().rate()),
         };
         let budgets = self.budgets(name, user.is_some(), rate);
-        let place = user.map_or(0, |token| self.place(token));
+        let place = user.map_or(0, |token| self.place(token, account));
         let checked = budgets.budgets.check_key(&place);
         let is_crowded = budgets.sweep();
         if is_crowded {
@@ -125,8 +132,9 @@ impl<C: Clock + Clone> RateLimits<C> {
     }
 
     /// A user's place among the budgets. Two users would meet in one by a chance of one in 2^64.
-    fn place(&self, token: &UserToken) -> u64 {
-        self.user_hash.hash_one((token.app(), token.user()))
+    fn place(&self, token: &UserToken, account: Option<&Account>) -> u64 {
+        let user = account.map_or(token.user(), Account::as_str);
+        self.user_hash.hash_one((token.app(), user))
     }
 }
 
@@ -197,7 +205,7 @@ mod tests {
         caller: &Identity,
         keys: &Keys,
     ) -> (usize, Option<u32>) {
-        let checks = (0..100).map(|_| limits.check(caller, keys));
+        let checks = (0..100).map(|_| limits.check(caller, None, keys));
         let (passed, refused): (Vec<_>, Vec<_>) = checks.partition(Result::is_ok);
         let waits = refused.into_iter().filter_map(Result::err);
         let waits = waits.map(|problem| {
@@ -261,6 +269,21 @@ mod tests {
     }
 
     #[test]
+    fn an_account_has_one_budget_however_it_is_spelled() {
+        let (limits, ..) = limits();
+        let keys = with_user_rate(rate(10, 40));
+        let account = Account::new("ann");
+        let passed = |app, spelled: &str, account| {
+            let who = user("site", app, spelled);
+            let checks = (0..30).map(|_| limits.check(&who, account, &keys));
+            checks.filter(Result::is_ok).count()
+        };
+        assert_eq!(passed("otc", "Ann", Some(&account)), 30);
+        assert_eq!(passed("otc", "ANN", Some(&account)), 10);
+        assert_eq!(passed("shop", "ANN", Some(&account)), 30);
+    }
+
+    #[test]
     fn users_who_are_gone_take_no_memory() {
         let (limits, clock, _) = limits();
         let keys = with_user_rate(rate(10, 40));
@@ -271,7 +294,7 @@ mod tests {
         };
         for n in 0..3 * SWEEP_EVERY {
             let who = user("site", "otc", &n.to_string());
-            limits.check(&who, &keys).expect("one request");
+            limits.check(&who, None, &keys).expect("one request");
             clock.advance(Duration::from_millis(1));
         }
         assert!(held() <= 2 * SWEEP_EVERY as usize, "{}", held());
@@ -287,7 +310,7 @@ mod tests {
         };
         for n in 0..MOST_USERS + 2 * SWEEP_EVERY as usize {
             let who = user("site", "otc", &n.to_string());
-            limits.check(&who, &keys).expect("one request");
+            limits.check(&who, None, &keys).expect("one request");
         }
         assert!(held() <= 2 * SWEEP_EVERY as usize, "{}", held());
     }

@@ -8,11 +8,10 @@ use utoipa::ToSchema;
 use super::Service;
 use super::asked::{AskedField, AskedFields, FieldKind};
 use super::auth::{Caller, authorize};
-use super::body::body;
 use super::callbacks::now;
 use super::error::{Code, Problem};
 use super::messages::moment;
-use super::unread::check_id;
+use super::unread::{check_id, no_orders};
 use crate::auth::Scope;
 use crate::callback::Origin;
 use crate::callback::event::{Conversation, ReadMark};
@@ -178,8 +177,7 @@ pub async fn post(
 ) -> Result<HttpResponse, Problem> {
     let current = service.live.current();
     let caller = authorize(&service, &current.keys, &request, Scope::Write)?;
-    let body = body(&request, payload, &service, &|| Ok(())).await?;
-    let report = AskedFields::from_json(&body, FIELDS)?;
+    let report = AskedFields::from_body(&request, payload, &service, FIELDS).await?;
     mark(&service, &current, &caller, &report.into()).await
 }
 
@@ -194,10 +192,7 @@ async fn mark(
     let received_at = now();
     let up_to = report.up_to(received_at)?;
     let reader = caller.account(app, &report.user)?;
-    if service.durable.outage.is_known() {
-        let detail = "MongoDB is away, so nothing can be marked as read now; send it again";
-        return Err(Problem::new(Code::Unavailable, detail));
-    }
+    service.check_reachable()?;
     let (mut found, mut order, mut complete) = (Vec::new(), None, true);
     let of = match what {
         WhatWasRead::Peer(peer) => vec![Conversation::Peer(app.provider.name().account(peer))],
@@ -249,11 +244,7 @@ async fn peers_on(
     up_to: Millis,
 ) -> Result<(Vec<Account>, bool), Problem> {
     if app.provider.order_id().is_none() {
-        let detail = format!(
-            "the app `{}` has no orders: set apps.order_id, which says where its messages carry theirs",
-            app.name
-        );
-        return Err(Problem::at(Code::OrdersNotConfigured, "order", detail));
+        return Err(no_orders(app, "order"));
     }
     let durable = &service.durable;
     // Before the look-up: what a spool held at the question is in MongoDB when its lease says that it is empty.

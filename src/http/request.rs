@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::Method;
-use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::http::header::{CACHE_CONTROL, HeaderName, HeaderValue};
 use actix_web::{HttpMessage, HttpRequest, web};
 use tracing::Span;
 
@@ -183,6 +183,11 @@ impl Observed {
             response.headers_mut().insert(REQUEST_ID.clone(), id);
         }
         cors::let_page_read(&mut response, self.route);
+        if self.route.is_for_users() && !response.headers().contains_key(CACHE_CONTROL) {
+            // A browser may keep what has no such header, and show it to the next user of the machine.
+            let headers = response.headers_mut();
+            headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        }
         response
     }
 

@@ -25,6 +25,12 @@ provider = "netease"
 app_key = "k"
 app_secrets = ["a-secret-of-shop"]
 "#;
+const SITE: &str = r#"
+[[auth.token_keys]]
+name = "site"
+algorithm = "HS256"
+secret = "the-cli-tests-secret-of-the-site"
+"#;
 const HS256: &str = r#"
 [[auth.token_keys]]
 name = "site"
@@ -113,6 +119,14 @@ fn a_token_is_printed_alone_and_is_valid() {
         "of-otc",
         90,
     );
+    // So is the only key that can do without: the first one cannot.
+    is(
+        made(&bench, &["-u", "b", "--for", "90s"]),
+        "otc",
+        "b",
+        "of-otc",
+        90,
+    );
     let private = ["-u", "b", "--app", "otc", "--private-key", "private.pem"];
     is(made(&bench, &private), "otc", "b", "ed", 600);
 }
@@ -127,7 +141,25 @@ fn what_cannot_be_signed_is_told_with_the_way_out() {
             2,
             &["no token key is configured", "[[auth.token_keys]]"],
         ),
-        (HS256, &["--user", "bob"], 2, &["several apps", "--app"]),
+        (
+            SITE,
+            &["--user", "bob"],
+            2,
+            &["every token key is for several apps", "--app"],
+        ),
+        (
+            SITE,
+            &["--user", "bob", "--key", "site"],
+            2,
+            &["the token key `site` is for several apps", "--app"],
+        ),
+        // The one that would do has no private half here.
+        (
+            &format!("{EDDSA}apps = [\"otc\"]\n{SITE}"),
+            &["--user", "bob"],
+            2,
+            &["`ed` is one of EdDSA", "--private-key"],
+        ),
         (HS256, &["--user", ""], 2, &["is empty"]),
         (
             HS256,
@@ -223,6 +255,22 @@ fn what_cannot_be_signed_is_told_with_the_way_out() {
         }
         assert!(!error.contains("MC4CAQ"), "{error}");
     }
+}
+
+/// It has nothing to do with the key.
+#[test]
+fn a_token_that_is_too_long_is_told_without_a_wrong_hint() {
+    let bench = bench(HS256);
+    let teams = vec!["a-team-of-the-site"; 1000].join(",");
+    let arguments = ["--user", "b", "--app", "otc", "--team", &teams];
+    let output = bench.run(&[&["token", "--config", "im.toml"], &arguments[..]].concat());
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let error = text(&output.stderr);
+    assert!(
+        error.contains("the token is longer than 8192 bytes"),
+        "{error}"
+    );
+    assert!(!error.contains("private key"), "{error}");
 }
 
 #[test]

@@ -50,6 +50,30 @@ fn errors_name_key_and_source_and_never_a_secret() {
             &["`http.bytes_reading`", "at least http.max_body"],
         ),
         (
+            "http.max_connections = 10\nstream.max_subscribers = 10\n".to_owned() + APP,
+            &["`stream.max_subscribers`", "below http.max_connections"],
+        ),
+        (
+            "stream.max_subscribers = 0\n".to_owned() + APP,
+            &["`stream.max_subscribers`", "at least 1"],
+        ),
+        (
+            "stream.heartbeat = \"2m\"\n".to_owned() + APP,
+            &["`stream.heartbeat`", "between 100ms and 60s"],
+        ),
+        (
+            "stream.slow_reader_timeout = \"1ms\"\n".to_owned() + APP,
+            &["`stream.slow_reader_timeout`", "between 100ms and 60s"],
+        ),
+        (
+            "stream.recount_every = \"100ms\"\n".to_owned() + APP,
+            &["`stream.recount_every`", "between 1s and 1d"],
+        ),
+        (
+            "stream.max_subscriber = 5\n".to_owned() + APP,
+            &["`stream.max_subscriber`", "`max_subscribers`"],
+        ),
+        (
             "http.max_ids = 0\n".to_owned() + APP,
             &["`http.max_ids`", "between 1 and", "im.toml"],
         ),

@@ -221,6 +221,16 @@ fn wrong_token_keys_are_told_by_key_and_without_a_secret() {
             ],
         ),
         (
+            eddsa(PUBLIC)
+                + &eddsa(PUBLIC)
+                    .replace(APP, "")
+                    .replace("\"site\"", "\"next\""),
+            &[
+                "`auth.token_keys.1.public_key`",
+                "is another token key's public key too",
+            ],
+        ),
+        (
             hs256(&format!("{secret}apps = [\"shop\"]")),
             &["`auth.token_keys.0.apps.0`", "no app is named `shop`"],
         ),
@@ -260,7 +270,8 @@ fn wrong_token_keys_are_told_by_key_and_without_a_secret() {
         ),
         (
             format!(
-                "{APP}[[auth.keys]]\nname = \"a\"\nsecret = \"hunter2.hunter2.hunter2\"\nscopes = [\"read\"]\n"
+                "{}[[auth.keys]]\nname = \"a\"\nsecret = \"hunter2.hunter2.hunter2\"\nscopes = [\"read\"]\n",
+                hs256(&secret)
             ),
             &["`auth.keys.0.secret`", "has the form of a user's token"],
         ),
@@ -279,20 +290,38 @@ fn wrong_token_keys_are_told_by_key_and_without_a_secret() {
     }
 }
 
+/// Where no token is taken, none can be mistaken for one, and deployments may have such secrets.
+#[test]
+fn a_key_may_have_the_form_of_a_token_where_there_are_none() {
+    jailed(|jail| {
+        let key =
+            "[[auth.keys]]\nname = \"a\"\nsecret = \"a-key.of.three-parts\"\nscopes = [\"read\"]\n";
+        let config = load(jail, &format!("{APP}{key}")).unwrap();
+        let found = config.keys.iter().map(|key| key.name());
+        assert_eq!(found.collect::<Vec<_>>(), ["a"]);
+    });
+}
+
 /// Where the secrets are on another machine, the rest is checked all the same.
 #[test]
 fn token_keys_are_checked_without_their_secrets() {
     jailed(|jail| {
         let elsewhere = hs256("secret = { file = \"/nowhere\" }") + &eddsa("").replace(APP, "");
         let elsewhere = elsewhere.replace("\"\"\"\"\"\"", "{ env = \"NOWHERE\" }");
-        let elsewhere = elsewhere.replacen("\"site\"", "\"other\"", 1);
+        let third = eddsa("").replace(APP, "").replace("\"site\"", "\"third\"");
+        let third = third.replace("\"\"\"\"\"\"", "{ env = \"NOWHERE_TOO\" }");
+        let elsewhere = elsewhere.replacen("\"site\"", "\"other\"", 1) + &third;
         jail.create_file("im.toml", &elsewhere).unwrap();
         let read = Config::load_without_secrets(Some("im.toml".as_ref()));
         let (config, unread) = read.unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(
             unread,
-            ["auth.token_keys.0.secret", "auth.token_keys.1.public_key"]
+            [
+                "auth.token_keys.0.secret",
+                "auth.token_keys.1.public_key",
+                "auth.token_keys.2.public_key"
+            ]
         );
-        assert_eq!(config.tokens.iter().count(), 2);
+        assert_eq!(config.tokens.iter().count(), 3);
     });
 }

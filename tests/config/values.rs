@@ -36,8 +36,30 @@ fn the_defaults_need_only_an_app() {
         assert_eq!(config.presence.unknown_after.as_secs(), 24 * 3600);
         assert_eq!(config.ingest.commits_in_flight, 4);
         assert_eq!(config.ingest.linger.as_micros(), 100);
+        assert_eq!(config.stream.max_subscribers, 1000);
+        assert_eq!(config.stream.heartbeat.as_secs(), 15);
+        assert_eq!(config.stream.slow_reader_timeout.as_secs(), 10);
+        assert_eq!(config.stream.recount_every.as_secs(), 60);
         assert_eq!(config.spool.path, Path::new("data/spool"));
         assert_eq!(config.spool.max_bytes, 1024 * 1024 * 1024);
+    });
+}
+
+/// Half of the connections are for callbacks and queries, unless the configuration says otherwise.
+#[test]
+fn subscribers_leave_connections_to_others() {
+    jailed(|jail| {
+        for (more, most) in [
+            ("http.max_connections = 300", 150),
+            (
+                "http.max_connections = 300\nstream.max_subscribers = 299",
+                299,
+            ),
+            ("stream.max_subscribers = 1", 1),
+        ] {
+            let config = load(jail, &format!("{more}\n{APP}")).unwrap();
+            assert_eq!(config.stream.max_subscribers, most, "{more}");
+        }
     });
 }
 

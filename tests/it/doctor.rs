@@ -134,6 +134,7 @@ async fn a_server_alone_is_named_as_such() {
     let way_out = ["STANDALONE", "--replSet rs0", "rs.initiate()"];
     found.expect("mongodb.replica_set", "warning", &way_out);
     found.expect("mongodb.majority", "ok", &[]);
+    found.expect("change_streams", "warning", &["501", "--replSet rs0"]);
     let found = Examined::of(&format!("{}?replicaSet=rs0", mongod.uri()));
     found.expect_error("mongodb.replica_set", &way_out);
 }
@@ -185,6 +186,7 @@ async fn logins_and_rights_are_told_apart() {
     assert_eq!(found.code, Some(0), "{}", found.text);
     found.expect("mongodb.login", "ok", &[]);
     found.expect("mongodb.rights", "ok", &[&format!("readWrite@{name}")]);
+    found.expect("change_streams", "ok", &[]);
     // It lacks `collMod`, and a retention can be changed all the same.
     for hours in [2, 3] {
         let uri = format!("mongodb://writer:writer@{}/?replicaSet=rs0", mongod.host());

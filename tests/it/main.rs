@@ -65,6 +65,7 @@ mod unread_indexes;
 mod unread_lanes;
 mod unread_teams;
 mod upgrade;
+mod user_routes;
 mod validators;
 mod wildfire;
 mod yuntongxun;

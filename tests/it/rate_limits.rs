@@ -110,6 +110,24 @@ async fn a_user_may_send_as_much_as_others() {
         assert!((5..=most).contains(&passed), "{passed} of at most {most}");
         expect_limited(&limited.expect("one too many"), detail);
     }
+    // However the site spells the account, where its provider takes the spellings for one.
+    let spelled = [
+        "carl", "Carl", "CARL", "cArl", "caRl", "carL", "CArl", "caRL",
+    ];
+    let since = std::time::Instant::now();
+    let mut passed = 0;
+    for user in spelled.iter().cycle().take(24) {
+        let answer = ask(&app, &of(user, json!(null)), &question(user)).await;
+        passed += u64::from(answer.status == 200);
+    }
+    let most = 5 + since.elapsed().as_secs() + 1;
+    assert!((5..=most).contains(&passed), "{passed} of at most {most}");
+    // RongCloud's accounts are as they are spelled.
+    for user in spelled {
+        let token = site_token(json!({ "app": "shop", "sub": user }));
+        let question = question(user).replace("otc", "shop");
+        assert_eq!(ask(&app, &token, &question).await.status, 200);
+    }
     // The same account of another app is another user.
     let of_shop = site_token(json!({ "app": "shop" }));
     let other = question("bob").replace("otc", "shop");

@@ -1,10 +1,9 @@
 //! Streams of live counts: who gets none, how many there may be, and how they end.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use mongodb::Client;
 use mongodb::bson::{Array, Document, doc};
-use ring::hmac;
 use serde_json::{Value, json};
 use tokio::task::block_in_place;
 
@@ -12,67 +11,35 @@ use crate::stream::{drop_aside, message, until_metric};
 use crate::support::live::LiveClient;
 use crate::support::mongod::Mongod;
 use crate::support::process::Process;
+use crate::support::token::{TOKEN_KEYS, now, site_token};
 use crate::support::{
     Instance, READ_KEY, TestApp, WRITE_KEY, config, database_name, http, mongodb_uri, skip,
 };
 
 const QUERY: &str = "user=bob&peers=ann";
 
-/// A second app, a key for it alone, and users' tokens.
-const MORE: &str = r#"
-    [[apps]]
-    name = "shop"
-    provider = "netease"
-    app_key = "k"
-    app_secrets = ["s"]
-    [[auth.keys]]
-    name = "of-shop"
-    secret = "the-tests-key-of-shop"
-    scopes = ["read"]
-    apps = ["shop"]
-    [[auth.token_keys]]
-    name = "site"
-    algorithm = "HS256"
-    secret = "the-secret-that-the-tests-sign-tokens-with"
-"#;
-
-/// A user's token for some seconds.
-fn token(user: &str, seconds: u64) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    let claims = json!({
-        "sub": user, "aud": "im-callback", "app": "otc", "teams": ["t1"], "exp": now.as_secs() + seconds,
-    });
-    let signed = format!(
-        "{}.{}",
-        base64url(br#"{"alg":"HS256","typ":"JWT"}"#),
-        base64url(claims.to_string().as_bytes())
-    );
-    let key = hmac::Key::new(
-        hmac::HMAC_SHA256,
-        b"the-secret-that-the-tests-sign-tokens-with",
-    );
-    let signature = hmac::sign(&key, signed.as_bytes());
-    format!("{signed}.{}", base64url(signature.as_ref()))
+/// A second app, users' tokens, and a key for the second app alone.
+fn more() -> String {
+    format!(
+        r#"
+        {TOKEN_KEYS}
+        [[auth.keys]]
+        name = "of-shop"
+        secret = "the-tests-key-of-shop"
+        scopes = ["read"]
+        apps = ["shop"]
+        "#
+    )
 }
 
-fn base64url(bytes: &[u8]) -> String {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let mut text = String::new();
-    for chunk in bytes.chunks(3) {
-        let mut word = [0; 3];
-        word[..chunk.len()].copy_from_slice(chunk);
-        let word = u32::from_be_bytes([0, word[0], word[1], word[2]]);
-        for n in 0..=chunk.len() {
-            let at = (word >> (18 - 6 * n)) & 63;
-            text.push(char::from(LETTERS[at as usize]));
-        }
-    }
-    text
+/// A user's token for some seconds, and for one team.
+fn token(user: &str, seconds: i64) -> String {
+    site_token(json!({ "sub": user, "teams": ["t1"], "exp": now() + seconds }))
 }
 
 #[tokio::test]
 async fn who_may_not_ask_gets_no_stream() {
-    let app = TestApp::with(MORE).await;
+    let app = TestApp::with(&more()).await;
     let address = app.instance.address;
     let (shop, bob) = ("the-tests-key-of-shop", token("Bob", 60));
     let cases: [(&str, &str, u16, &str); 16] = [
@@ -145,7 +112,7 @@ async fn who_may_not_ask_gets_no_stream() {
 /// A page of the site's origin may read the stream, and why there is none.
 #[tokio::test]
 async fn pages_of_the_configured_origin_may_subscribe() {
-    let more = format!("http.cors_origins = [\"https://shop.example\"]\n{MORE}");
+    let more = format!("http.cors_origins = [\"https://shop.example\"]\n{}", more());
     let app = TestApp::with(&more).await;
     for (origin, allowed) in [
         ("https://shop.example", true),
@@ -165,7 +132,7 @@ async fn pages_of_the_configured_origin_may_subscribe() {
 /// One reader in two apps, and two readers: each is told of its own.
 #[tokio::test]
 async fn apps_and_users_are_kept_apart() {
-    let app = TestApp::with(MORE).await;
+    let app = TestApp::with(&more()).await;
     let address = app.instance.address;
     let mut bob = LiveClient::open(address, "user=bob&peers=ann&app=otc").await;
     let mut other_app = LiveClient::open(address, "user=bob&peers=ann&app=shop").await;
@@ -247,7 +214,7 @@ async fn a_head_request_and_other_methods_open_no_stream() {
 
 #[tokio::test]
 async fn a_stream_ends_with_the_token_that_opened_it() {
-    let app = TestApp::with(MORE).await;
+    let app = TestApp::with(&more()).await;
     let since = Instant::now();
     let token = token("bob", 3);
     let mut live = LiveClient::ask(app.instance.address, QUERY, &token, "").await;

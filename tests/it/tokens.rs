@@ -391,8 +391,8 @@ async fn a_token_opens_no_route_that_is_for_keys() {
     app.end().await;
 }
 
-/// Invalid tokens spend the budget of their address, as unknown keys do. Right and expired ones do not: pages behind one
-/// address must learn that they need a new one.
+/// Tokens that no key has signed spend the budget of their address, as unknown keys do. Those that one has do not: pages
+/// behind one address must learn that they need a new one, and why.
 #[tokio::test]
 async fn a_flood_of_invalid_tokens_locks_nobody_out() {
     let app = TestApp::with(TOKEN_KEYS).await;
@@ -400,12 +400,33 @@ async fn a_flood_of_invalid_tokens_locks_nobody_out() {
     let ask =
         async |token: &str| ask(&app.http, &base, token, "203.0.113.5", &question("bob")).await;
     let expired = site_token(json!({ "exp": now() - 1 }));
-    for _ in 0..30 {
-        expect_refused(&ask(&expired).await, 401, "token_expired", "");
+    let of_other = site_token(json!({ "aud": "shop.example" }));
+    let ahead = site_token(json!({ "nbf": now() + 300 }));
+    let no_claims = {
+        let head = base64url(br#"{"alg":"HS256"}"#);
+        let signed = format!("{head}.{}", base64url(b"no claims"));
+        let signature = base64url(&hmac(SITE_SECRET.as_bytes(), signed.as_bytes()));
+        format!("{signed}.{signature}")
+    };
+    let signed = async || {
+        for (token, code, detail) in [
+            (&expired, "token_expired", "fetch a new one"),
+            (&of_other, "invalid_token", "`aud`"),
+            (&ahead, "invalid_token", "`nbf`"),
+            (&no_claims, "invalid_token", "not a JSON object"),
+        ] {
+            expect_refused(&ask(token).await, 401, code, detail);
+        }
+    };
+    for _ in 0..20 {
+        signed().await;
     }
     let mut invalid = 0;
     for n in 0..40 {
-        let wrong = site_token(json!({ "aud": format!("other-{n}") }));
+        let claims = claims(json!({ "n": n }));
+        let wrong = token(&json!({ "alg": "HS256" }), &claims, |text| {
+            hmac(b"a guess", text)
+        });
         let answer = ask(&wrong).await;
         match answer.status {
             401 => invalid += 1,
@@ -414,7 +435,7 @@ async fn a_flood_of_invalid_tokens_locks_nobody_out() {
     }
     // Ten, and those that came back while the test ran.
     assert!((10..16).contains(&invalid), "{invalid}");
-    expect_refused(&ask(&expired).await, 401, "token_expired", "");
+    signed().await;
     assert_eq!(ask(&site_token(json!({}))).await.status, 200);
     assert_eq!(ask(READ_KEY).await.code(), "missing_field", "it is let in");
     assert_eq!(ask(WRITE_KEY).await.code(), "missing_scope");
@@ -553,6 +574,26 @@ async fn the_log_names_the_fault_and_nothing_of_the_token() {
         );
         assert_eq!(lines.next(), None);
     }
+    // What was throttled is told with the next line that is about a bearer nobody knows, of either kind.
+    for n in 0..40 {
+        ask(
+            &http,
+            &base,
+            &format!("a-guess-{n}"),
+            "192.0.2.8",
+            &question("bob"),
+        )
+        .await;
+    }
+    ask(&http, &base, &unknown, "198.51.100.9", &question("bob")).await;
+    let log = process.log();
+    let of_token = log.lines().rfind(|line| line.contains(r#"fault="kid""#));
+    let told = of_token.and_then(|line| line.split("throttled_of_all=").nth(1));
+    let told = told.and_then(|rest| rest.split(' ').next()?.parse().ok());
+    assert!(
+        told.is_some_and(|n: u32| (20..=30).contains(&n)),
+        "{of_token:?}"
+    );
     for hidden in ["of-nobody", "the-other-user", &bob, SITE_SECRET] {
         assert!(!log.contains(hidden), "{hidden} in {log}");
     }

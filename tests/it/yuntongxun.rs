@@ -3,7 +3,7 @@
 use mongodb::bson::{Bson, doc};
 use serde_json::json;
 
-use crate::support::{Answer, TestApp};
+use crate::support::{Answer, READ_KEY, TestApp, WRITE_KEY};
 
 pub const CONFIG: &str = r#"
     [[apps]]
@@ -172,5 +172,39 @@ async fn no_field_is_decoded_from_a_body() {
     let asked = json!({ "app": "cloopen", "user": "18201370642", "peers": ["13291217102"] });
     assert_eq!(app.ask(&asked).await.json()["total"], 0);
     assert!(app.documents("messages", doc! {}).await.is_empty());
+    app.end().await;
+}
+
+/// Its bodies are not decoded, so no setting would give them an order.
+#[tokio::test]
+async fn nobody_is_told_to_configure_orders() {
+    let app = TestApp::with(CONFIG).await;
+    for (key, path, question, field) in [
+        (
+            READ_KEY,
+            "/v1/unread",
+            json!({ "app": "cloopen", "user": "bob", "orders": ["A-1"] }),
+            "orders",
+        ),
+        (
+            WRITE_KEY,
+            "/v1/read",
+            json!({ "app": "cloopen", "user": "bob", "order": "A-1" }),
+            "order",
+        ),
+    ] {
+        let bearer = format!("Bearer {key}");
+        let headers = [("Authorization", &*bearer)];
+        let answer = app.post(path, &headers, question.to_string()).await;
+        let problem = answer.json();
+        assert_eq!(
+            (&problem["code"], &problem["path"]),
+            (&json!("orders_not_configured"), &json!(field)),
+            "{answer:?}"
+        );
+        let detail = "the app `cloopen` has no orders: the bodies of its provider, `yuntongxun`, are not decoded, so \
+                      apps.order_id cannot be set";
+        assert_eq!(problem["detail"], detail);
+    }
     app.end().await;
 }

@@ -65,6 +65,7 @@ fn touch(metrics: &Metrics) {
     let reason = ReasonLabel { reason: "slow" };
     metrics.overflows.get_or_create(&reason).inc();
     metrics.rejected_keys.get_or_create(&reason).inc();
+    metrics.streams_ended.get_or_create(&reason).inc();
     let caller = CallerLabels {
         caller: "key",
         key: "pages".to_owned(),

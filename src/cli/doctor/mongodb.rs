@@ -8,21 +8,24 @@ use tokio::time::timeout;
 
 use crate::check::Check;
 use crate::config::Config;
+use crate::store::changes::{ChangesError, Watched};
 use crate::store::indexes::{IdleIndex, IndexChange};
 use crate::store::{Store, StoreError, diagnosis};
 
 const INDEXES: &str = "indexes";
 const RETENTION: &str = "retention";
+const CHANGE_STREAMS: &str = "change_streams";
 
 /// The names of all checks of MongoDB.
-pub const CHECKS: [&str; diagnosis::CHECKS.len() + 2] = {
-    let mut names = [INDEXES; diagnosis::CHECKS.len() + 2];
+pub const CHECKS: [&str; diagnosis::CHECKS.len() + 3] = {
+    let mut names = [INDEXES; diagnosis::CHECKS.len() + 3];
     let mut i = 0;
     while i < diagnosis::CHECKS.len() {
         names[i] = diagnosis::CHECKS[i];
         i += 1;
     }
     names[i + 1] = RETENTION;
+    names[i + 2] = CHANGE_STREAMS;
     names
 };
 
@@ -42,9 +45,11 @@ pub async fn checks(config: &Config) -> Vec<Check> {
     let mut checks = diagnosis.checks().await;
     if diagnosis.cause.is_none() {
         checks.extend(of_indexes(&store, config).await);
+        checks.push(of_change_streams(&store).await);
     } else {
         let why = "MongoDB does not take writes";
-        checks.extend([INDEXES, RETENTION].map(|name| Check::not_checked(name, why)));
+        let names = [INDEXES, RETENTION, CHANGE_STREAMS];
+        checks.extend(names.map(|name| Check::not_checked(name, why)));
     }
     store.close().await;
     checks
@@ -68,6 +73,23 @@ async fn of_indexes(store: &Store, config: &Config) -> [Check; 2] {
         indexes_check(&indexes, are_built, &idle),
         retention_check(&retention),
     ]
+}
+
+/// Opens one that tells nothing, and closes it.
+async fn of_change_streams(store: &Store) -> Check {
+    let opened = store.watch_changes(&Watched::default(), None).await;
+    let way_out = match opened {
+        Ok(_) => return Check::ok(CHANGE_STREAMS, "can be opened"),
+        Err(ChangesError::NoReplicaSet) => {
+            "make it a replica set of one node: start it with --replSet rs0, then run rs.initiate()"
+        }
+        Err(ChangesError::NotAllowed) => {
+            "grant the user the role `readWrite` on the database, or the action `changeStream`"
+        }
+        Err(error) => return Check::not_checked(CHANGE_STREAMS, error.to_string()),
+    };
+    let found = "cannot be opened, so /v1/unread/stream answers 501";
+    Check::warning(CHANGE_STREAMS, found, way_out)
 }
 
 fn said(changes: &[IndexChange]) -> String {

@@ -11,7 +11,6 @@ use utoipa::ToSchema;
 use super::Service;
 use super::asked::{AskedField, AskedFields, FieldKind};
 use super::auth::{Caller, authorize_reader};
-use super::body::body;
 use super::error::{Code, Problem};
 use super::unread::check_id;
 use crate::auth::Scope;
@@ -163,8 +162,7 @@ pub async fn post(
 ) -> Result<HttpResponse, Problem> {
     let current = service.live.current();
     let caller = authorize_reader(&service, &current, &request)?;
-    let body = body(&request, payload, &service, &|| Ok(())).await?;
-    let asked = AskedFields::from_json(&body, FIELDS)?;
+    let asked = AskedFields::from_body(&request, payload, &service, FIELDS).await?;
     answer(&service, &current, &caller, &asked.into()).await
 }
 
@@ -211,10 +209,7 @@ async fn answer(
     };
     let which = asked.which(&of)?;
     let durable = &service.durable;
-    if durable.outage.is_known() {
-        let detail = "MongoDB is away, so no message can be read now; ask again";
-        return Err(Problem::new(Code::Unavailable, detail));
-    }
+    service.check_reachable()?;
     // Before the messages: what a spool held at the question is in MongoDB when its lease says that it is empty.
     let complete = durable.complete.is_known().await?;
     let question = PageQuestion {

@@ -16,15 +16,14 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use super::Service;
 use super::asked::AskedFields;
 use super::auth::{Caller, authorize_reader};
-use super::body::body;
-use super::error::{Code, Problem};
+use super::error::Problem;
 use crate::callback::ids::Account;
 use crate::ingest::App;
 use crate::live::ReloadableConfig;
 
 pub use answer::{LastMessage, NewestLists, NewestOrder, NewestPeer, TotalOf, UnreadAnswer};
 pub use counts::counts;
-pub use question::{FIELDS, UnreadQuery, check, check_id};
+pub use question::{FIELDS, UnreadQuery, check, check_id, no_orders};
 
 /// Counts unread messages
 ///
@@ -45,8 +44,7 @@ pub(super) async fn post(
 ) -> Result<HttpResponse, Problem> {
     let current = service.live.current();
     let caller = authorize_reader(&service, &current, &request)?;
-    let body = body(&request, payload, &service, &|| Ok(())).await?;
-    let asked = AskedFields::from_json(&body, FIELDS)?;
+    let asked = AskedFields::from_body(&request, payload, &service, FIELDS).await?;
     answer(&service, &current, &caller, &asked.into()).await
 }
 
@@ -83,11 +81,7 @@ async fn answer(
     let app = caller.app(current, asked.app.as_deref())?;
     let reader = reader(caller, app, asked)?;
     check(asked, app, &service.limits)?;
-    if service.durable.outage.is_known() {
-        // A primary without its majority might still answer, and know nothing of what is in the spool.
-        let detail = "MongoDB is away, so the counts cannot be read now; ask again";
-        return Err(Problem::new(Code::Unavailable, detail));
-    }
+    service.check_reachable()?;
     let answer = counts(service, app, &reader, asked).await?;
     Ok(HttpResponse::Ok().json(answer))
 }

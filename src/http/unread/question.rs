@@ -134,7 +134,7 @@ pub fn check(asked: &UnreadQuery, app: &App, limits: &Http) -> Result<(), Proble
     }
     check_options(asked, limits)?;
     if asked.orders.is_some() && app.provider.order_id().is_none() {
-        return Err(no_orders(app));
+        return Err(no_orders(app, "orders"));
     }
     if let Some(after) = &asked.after {
         UnreadCursor::parse(after, app)?;
@@ -175,8 +175,8 @@ fn check_options(asked: &UnreadQuery, limits: &Http) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Zeros would say that there is nothing to read.
-fn no_orders(app: &App) -> Problem {
+/// Refuses a question by order, at the field that has it: zeros would say that there is nothing to read.
+pub fn no_orders(app: &App, field: &'static str) -> Problem {
     let provider = app.provider.name();
     let why = if provider.order_fields().is_empty() {
         format!(
@@ -185,8 +185,8 @@ fn no_orders(app: &App) -> Problem {
     } else {
         "set apps.order_id, which says where its messages carry their order".to_owned()
     };
-    let detail = format!("the app `{}` cannot be asked by order: {why}", app.name);
-    Problem::at(Code::OrdersNotConfigured, "orders", detail)
+    let detail = format!("the app `{}` has no orders: {why}", app.name);
+    Problem::at(Code::OrdersNotConfigured, field, detail)
 }
 
 /// Checks an id's length.

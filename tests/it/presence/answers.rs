@@ -141,8 +141,7 @@ async fn a_users_state_follows_what_happens() {
 async fn what_is_old_is_unknown_until_it_is_heard_of_again() {
     let app = TestApp::with("presence.unknown_after = \"10m\"").await;
     let now = now();
-    let login = login("ann", "IOS", "a", now - 11 * MINUTE);
-    deliver_all(&app, &[login.clone()]).await;
+    deliver_all(&app, &[login("ann", "IOS", "a", now - 11 * MINUTE)]).await;
     let stored = app.dump().await;
     let expected = json!({
         "state": "unknown", "last_seen": text(now - 11 * MINUTE),
@@ -159,7 +158,7 @@ async fn what_is_old_is_unknown_until_it_is_heard_of_again() {
     assert_eq!(state, "online");
     assert_eq!(since, &json!(text(now - 11 * MINUTE)));
     // A clock that is ahead makes nobody unknown, and a logout does not age.
-    deliver_all(&app, &[super::login("bob", "IOS", "a", now + HOUR)]).await;
+    deliver_all(&app, &[login("bob", "IOS", "a", now + HOUR)]).await;
     deliver_all(&app, &[logout("carl", "IOS", "a", now - 400 * 24 * HOUR)]).await;
     for (user, state) in [("bob", "online"), ("carl", "offline")] {
         assert_eq!(presence_of(&app, user).await["state"], state, "{user}");
@@ -384,7 +383,7 @@ async fn without_mongodb_presence_is_503() {
     }
     assert_eq!(
         detail,
-        "MongoDB is away, so presence cannot be read now; ask again"
+        "MongoDB is away, so this cannot be answered now; ask again"
     );
     tokio::task::spawn_blocking(move || drop(instance))
         .await

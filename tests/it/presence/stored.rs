@@ -89,7 +89,7 @@ async fn heartbeats_are_stored_as_events_whatever_they_lack() {
     app.end().await;
 }
 
-/// A document as version 0.1 wrote it.
+/// A document as versions without facts wrote it.
 fn of_older(account: &str, device: &str, state: &str, at: i64) -> Document {
     let date = DateTime::from_millis(at);
     doc! {

@@ -1,17 +1,21 @@
 //! Holds every answer that a test gets against `docs/openapi.json`: route, method, status, content type, and each field
 //! of its JSON. So an answer that is not documented fails the test that met it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use reqwest::Method;
 use serde_json::Value;
 
 use super::Answer;
+use super::schema::conforms;
 
 static DOCUMENT: LazyLock<Value> = LazyLock::new(|| {
     serde_json::from_str(include_str!("../../../docs/openapi.json")).expect("JSON")
 });
+
+/// The second paths of callbacks (`apps.callback_path`) that tests configure.
+const SECOND_PATHS: &[&str] = &["/receiveMsg.action", "/moved", "/im_event", "/cloopen"];
 
 /// The document.
 pub fn document() -> &'static Value {
@@ -68,13 +72,16 @@ fn compared(asked: &Asked, answer: &Answer) -> Result<(), String> {
         .filter(|(template, _)| has_path(template, &asked.path))
         .map(|(_, item)| item)
         .next();
-    // An app's second path, or one that no route has.
     let callbacks = &document()["paths"]["/callbacks/{app}"];
+    let is_second_path = SECOND_PATHS.iter().any(|path| is_below(path, &asked.path));
+    let item = item.or(is_second_path.then_some(callbacks));
     let is_callback = item.is_none_or(|item| item == callbacks);
-    let item = item.unwrap_or(callbacks);
     if is_callback && answer.status == 404 {
         return problem(answer);
     }
+    let Some(item) = item else {
+        return Err("no route has the path".to_owned());
+    };
     let method = match &asked.method {
         &Method::HEAD => "get".to_owned(),
         method => method.as_str().to_lowercase(),
@@ -117,6 +124,11 @@ fn compared(asked: &Asked, answer: &Answer) -> Result<(), String> {
         problem(answer)?;
     }
     Ok(())
+}
+
+fn is_below(above: &str, path: &str) -> bool {
+    let below = path.strip_prefix(above);
+    below.is_some_and(|below| below.is_empty() || below.starts_with('/'))
 }
 
 /// Whether a path is of this template. actix compares it decoded.
@@ -225,159 +237,46 @@ fn parameters(operation: &Value, asked: &Asked) -> Result<(), String> {
     }
 }
 
-/// The words of JSON Schema that the document has. A new one has to be understood here.
-const CHECKED: &[&str] = &[
-    "$ref",
-    "allOf",
-    "oneOf",
-    "type",
-    "enum",
-    "format",
-    "minimum",
-    "maximum",
-    "minLength",
-    "properties",
-    "required",
-    "additionalProperties",
-    "items",
-    "description",
-    "example",
-    "propertyNames",
-];
-
-/// Whether a value is of a schema. Stricter than JSON Schema: an object has documented members only.
-fn conforms(schema: &Value, value: &Value, place: &str) -> Result<(), String> {
-    let Some(words) = schema.as_object() else {
-        return Err(format!("{place}: {schema} is no schema"));
+#[test]
+fn what_no_route_of_the_document_has_is_found() {
+    let asked = |method: Method, path: &str| Asked {
+        method,
+        path: path.to_owned(),
+        parameters: BTreeSet::new(),
+        is_preflight: false,
     };
-    if let Some(word) = words.keys().find(|word| !CHECKED.contains(&&***word)) {
-        return Err(format!("{place}: the tests do not know the word `{word}`"));
-    }
-    if let Some(choices) = schema["oneOf"].as_array() {
-        let outcomes = choices.iter().map(|choice| conforms(choice, value, place));
-        let errors: Vec<String> = outcomes.filter_map(Result::err).collect();
-        let is_one = errors.len() < choices.len();
-        return if is_one {
-            Ok(())
-        } else {
-            Err(errors.join(", or "))
-        };
-    }
-    let mut parts = Vec::new();
-    collect(schema, &mut parts);
-    for part in &parts {
-        plain_words(part, value, place)?;
-    }
-    match value {
-        Value::Object(members) => object(&parts, members, place),
-        Value::Array(items) => {
-            let of = parts.iter().filter_map(|part| part.get("items"));
-            for schema in of {
-                for (n, item) in items.iter().enumerate() {
-                    conforms(schema, item, &format!("{place}[{n}]"))?;
-                }
-            }
-            Ok(())
+    let answer = |status: u16, text: &str| {
+        let mut headers = reqwest::header::HeaderMap::new();
+        headers.insert("content-type", "application/json".parse().unwrap());
+        Answer {
+            status,
+            headers,
+            text: text.to_owned(),
         }
-        _ => Ok(()),
-    }
-}
-
-/// A schema and all that it is made of.
-fn collect<'s>(schema: &'s Value, parts: &mut Vec<&'s Value>) {
-    if let Some(reference) = schema["$ref"].as_str() {
-        let target = document().pointer(reference.trim_start_matches('#'));
-        collect(target.expect("a test of the document"), parts);
-    }
-    for part in schema["allOf"].as_array().into_iter().flatten() {
-        collect(part, parts);
-    }
-    parts.push(schema);
-}
-
-fn plain_words(schema: &Value, value: &Value, place: &str) -> Result<(), String> {
-    let kinds = match &schema["type"] {
-        Value::Null => None,
-        Value::Array(kinds) => Some(kinds.clone()),
-        kind => Some(vec![kind.clone()]),
     };
-    let is_of = |kind: &Value| match kind.as_str().unwrap() {
-        "null" => value.is_null(),
-        "string" => value.is_string(),
-        "integer" => value.is_i64() || value.is_u64(),
-        "number" => value.is_number(),
-        "boolean" => value.is_boolean(),
-        "array" => value.is_array(),
-        "object" => value.is_object(),
-        _ => false,
-    };
-    if kinds.is_some_and(|kinds| !kinds.iter().any(is_of)) {
-        return Err(format!("{place} is {value}"));
+    let taken = || answer(200, r#"{"errCode":0}"#);
+    for path in ["/callbacks/otc", "/receiveMsg.action", "/im_event/message"] {
+        assert_eq!(
+            compared(&asked(Method::POST, path), &taken()),
+            Ok(()),
+            "{path}"
+        );
     }
-    let choices = schema["enum"].as_array();
-    if choices.is_some_and(|choices| !choices.contains(value)) {
-        return Err(format!("{place} is {value}"));
-    }
-    let (number, bound) = (value.as_f64(), |word: &str| schema[word].as_f64());
-    let is_low = number
-        .zip(bound("minimum"))
-        .is_some_and(|(n, least)| n < least);
-    let is_high = number
-        .zip(bound("maximum"))
-        .is_some_and(|(n, most)| n > most);
-    if is_low || is_high {
-        return Err(format!("{place} is {value}"));
-    }
-    // jiff's timestamps end before RFC 3339's do.
-    let is_time = |text: &str| {
-        text.strip_suffix('Z')
-            .is_some_and(|time| time.parse::<jiff::civil::DateTime>().is_ok())
-    };
-    if schema["format"] == "date-time" && value.as_str().is_some_and(|text| !is_time(text)) {
-        return Err(format!("{place} is no time"));
-    }
-    Ok(())
-}
-
-fn object(
-    parts: &[&Value],
-    members: &serde_json::Map<String, Value>,
-    place: &str,
-) -> Result<(), String> {
-    let mut known: BTreeMap<&str, Vec<&Value>> = BTreeMap::new();
-    for (name, schema) in parts
-        .iter()
-        .filter_map(|part| part["properties"].as_object())
-        .flatten()
-    {
-        known.entry(name).or_default().push(schema);
-    }
-    let others: Vec<_> = parts
-        .iter()
-        .filter_map(|part| part.get("additionalProperties"))
-        .collect();
-    // Any value.
-    if known.is_empty() && others.is_empty() {
-        return Ok(());
-    }
-    for (name, value) in members {
-        let place = format!("{place}.{name}");
-        let schemas = known.get(&**name).unwrap_or(&others);
-        if schemas.is_empty() {
-            return Err(format!("{place} is not documented"));
-        }
-        for schema in schemas {
-            conforms(schema, value, &place)?;
+    for path in [
+        "/v1/undocumented",
+        "/v2",
+        "/callback/otc",
+        "/receiveMsg.actions",
+        "/",
+    ] {
+        for status in [200, 204, 400, 403, 500] {
+            let answer = answer(status, r#"{"errCode":0}"#);
+            let found = compared(&asked(Method::POST, path), &answer);
+            assert!(found.is_err(), "{path} {status}");
         }
     }
-    let needed = parts
-        .iter()
-        .filter_map(|part| part["required"].as_array())
-        .flatten();
-    for name in needed.filter_map(Value::as_str) {
-        if !members.contains_key(name) {
-            return Err(format!("{place}.{name} is absent"));
-        }
-    }
-    Ok(())
+    let other = asked(Method::DELETE, "/v1/unread");
+    assert!(compared(&other, &taken()).is_err());
+    let document_of_404 = answer(404, "{}");
+    assert!(compared(&asked(Method::POST, "/v2"), &document_of_404).is_err());
 }

@@ -155,13 +155,10 @@ impl LiveClient {
     }
 
     /// The next counts, with no other event before.
-    #[track_caller]
-    pub fn counts(&mut self) -> impl Future<Output = Value> {
-        async {
-            let event = self.next().await.expect("the stream ended");
-            assert_eq!(event.event, "counts", "{event:?}");
-            event.json()
-        }
+    pub async fn counts(&mut self) -> Value {
+        let event = self.next().await.expect("the stream ended");
+        assert_eq!(event.event, "counts", "{event:?}");
+        event.json()
     }
 
     /// Reads counts until they are these, whatever is told before.

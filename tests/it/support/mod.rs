@@ -8,6 +8,7 @@ pub mod log_guard;
 pub mod mongod;
 pub mod process;
 pub mod proxy;
+pub mod schema;
 pub mod token;
 pub mod trace;
 
