@@ -227,6 +227,17 @@ pub enum Effect<'a> {
     Presence(Presence),
 }
 
+impl Effect<'_> {
+    /// What an event of a device does that arrived then. A time too far ahead would be the device's last for ever, so such
+    /// an event does nothing.
+    pub fn presence(presence: Presence, arrived: Millis) -> Self {
+        match is_ahead(presence.at, arrived) {
+            true => Self::None,
+            false => Self::Presence(presence),
+        }
+    }
+}
+
 /// `reader` has read all messages from `of` up to and including `up_to`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadMark {
@@ -238,14 +249,19 @@ pub struct ReadMark {
     pub up_to: Millis,
 }
 
-/// How far a read may be ahead of the clock that hears of it, in milliseconds: tolerance for clocks that differ.
+/// How far an event may be ahead of the clock that hears of it, in milliseconds: tolerance for clocks that differ.
 const MAX_AHEAD: i64 = 24 * 60 * 60 * 1000;
+
+/// Whether a time of which only the latest counts is too far ahead of now.
+fn is_ahead(time: Millis, now: Millis) -> bool {
+    time.get() - now.get() > MAX_AHEAD
+}
 
 impl ReadMark {
     /// Whether a read up to this time is too far ahead of now. A read mark never falls, so such a mark would hide the
     /// conversation's messages permanently.
     pub fn is_ahead(up_to: Millis, now: Millis) -> bool {
-        up_to.get() - now.get() > MAX_AHEAD
+        is_ahead(up_to, now)
     }
 }
 

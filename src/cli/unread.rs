@@ -211,9 +211,13 @@ fn overview(counts: &Map<String, Value>, field: &str) -> Option<Vec<(String, u64
     };
     let row = |entry: &Value| {
         let id = entry.get("peer").or(entry.get("order"))?.as_str()?;
-        let at = entry.get("last_at")?.as_str()?;
+        let at = entry.get("last_at").and_then(Value::as_str);
         let unread = entry.get("unread")?.as_u64()?;
-        Some((plain(id), unread, format!("  {at}")))
+        Some((
+            plain(id),
+            unread,
+            at.map_or_else(String::new, |at| format!("  {at}")),
+        ))
     };
     entries.as_array()?.iter().map(row).collect()
 }

@@ -17,6 +17,7 @@ mod lost_callbacks;
 pub mod memory_budget;
 mod messages;
 mod metrics;
+mod moment;
 pub mod openapi;
 mod presence;
 mod query;

@@ -4,7 +4,6 @@ use std::time::SystemTime;
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use indexmap::IndexMap;
-use jiff::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -12,6 +11,7 @@ use super::Service;
 use super::asked::{AskedField, AskedFields, FieldKind};
 use super::auth::{Caller, authorize_reader};
 use super::error::{Code, Problem};
+use super::moment::moment;
 use super::unread::check_id;
 use crate::callback::ids::{Account, Millis};
 use crate::config::Http;
@@ -93,9 +93,10 @@ struct DevicePresenceAnswer {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(format = DateTime, nullable = false)]
     since: Option<String>,
-    /// The time of its last event, in RFC 3339.
-    #[schema(format = DateTime)]
-    last_seen: String,
+    /// The time of its last event, in RFC 3339. Absent at the end of the year 9999.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime, nullable = false)]
+    last_seen: Option<String>,
     /// Why it went offline: `logout`, `disconnected`, `kicked_by_device`, `kicked_by_policy`, or a number of the
     /// provider's that is not documented. Absent unless it is offline and the provider said why.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -219,8 +220,8 @@ impl UserPresenceAnswer {
     fn of(user: &UserPresence) -> Self {
         Self {
             state: user.state.into(),
-            since: user.since.map(rfc_3339),
-            last_seen: user.last_seen.map(rfc_3339),
+            since: user.since.and_then(time),
+            last_seen: user.last_seen.and_then(time),
             devices: user.devices.iter().map(DevicePresenceAnswer::of).collect(),
         }
     }
@@ -242,8 +243,8 @@ impl DevicePresenceAnswer {
             client_type: client_type.filter(|name| !name.is_empty()),
             device_id: device.device_id.clone(),
             state: device.state.into(),
-            since: device.since.map(rfc_3339),
-            last_seen: rfc_3339(device.last_seen),
+            since: device.since.and_then(time),
+            last_seen: time(device.last_seen),
             logout_reason: device.logout_reason.clone(),
         }
     }
@@ -259,25 +260,6 @@ impl From<PresenceState> for PresenceWord {
     }
 }
 
-/// A time in UTC with its milliseconds, such as `2026-01-02T03:04:05.000Z`. jiff ends a day before the year 9999 does,
-/// and no time so late is right.
-fn rfc_3339(at: Millis) -> String {
-    let at = Timestamp::from_millisecond(at.get()).unwrap_or(Timestamp::MAX);
-    format!("{at:.3}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_have_their_milliseconds() {
-        for (at, text) in [
-            (0, "1970-01-01T00:00:00.000Z"),
-            (1_700_000_000_120, "2023-11-14T22:13:20.120Z"),
-            (i64::MAX, "9999-12-30T22:00:00.999Z"),
-        ] {
-            assert_eq!(rfc_3339(Millis::nearest(at)), text);
-        }
-    }
+fn time(at: Millis) -> Option<String> {
+    moment(at.get())
 }

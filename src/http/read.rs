@@ -10,7 +10,7 @@ use super::asked::{AskedField, AskedFields, FieldKind};
 use super::auth::{Caller, authorize};
 use super::callbacks::now;
 use super::error::{Code, Problem};
-use super::messages::moment;
+use super::moment::moment;
 use super::unread::{check_id, no_orders};
 use crate::auth::Scope;
 use crate::callback::Origin;
@@ -146,9 +146,10 @@ struct ReadAnswer<'a> {
     team: Option<&'a str>,
     /// Up to and including this time, in milliseconds since 1970.
     up_to: i64,
-    /// The same time, in RFC 3339.
-    #[schema(format = DateTime)]
-    up_to_at: String,
+    /// The same time, in RFC 3339. Absent at the end of the year 9999.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime, nullable = false)]
+    up_to_at: Option<String>,
     /// Only if an order was named, and only where it is not so: acknowledged callbacks wait in a spool, and may be of
     /// accounts that are not among `peers`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -230,7 +231,7 @@ async fn mark(
         order,
         team,
         up_to: up_to.get(),
-        up_to_at: moment(up_to.get()).unwrap_or_default(),
+        up_to_at: moment(up_to.get()),
         complete: (!complete).then_some(false),
     }))
 }
@@ -251,13 +252,13 @@ async fn peers_on(
     let complete = durable.complete.is_known().await?;
     let store = &durable.store;
     let peers = store
-        .peers_unread_on(&app.name, reader, order, up_to, MOST_PEERS + 1)
+        .peers_unread_on(&app.name, reader, order, up_to, MOST_PEERS)
         .await?;
-    if peers.len() > MOST_PEERS {
+    let peers = peers.ok_or_else(|| {
         let detail = format!(
-            "more than {MOST_PEERS} accounts have unread messages on this order; mark them by `peer`"
+            "more than {MOST_PEERS} accounts may have unread messages on this order; mark them by `peer`"
         );
-        return Err(Problem::at(Code::TooManyIds, "order", detail));
-    }
+        Problem::at(Code::TooManyIds, "order", detail)
+    })?;
     Ok((peers, complete))
 }

@@ -169,11 +169,24 @@ impl Store {
         verdicts
     }
 
-    /// Attempts a batch, with retries until the deadline as long as MongoDB is at fault.
-    pub(super) async fn attempt_until(
+    async fn attempt_until(
         &self,
         batch: &[&Submission],
         deadline: Instant,
+    ) -> Result<Vec<WriteRejection>, StoreError> {
+        self.retry_until(batch, deadline, |error| {
+            self.metrics.commit_retries.inc();
+            tracing::warn!(callbacks = batch.len(), %error, "a commit is retried");
+        })
+        .await
+    }
+
+    /// Attempts a batch, with retries until the deadline as long as MongoDB is at fault, and tells of each.
+    pub(super) async fn retry_until(
+        &self,
+        batch: &[&Submission],
+        deadline: Instant,
+        tell: impl Fn(&StoreError),
     ) -> Result<Vec<WriteRejection>, StoreError> {
         let attempt = async || {
             let attempt = tokio::time::timeout_at(deadline, self.attempt(batch));
@@ -189,10 +202,7 @@ impl Store {
             .when(|error| matches!(error, StoreError::Unavailable(_) | StoreError::TimedOut))
             // No attempt starts at or after the deadline.
             .adjust(|_, pause| pause.filter(|pause| Instant::now() + *pause < deadline))
-            .notify(|error, _| {
-                self.metrics.commit_retries.inc();
-                tracing::warn!(callbacks = batch.len(), %error, "a commit is retried");
-            })
+            .notify(|error, _| tell(error))
             .await
     }
 

@@ -115,6 +115,9 @@ const TRACES: usize = 2;
 /// Questions for presence at once: fewer than [`QUERIES`], since each may ask for a thousand users.
 const PRESENCE_QUESTIONS: usize = 4;
 
+/// Pages of conversations at once: fewer than [`QUERIES`], since each may be of some megabytes.
+const PAGES: usize = 8;
+
 /// The MongoDB side of the service. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Store {
@@ -125,6 +128,9 @@ pub struct Store {
     questions: Arc<Questions>,
     traces: Arc<Turns>,
     presence_turns: Arc<Turns>,
+    page_turns: Arc<Turns>,
+    /// Those that the site reports, running or waiting.
+    reads: Arc<Semaphore>,
     /// Set when the collections are created.
     collections: Arc<OnceCell<()>>,
     /// For tasks that outlive a request, whose own runtime may end.
@@ -162,6 +168,8 @@ impl Store {
             questions: Arc::default(),
             traces: Arc::new(Turns::new(TRACES)),
             presence_turns: Arc::new(Turns::new(PRESENCE_QUESTIONS)),
+            page_turns: Arc::new(Turns::new(PAGES)),
+            reads: Arc::new(Semaphore::new(read::MOST_READS)),
             collections: Arc::default(),
             runtime: Handle::current(),
             behind: Arc::default(),

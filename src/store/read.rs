@@ -15,6 +15,7 @@ use super::bson::date;
 use super::documents::{Submission, Write, mark_write};
 use super::error::StoreError;
 use super::indexes::UNREAD_BY_ORDER;
+use super::marks::{covers, number};
 use super::{Store, collection};
 use crate::callback::event::{Conversation, Product, ReadMark};
 use crate::callback::ids::{Account, AppName, Millis, natural_key};
@@ -25,6 +26,9 @@ const KIND: &str = "site_read";
 
 /// The connections that one read takes at once: for the marks, and for the records.
 const CONNECTIONS: u32 = 2;
+
+/// Reads at once, those that wait for their turn included. Each may be of a thousand conversations.
+pub(super) const MOST_READS: usize = 64;
 
 /// What the site reports. The same report has the same effect and the same records, however often it is sent.
 #[derive(Debug, Clone)]
@@ -53,7 +57,8 @@ pub fn site_read_key(reader: &Account, of: &Conversation) -> String {
     natural_key([KIND, reader.as_str(), side, other])
 }
 
-/// The pipeline of [`Store::peers_unread_on`]; public so that a test can ask for its plan. It reads index keys alone.
+/// The pipeline of [`Store::peers_unread_on`], whose `state` may be behind; public so that a test can ask for its plan. It
+/// reads index keys alone.
 pub fn peers_unread_on(
     app: &AppName,
     reader: &Account,
@@ -66,7 +71,7 @@ pub fn peers_unread_on(
             "app": app.as_str(), "to": reader.as_str(), "state": 0, "orderId": { "$eq": order },
             "msgTimestamp": { "$lte": up_to.get() },
         } },
-        doc! { "$group": { "_id": "$fromAccount" } },
+        doc! { "$group": { "_id": "$fromAccount", "newest": { "$max": "$msgTimestamp" } } },
         doc! { "$sort": { "_id": 1 } },
         doc! { "$limit": most as i64 },
     ]
@@ -133,18 +138,25 @@ impl Store {
     /// later count has it; `state` follows in the background, as for a receipt.
     ///
     /// # Errors
-    /// If MongoDB did not confirm all of it in time. A part may be stored; to send it again is always safe.
+    /// If MongoDB did not confirm all of it in time, or too many reads wait for it. A part may be stored; to send it
+    /// again is always safe.
     pub async fn mark_read(&self, read: SiteRead) -> Result<(), StoreError> {
+        // Held until the task ends, whether or not its client still waits.
+        let waiting = self.reads.clone().try_acquire_owned();
+        let waiting = waiting.map_err(|_| StoreError::Overloaded)?;
         let store = self.clone();
         let deadline = Instant::now() + self.settings.commit_timeout;
         let marked = async move {
-            let submission = read.submission();
+            let _waiting = waiting;
             // Out of those that queries share, so that commits always find a free connection.
             let turn = store.queries.acquire_many(CONNECTIONS);
             let turn = timeout_at(deadline, turn).await;
             let _turn = turn.map_err(|_elapsed| StoreError::TimedOut)?;
+            let submission = read.submission();
             let _busy = store.busy();
-            let refused = store.attempt_until(&[&submission], deadline).await?;
+            let again =
+                |error: &StoreError| tracing::warn!(%error, "marking as read is tried again");
+            let refused = store.retry_until(&[&submission], deadline, again).await?;
             if let Some(refusal) = refused.first() {
                 return Err(StoreError::Refused(format!("error {}", refusal.code)));
             }
@@ -158,11 +170,11 @@ impl Store {
         marked.await.map_err(ended)?
     }
 
-    /// The peers from whom a reader has unread messages on an order that were sent up to a time, the first `most` by
-    /// their accounts. Where `state` is behind, also some whose messages are read.
+    /// The peers from whom a reader has unread messages on an order that were sent up to a time, by their accounts. The
+    /// read marks decide, and not `state`. `None` if there may be more than `most`.
     ///
     /// # Errors
-    /// When MongoDB does not answer in time, or the index is not there yet.
+    /// When MongoDB does not answer in time, or an index is not there yet.
     pub async fn peers_unread_on(
         &self,
         app: &AppName,
@@ -170,19 +182,33 @@ impl Store {
         order: &str,
         up_to: Millis,
         most: usize,
-    ) -> Result<Vec<Account>, StoreError> {
+    ) -> Result<Option<Vec<Account>>, StoreError> {
         let messages = self.collection(collection::MESSAGES)?;
-        let pipeline = peers_unread_on(app, reader, order, up_to, most);
+        let pipeline = peers_unread_on(app, reader, order, up_to, most + 1);
         let find = messages
             .aggregate(pipeline)
             .hint(Hint::Name(UNREAD_BY_ORDER.to_owned()))
-            .max_time(self.settings.query_timeout);
-        let found: Vec<Document> = self
+            .max_time(self.settings.query_timeout)
+            .with_type::<RawDocumentBuf>();
+        let found: Vec<RawDocumentBuf> = self
             .within_query_timeout(async move { find.await?.try_collect().await })
             .await?;
-        let peers = found
+        if found.len() > most {
+            return Ok(None);
+        }
+        let newest = found
             .iter()
-            .filter_map(|found| Some(Account::new(found.get_str("_id").ok()?)));
-        Ok(peers.collect())
+            .filter_map(|found| Some((found.get_str("_id").ok()?, number(found, "newest")?)));
+        let newest: Vec<(&str, i64)> = newest.collect();
+        let peers: Vec<&str> = newest.iter().map(|(peer, _)| *peer).collect();
+        let reader = reader.as_str();
+        // After the messages: a mark that rises in between makes nobody unread.
+        let marks = self.marks_between(app, &[reader], &peers).await?;
+        let marks = marks.by_pair()?;
+        let unread = newest.into_iter().filter(|(peer, sent_at)| {
+            let mark = marks.get(&(reader, *peer)).copied();
+            !covers(mark, *sent_at)
+        });
+        Ok(Some(unread.map(|(peer, _)| Account::new(peer)).collect()))
     }
 }

@@ -57,7 +57,7 @@ pub async fn off(client: &Client) {
 }
 
 /// How many commands have failed so far. Switches the fail point off.
-async fn times_hit(client: &Client) -> i64 {
+pub async fn times_hit(client: &Client) -> i64 {
     let point = doc! { "configureFailPoint": "failCommand", "mode": "off" };
     let was = client.database("admin").run_command(point).await.unwrap();
     let count = was.get("count").unwrap();

@@ -11,7 +11,8 @@ use crate::support::dialect::{Dialect, WILDFIRE_SECRET};
 use crate::support::process::Process;
 use crate::support::proxy::{Line, Proxy};
 use crate::support::{
-    ADMIN_KEY, Answer, READ_KEY, SECRET, TestApp, database_name, http, mongodb_uri, send, signed,
+    ADMIN_KEY, Answer, READ_KEY, SECRET, TestApp, WRITE_KEY, database_name, http, mongodb_uri,
+    send, signed,
 };
 
 /// A service in a process of its own, with a real log.
@@ -406,6 +407,24 @@ async fn a_failed_query_is_logged_with_its_id() {
     assert_has(&line, &fields);
     let told = answer.json()["detail"].as_str().unwrap().to_owned();
     assert!(!told.contains("BadValue"), "{told}");
+    service.end().await;
+}
+
+/// A site's read that MongoDB does not take at once is no commit, and the log says what it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_that_is_tried_again_is_logged_as_what_it_is() {
+    let proxy = Proxy::to(&mongodb_uri()).await;
+    let service = Logged::on(&proxy.uri(), "info", "").await;
+    proxy.set(Line::Cut);
+    let key = format!("Bearer {WRITE_KEY}");
+    let report = json!({ "user": "a-reader", "peer": "a-peer", "up_to": 1 }).to_string();
+    let answer = service
+        .post("/v1/read", &[("Authorization", &key)], &report)
+        .await;
+    assert_eq!(answer.status, 503, "{answer:?}");
+    let log = service.process.log();
+    assert!(log.contains("marking as read is tried again"), "{log}");
+    assert!(!log.contains("a commit is"), "{log}");
     service.end().await;
 }
 

@@ -103,6 +103,20 @@ async fn all_of_a_user_has_every_sender_and_order_with_unread_messages() {
     }
 }
 
+/// The last times that a document may hold: the provider's number is told, and no other time in its place.
+#[tokio::test]
+async fn a_time_that_no_text_can_express_is_told_as_its_number_alone() {
+    let app = TestApp::start().await;
+    let last = 253_402_300_799_999_i64;
+    let late = message(1, "ann", 0, json!({ "msgTimestamp": last }));
+    app.deliver(late).await.expect_ok();
+    let all = app.ask(&json!({ "user": "bob" })).await.json();
+    let ann = &all["newest"]["peers"][0];
+    assert_eq!(ann["last_timestamp"], last, "{all}");
+    assert_eq!(ann.get("last_at"), None, "{all}");
+    app.end().await;
+}
+
 #[tokio::test]
 async fn who_has_read_all_has_an_empty_overview() {
     let app = TestApp::start().await;

@@ -168,6 +168,8 @@ async fn without_an_index_a_query_is_503_and_the_service_degraded() {
         ("messages", "unread_by_team", vec![&teams]),
         ("messages", "team_joins", vec![&teams]),
         ("read_marks", "marks", vec![&peers]),
+        // For conversations, not for counts.
+        ("messages", "conversation", vec![]),
     ] {
         without(collection, index, &asked).await;
     }

@@ -15,7 +15,7 @@ const DATA_MODEL: &str = include_str!("../../docs/data-model.md");
 
 /// MongoDB's names of the types that a table names, such as `Array of String` or `Int32 or String`.
 pub fn bson_types(cell: &str) -> Vec<&'static str> {
-    const TYPES: [(&str, &str); 7] = [
+    const TYPES: [(&str, &str); 8] = [
         ("String", "string"),
         ("Int32", "int"),
         ("Int64", "long"),
@@ -23,6 +23,7 @@ pub fn bson_types(cell: &str) -> Vec<&'static str> {
         ("Boolean", "bool"),
         ("Document", "object"),
         ("Array", "array"),
+        ("null", "null"),
     ];
     let cell = cell.split(" of ").next().unwrap();
     let words = cell.split(|c: char| !c.is_alphanumeric());

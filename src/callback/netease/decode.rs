@@ -98,7 +98,7 @@ impl<'r> NeteaseDecoder<'r, '_> {
         let kind = wire::kind_of(number);
         match number {
             1 => self.conversation(event_type, fields),
-            2 | 3 => presence(kind, event_type, fields).map(Decoded::from),
+            2 | 3 => presence(kind, event_type, fields, self.arrived).map(Decoded::from),
             7 => recall(kind, event_type, Class::P2p, fields).map(Decoded::from),
             8 => recall(kind, event_type, Class::Team, fields).map(Decoded::from),
             25 => recall(kind, event_type, Class::SuperTeam, fields).map(Decoded::from),
@@ -136,7 +136,7 @@ impl<'r> NeteaseDecoder<'r, '_> {
             return self.as_it_came(kind, event_type, fields);
         };
         let key = natural_key([event_type.to_string().as_str(), &digest(self.body)]);
-        let effect = Effect::Presence(presence);
+        let effect = Effect::presence(presence, self.arrived);
         Event::Record(record(kind, event_type, key, fields, effect)).into()
     }
 

@@ -26,7 +26,12 @@ fn rest<'a>(fields: &Fields<'a>, taken: &[&str]) -> Columns<'a> {
     })
 }
 
-pub fn presence<'a>(kind: &Kind, event_type: EventType, fields: Fields<'a>) -> Result<Event<'a>> {
+pub fn presence<'a>(
+    kind: &Kind,
+    event_type: EventType,
+    fields: Fields<'a>,
+    arrived: Millis,
+) -> Result<Event<'a>> {
     let is_login = event_type == EventType::Number(2);
     let change = if is_login {
         PresenceChange::Login
@@ -46,7 +51,7 @@ pub fn presence<'a>(kind: &Kind, event_type: EventType, fields: Fields<'a>) -> R
     let effect = if is_refused {
         Effect::None
     } else {
-        Effect::Presence(presence)
+        Effect::presence(presence, arrived)
     };
     Ok(Event::Record(record(kind, event_type, key, fields, effect)))
 }

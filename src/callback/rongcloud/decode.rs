@@ -33,8 +33,8 @@ pub fn decode<'r>(
     let body = callback.body();
     match body.trim_ascii_start().first() {
         None => Decoded::default(), // a probe of the address
-        Some(b'{') => object(body).unwrap_or_else(Decoded::from),
-        Some(b'[') => list(body).unwrap_or_else(Decoded::from),
+        Some(b'{') => object(body, arrived).unwrap_or_else(Decoded::from),
+        Some(b'[') => list(body, arrived).unwrap_or_else(Decoded::from),
         Some(_) => match route(body, arrived, rules) {
             Ok(event) => event.into(),
             Err(undecodable) => undecodable.into(),
@@ -42,12 +42,12 @@ pub fn decode<'r>(
     }
 }
 
-fn object(body: &[u8]) -> Result<Decoded<'_>> {
+fn object(body: &[u8], arrived: Millis) -> Result<Decoded<'_>> {
     let Some(fields) = parse_body(body)? else {
         return Ok(Decoded::default());
     };
     if is_online_status(&fields) {
-        online_status(fields).map(Decoded::from)
+        online_status(fields, arrived).map(Decoded::from)
     } else if fields.contains("eventType") && fields.contains("originalMsgInfo") {
         operation(body, fields).map(Decoded::from)
     } else {
@@ -57,7 +57,7 @@ fn object(body: &[u8]) -> Result<Decoded<'_>> {
 
 /// A list of online statuses. A bad one does not block the others: they take effect, and the body also becomes a
 /// dead letter.
-fn list(body: &[u8]) -> Result<Decoded<'_>> {
+fn list(body: &[u8], arrived: Millis) -> Result<Decoded<'_>> {
     let elements: Vec<&RawValue> = serde_json::from_slice(body).map_err(|e| {
         let (line, column) = (e.line(), e.column());
         undecodable("", Reason::NotJson { line, column })
@@ -76,7 +76,7 @@ fn list(body: &[u8]) -> Result<Decoded<'_>> {
     for (i, element) in elements.into_iter().enumerate() {
         let event = element
             .ok_or_else(|| undecodable("", Reason::BadValue("an object")))
-            .and_then(online_status);
+            .and_then(|fields| online_status(fields, arrived));
         match event {
             Ok(event) => decoded.events.push(event),
             Err(Undecodable { reason, path }) => {
@@ -102,7 +102,7 @@ fn is_online_status(fields: &Fields<'_>) -> bool {
 
 /// A user's connection that opened (`status` 0) or closed (1 by itself, 2 by a logout). A user may have several at
 /// once, with different `sessionId`s.
-fn online_status(fields: Fields<'_>) -> Result<Event<'_>> {
+fn online_status(fields: Fields<'_>, arrived: Millis) -> Result<Event<'_>> {
     let logout = |reason| PresenceChange::Logout(Some(reason));
     let account = Account::new(required(&fields, "userid")?);
     let status = required(&fields, "status")?.into_owned();
@@ -123,16 +123,18 @@ fn online_status(fields: Fields<'_>) -> Result<Event<'_>> {
         &status,
         &at.get().to_string(),
     ]);
+    let accounts = vec![("userid", account.clone())];
+    let presence = Presence {
+        account,
+        device_id,
+        client_type,
+        change,
+        at,
+    };
     Ok(Event::Record(Record {
-        accounts: vec![("userid", account.clone())],
+        accounts,
         at: Some(("time", at)),
-        effect: Effect::Presence(Presence {
-            account,
-            device_id,
-            client_type,
-            change,
-            at,
-        }),
+        effect: Effect::presence(presence, arrived),
         ..record(kind, "online_status", key, Columns::as_sent(fields))
     }))
 }

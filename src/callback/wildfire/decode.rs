@@ -207,13 +207,14 @@ impl<'r> WildfireDecoder<'r, '_> {
             &status,
             &at.get().to_string(),
         ]);
-        let effect = Effect::Presence(Presence {
+        let presence = Presence {
             account,
             device_id,
             client_type,
             change,
             at,
-        });
+        };
+        let effect = Effect::presence(presence, self.arrived);
         Ok(self.record(kind, key, fields, effect))
     }
 }

@@ -19,7 +19,6 @@ use crate::config::Http;
 use crate::live::ReloadableConfig;
 use crate::store::messages::{PageQuestion, WhichPage};
 use view::MessagesAnswer;
-pub use view::moment;
 
 /// Messages per page: the default and the most.
 const PAGE: u64 = 50;
@@ -170,7 +169,8 @@ pub async fn post(
 ///
 /// A user's messages with another person or in a team, a page at a time, the newest first. A cursor names a place and
 /// not a page, so it stays right whatever comes. The content of recalled messages is withheld, unless the key has the
-/// scope `admin`. The key needs the scope `read`.
+/// scope `admin`. A user's token is not sent messages that the provider did not deliver to its user. The key needs the
+/// scope `read`.
 #[utoipa::path(
     get,
     path = "/v1/messages",
@@ -219,6 +219,7 @@ async fn answer(
         conversations: &app.provider.conversations(&reader, &of),
         which: &which,
         limit,
+        withholds_held_back: caller.is_user(),
     };
     let page = durable.store.message_page(&question).await?;
     let sees_recalled = caller.allows(Scope::Admin);

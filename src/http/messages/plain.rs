@@ -3,7 +3,7 @@
 use mongodb::bson::Bson;
 use serde_json::{Number, Value};
 
-use super::view::moment;
+use crate::http::moment::moment;
 
 /// A stored value as plain JSON: numbers are numbers, also beyond what a float holds exactly, and times are RFC 3339.
 /// What the service never stores there itself, but somebody may have put there, becomes a text.

@@ -6,6 +6,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::plain::json;
+use crate::http::moment::moment;
 use crate::store::messages::{MessagePage, StoredChange, StoredMessage};
 
 /// A page of a conversation.
@@ -85,7 +86,7 @@ pub struct HistoryMessage {
     order: Option<String>,
     /// When the provider accepted it, in milliseconds since 1970.
     timestamp: i64,
-    /// The same time, in RFC 3339. Absent beyond the year 9999.
+    /// The same time, in RFC 3339. Absent at the end of the year 9999 and later.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(format = DateTime, nullable = false)]
     sent_at: Option<String>,
@@ -105,7 +106,8 @@ pub struct HistoryMessage {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     read: Option<bool>,
-    /// Whether the provider did not deliver it to its receiver. Absent if it did.
+    /// Whether the provider did not deliver it to its receiver. Absent if it did. A user's token is sent such messages
+    /// only of its user's own.
     #[serde(skip_serializing_if = "is_false")]
     held_back: bool,
     /// Its edits, the earliest first.
@@ -158,15 +160,6 @@ pub struct RecallView {
 fn is_false(flag: &bool) -> bool {
     !*flag
 }
-
-/// Milliseconds since 1970 in RFC 3339, in UTC and always with three digits of a second; `None` beyond its years.
-pub fn moment(millis: i64) -> Option<String> {
-    let at = jiff::Timestamp::from_millisecond(millis).ok()?;
-    (millis <= MAX_MILLIS).then(|| format!("{at:.3}"))
-}
-
-/// The last millisecond of the year 9999.
-const MAX_MILLIS: i64 = 253_402_300_799_999;
 
 fn time(at: Option<DateTime>) -> Option<String> {
     moment(at?.timestamp_millis())

@@ -78,9 +78,10 @@ pub struct NewestPeer {
     pub peer: String,
     /// How many are unread.
     pub unread: u64,
-    /// When the newest was sent, in UTC.
-    #[schema(format = DateTime)]
-    pub last_at: String,
+    /// When the newest was sent, in UTC. Absent at the end of the year 9999.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime, nullable = false)]
+    pub last_at: Option<String>,
     /// The same in milliseconds, the provider's own number.
     pub last_timestamp: i64,
     /// The newest; absent if it was read or recalled in that very moment.
@@ -98,9 +99,10 @@ pub struct NewestOrder {
     pub unread: u64,
     /// How many by sender.
     pub peers: BTreeMap<String, u64>,
-    /// When the newest was sent, in UTC.
-    #[schema(format = DateTime)]
-    pub last_at: String,
+    /// When the newest was sent, in UTC. Absent at the end of the year 9999.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime, nullable = false)]
+    pub last_at: Option<String>,
     /// The same in milliseconds, the provider's own number.
     pub last_timestamp: i64,
     /// The newest; absent if it was read or recalled in that very moment.
@@ -141,10 +143,4 @@ impl fmt::Debug for LastMessage {
 )]
 fn is_true(flag: &bool) -> bool {
     *flag
-}
-
-/// A time in UTC (RFC 3339), always with milliseconds.
-pub fn utc(millis: i64) -> String {
-    let at = jiff::Timestamp::from_millisecond(millis).unwrap_or_default();
-    format!("{at:.3}")
 }

@@ -7,12 +7,13 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 
-use super::answer::{LastMessage, NewestLists, NewestOrder, NewestPeer, TotalOf, utc};
+use super::answer::{LastMessage, NewestLists, NewestOrder, NewestPeer, TotalOf};
 use super::cursor::{UnreadCursor, UnreadPlace};
 use super::{UnreadAnswer, UnreadQuery};
 use crate::callback::ids::Account;
 use crate::http::Service;
 use crate::http::error::{Code, Problem};
+use crate::http::moment::moment;
 use crate::ingest::App;
 use crate::store::{
     LastUnread, MOST_NEWEST, NewestUnread, Question, Store, StoreError, UnreadBy, UnreadCount,
@@ -144,7 +145,7 @@ impl Overview<'_> {
             Some(NewestPeer {
                 peer: one.id.clone(),
                 unread,
-                last_at: utc(one.sent_at),
+                last_at: moment(one.sent_at),
                 last_timestamp: one.sent_at,
                 last: message(last, &one.peer),
             })
@@ -166,7 +167,7 @@ impl Overview<'_> {
                 order: one.id.clone(),
                 unread: self.asked.capped(peers.values().sum()),
                 peers,
-                last_at: utc(one.sent_at),
+                last_at: moment(one.sent_at),
                 last_timestamp: one.sent_at,
                 last: message(last, &one.peer),
             })

@@ -19,7 +19,6 @@ use super::{FIELDS, UnreadQuery, check, reader};
 use crate::http::Service;
 use crate::http::asked::AskedFields;
 use crate::http::auth::{Caller, Grant, authorize_reader};
-use crate::http::body::body;
 use crate::http::connection::ConnectionState;
 use crate::http::error::{Code, Problem};
 use crate::live::ReloadableConfig;
@@ -52,8 +51,7 @@ pub async fn post(
 ) -> Result<HttpResponse, Problem> {
     let current = service.live.current();
     let caller = authorize_reader(&service, &current, &request)?;
-    let body = body(&request, payload, &service, &|| Ok(())).await?;
-    let asked = AskedFields::from_json(&body, FIELDS)?;
+    let asked = AskedFields::from_body(&request, payload, &service, FIELDS).await?;
     open(&request, &service, &current, &caller, asked.into()).await
 }
 
@@ -95,10 +93,7 @@ async fn open(
         let detail = "a stream begins with the newest; ask /v1/unread for what comes after";
         return Err(Problem::at(Code::InvalidField, "after", detail));
     }
-    if service.durable.outage.is_known() {
-        let detail = "MongoDB is away, so no changes are told now; ask again";
-        return Err(Problem::new(Code::Unavailable, detail));
-    }
+    service.check_reachable()?;
     let mut response = HttpResponse::Ok();
     response
         .content_type("text/event-stream")

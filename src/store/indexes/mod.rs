@@ -22,7 +22,9 @@ use mongodb::options::{Acknowledgment, WriteConcern};
 use mongodb::{Collection, IndexModel};
 
 use super::error::{Blame, StoreError, blame};
+use super::messages::{PageQuestion, WhichPage};
 use super::{Store, UnreadBy, collection};
+use crate::callback::event::Conversation;
 use crate::callback::ids::{Account, AppName};
 
 pub use analysts::IdleIndex;
@@ -76,7 +78,7 @@ impl WantedIndex {
 /// The indexes that queries name. The first three cover all that a count reads. `state` is in the keys although it is always 0
 /// there: MongoDB would fetch the document to check a condition on a field that the key lacks, even if the partial
 /// filter implies it.
-fn query_indexes() -> [WantedIndex; 6] {
+fn query_indexes() -> [WantedIndex; 7] {
     [
         WantedIndex {
             collection: collection::MESSAGES,
@@ -114,18 +116,18 @@ fn query_indexes() -> [WantedIndex; 6] {
             keys: doc! { "app": 1, "account": 1, "state": 1, "lastEventTime": 1 },
             filter: None,
         },
-    ]
-}
-
-/// The indexes that help people and lists.
-fn other_indexes() -> [WantedIndex; 3] {
-    [
         WantedIndex {
             collection: collection::MESSAGES,
             name: CONVERSATION,
             keys: doc! { "app": 1, "conversation": 1, "msgTimestamp": 1, "_id": 1 },
             filter: Some(doc! { "conversation": { "$exists": true } }),
         },
+    ]
+}
+
+/// The indexes that lists of dead letters may do without.
+fn other_indexes() -> [WantedIndex; 2] {
+    [
         WantedIndex {
             collection: collection::DEAD_LETTERS,
             name: NEWEST,
@@ -225,6 +227,15 @@ impl Store {
         // An index is listed while it is still being built, but a query that names it is refused.
         let app = AppName::new("-").expect("a name by its rules");
         let nobody = Account::new("");
+        let nobodys_page = PageQuestion {
+            app: &app,
+            reader: &nobody,
+            of: &Conversation::Team(String::new()),
+            conversations: &[String::new()],
+            which: &WhichPage::Newest,
+            limit: 1,
+            withholds_held_back: false,
+        };
         let asked = async {
             for by in [UnreadBy::Peer, UnreadBy::Order] {
                 self.unread_keys(by, by.matching(&app, &[""], &[""]), 1)
@@ -233,6 +244,7 @@ impl Store {
             self.marks_between(&app, &[""], &[""]).await?;
             self.joined_at(&app, &nobody, &[""]).await?;
             self.count_in_team(&app, &nobody, "", None, 1).await?;
+            self.page_documents(&nobodys_page).await?;
             self.devices(&app, &[""]).await
         };
         match asked.await {

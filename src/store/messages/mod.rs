@@ -1,6 +1,9 @@
 //! Reads a page of a conversation from the index `conversation`, in the order of the provider's time and, at equal times,
 //! of `_id`.
 //!
+//! A page may lack messages that were read for it: those that the reader may not see are left out after that, so its ends
+//! and cursors are the same for everybody.
+//!
 //! A page's queries are bounded: MongoDB walks the index from the page's place, in either direction, and reads about as
 //! many documents as the page has. A team has two conversations, of a team and of a super team, whose index entries it
 //! merges in their order. The filters compare times with numbers, so a message whose time is absent or is no number, which has no
@@ -22,6 +25,9 @@ pub use stored::{StoredChange, StoredMessage};
 
 /// The most bytes of one page, as MongoDB stores them. A page that would be larger ends before, with at least one message.
 pub const MOST_PAGE_BYTES: usize = 4 * 1024 * 1024;
+
+/// The documents that MongoDB sends at once: the last of them may be beyond the bytes of a page.
+const BATCH: usize = 16;
 
 /// Which page of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +70,8 @@ pub struct PageQuestion<'a> {
     pub which: &'a WhichPage,
     /// The most messages.
     pub limit: usize,
+    /// Whether messages of others that the provider did not deliver are left out.
+    pub withholds_held_back: bool,
 }
 
 /// A page of a conversation.
@@ -129,8 +137,10 @@ impl Store {
         &self,
         question: &PageQuestion<'_>,
     ) -> Result<MessagePage, StoreError> {
-        let (marks, (documents, more)) =
-            tokio::try_join!(self.both_marks(question), self.page_documents(question))?;
+        let within = self.settings.query_timeout;
+        let read =
+            async { tokio::try_join!(self.both_marks(question), self.page_documents(question)) };
+        let (marks, (documents, more)) = self.page_turns.take(within, read).await?;
         let mut messages = Vec::with_capacity(documents.len());
         let mut places = Vec::with_capacity(documents.len());
         for document in &documents {
@@ -138,7 +148,10 @@ impl Store {
             let message = StoredMessage::of(question.app, document, marks.as_ref());
             let message = message.ok_or_else(unreadable)?;
             places.push(message.place());
-            if message.is_for(question.reader, document) {
+            let is_withheld = question.withholds_held_back && message.is_held_back;
+            let is_shown = message.is_from(question.reader)
+                || (!is_withheld && message.is_for(question.reader, document));
+            if is_shown {
                 messages.push(message);
             }
         }
@@ -155,7 +168,7 @@ impl Store {
     }
 
     /// The documents of a page in the order of its query, and whether there are more.
-    async fn page_documents(
+    pub(super) async fn page_documents(
         &self,
         question: &PageQuestion<'_>,
     ) -> Result<(Vec<RawDocumentBuf>, bool), StoreError> {
@@ -167,7 +180,7 @@ impl Store {
             .projection(fields())
             .sort(which.sort())
             .limit(*limit as i64 + 1)
-            .batch_size(*limit as u32 + 2)
+            .batch_size((*limit + 2).min(BATCH) as u32)
             .hint(Hint::Name(CONVERSATION.to_owned()))
             .max_time(self.settings.query_timeout);
         self.within_query_timeout(async move {

@@ -1,6 +1,6 @@
 //! A message of a conversation, from its document.
 
-use mongodb::bson::{Bson, DateTime, Document, RawDocument};
+use mongodb::bson::{Bson, DateTime, Document, RawBsonRef, RawDocument};
 
 use super::MessagePlace;
 use crate::callback::ProviderName;
@@ -190,19 +190,28 @@ impl StoredMessage {
         }
     }
 
-    /// Whether a reader may see it: a message to a team may be for some of its members alone.
+    /// Whether a reader has sent it.
+    pub(super) fn is_from(&self, reader: &Account) -> bool {
+        self.from.as_deref() == Some(reader.as_str())
+    }
+
+    /// Whether it is for a reader who has not sent it: a message to a team may be for some of its members alone. If their
+    /// list is unreadable, it is for none.
     pub(super) fn is_for(&self, reader: &Account, document: &RawDocument) -> bool {
         let provider = document
             .get_str("provider")
             .ok()
             .and_then(ProviderName::parse);
         let field = provider.and_then(ProviderName::receivers_field);
-        let receivers = field.and_then(|field| document.get_array(field).ok());
-        let mut receivers = receivers.into_iter().flatten().flatten().peekable();
-        let is_for_all = self.class.is_to_account() || receivers.peek().is_none();
-        is_for_all
-            || self.from.as_deref() == Some(reader.as_str())
-            || receivers.any(|receiver| receiver.as_str() == Some(reader.as_str()))
+        let field = field.filter(|_| !self.class.is_to_account());
+        match field.map_or(Ok(None), |field| document.get(field)) {
+            Ok(None | Some(RawBsonRef::Null)) => true,
+            Ok(Some(RawBsonRef::Array(list))) => {
+                let mut receivers = list.into_iter().flatten();
+                list.is_empty() || receivers.any(|one| one.as_str() == Some(reader.as_str()))
+            }
+            Ok(Some(_)) | Err(_) => false,
+        }
     }
 }
 

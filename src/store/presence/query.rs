@@ -12,7 +12,9 @@ use mongodb::options::Hint;
 use mongodb::raw_batch_cursor::RawBatch;
 
 use super::PresenceSettings;
-use super::state::{MOST_DEVICES, StoredDevice, StoredDevices, StoredLogout, UserPresence};
+use super::state::{
+    LogoutsOfKind, MOST_DEVICES, StoredDevice, StoredDevices, StoredLogout, UserPresence,
+};
 use crate::callback::ids::{AppName, Millis, natural_key};
 use crate::store::error::StoreError;
 use crate::store::indexes::ACCOUNT;
@@ -97,16 +99,20 @@ impl Store {
         let presence = self.collection(collection::PRESENCE)?;
         let find = presence
             .find(doc! { "_id": { "$in": ids }, "deviceId": null })
-            .projection(fields(&["account"]))
+            .projection(fields(&["account", "plainLogoutAt", "plainLogoutReason"]))
             .hint(Hint::Name("_id_".to_owned()))
             .batch_size(u32::MAX >> 1)
             .max_time(self.settings.query_timeout);
         let batches: Vec<RawBatch> = self.batches(find).await?;
         for kind in documents(&batches) {
-            let read = kind.and_then(|kind| Some((kind.get_str("account").ok()?, device(kind)?)));
-            let (account, kind) = read.ok_or_else(unreadable)?;
-            if let (Some(found), Some(logout)) = (all.get_mut(account), kind.logout) {
-                found.logouts_of_kinds.insert(kind.client_type, logout);
+            let read = kind.and_then(|kind| {
+                let plain = logout(kind, "plainLogoutAt", "plainLogoutReason");
+                Some((kind.get_str("account").ok()?, device(kind)?, plain))
+            });
+            let (account, kind, plain) = read.ok_or_else(unreadable)?;
+            if let (Some(found), Some(last)) = (all.get_mut(account), kind.logout) {
+                let logouts = LogoutsOfKind { last, plain };
+                found.logouts_of_kinds.insert(kind.client_type, logouts);
             }
         }
         Ok(())
@@ -177,26 +183,35 @@ fn account_devices(row: &RawDocument) -> Option<(String, StoredDevices)> {
 
 /// A device's document, perhaps of an older version, whose only fact is its state.
 fn device(document: &RawDocument) -> Option<StoredDevice> {
-    let time = |name: &str| {
-        let at = document.get_datetime(name).ok()?;
-        Some(Millis::nearest(at.timestamp_millis()))
-    };
     let text = |name: &str| document.get_str(name).ok().map(str::to_owned);
-    let (mut login, heartbeat, mut logout) =
-        (time("loginAt"), time("heartbeatAt"), time("logoutAt"));
+    let (mut login, heartbeat) = (time(document, "loginAt"), time(document, "heartbeatAt"));
+    let mut logout = logout(document, "logoutAt", "logoutReason");
     if login.is_none() && heartbeat.is_none() && logout.is_none() {
-        let is_online = document.get_str("state").ok()? == "online";
-        let only = if is_online { &mut login } else { &mut logout };
-        *only = Some(time("lastEventAt")?);
+        let at = time(document, "lastEventAt")?;
+        if document.get_str("state").ok()? == "online" {
+            login = Some(at);
+        } else {
+            logout = Some(StoredLogout { at, reason: None });
+        }
     }
-    let reason = text("logoutReason");
     Some(StoredDevice {
         client_type: text("clientType").unwrap_or_default(),
         device_id: text("deviceId"),
         login,
         heartbeat,
-        logout: logout.map(|at| StoredLogout { at, reason }),
+        logout,
     })
+}
+
+fn time(document: &RawDocument, name: &str) -> Option<Millis> {
+    let at = document.get_datetime(name).ok()?;
+    Some(Millis::nearest(at.timestamp_millis()))
+}
+
+fn logout(document: &RawDocument, at: &str, reason: &str) -> Option<StoredLogout> {
+    let reason = document.get_str(reason).ok().map(str::to_owned);
+    let at = time(document, at)?;
+    Some(StoredLogout { at, reason })
 }
 
 fn unreadable() -> StoreError {

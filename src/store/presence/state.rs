@@ -3,7 +3,8 @@
 //! A logout may come without the device's id, although the login had one. So the document of a kind of client, whose
 //! `deviceId` is null, is about every device of that kind: its logout puts each offline that has logged in or been heard
 //! of no later. One exception: a device that was kicked was kicked by another, which may be of the same kind, and which
-//! logged in shortly before.
+//! logged in shortly before. For that one the last logout that is no kick is looked at. Earlier kicks need not be: who
+//! is the last to log in shortly before a kick is that before each kick between the two.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -76,12 +77,21 @@ pub struct StoredLogout {
     pub reason: Option<String>,
 }
 
+/// The logouts of a kind of client that came without a device's id.
+#[derive(Debug)]
+pub struct LogoutsOfKind {
+    /// The last.
+    pub last: StoredLogout,
+    /// The last that is no kick by another device.
+    pub plain: Option<StoredLogout>,
+}
+
 /// The newest devices of an account.
 #[derive(Debug, Default)]
 pub struct StoredDevices {
     pub devices: Vec<StoredDevice>,
-    /// The last logout of each kind of client that came without a device's id.
-    pub logouts_of_kinds: HashMap<String, StoredLogout>,
+    /// By kind of client.
+    pub logouts_of_kinds: HashMap<String, LogoutsOfKind>,
     /// Whether there are more devices that may be online.
     pub is_truncated: bool,
 }
@@ -157,8 +167,11 @@ impl StoredDevices {
     /// The last logout of the device's kind that may be about this device.
     fn logout_of_kind(&self, device: &StoredDevice) -> Option<&StoredLogout> {
         device.device_id.as_ref()?;
-        let logout = self.logouts_of_kinds.get(&device.client_type)?;
-        (!self.has_kicked(device, logout)).then_some(logout)
+        let LogoutsOfKind { last, plain } = self.logouts_of_kinds.get(&device.client_type)?;
+        match self.has_kicked(device, last) {
+            true => plain.as_ref(),
+            false => Some(last),
+        }
     }
 
     /// Whether this device is the one that kicked the device which this logout is about: the last of its kind to log in

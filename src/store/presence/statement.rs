@@ -12,7 +12,7 @@ use mongodb::bson::{
 
 use crate::callback::Origin;
 use crate::callback::ids::natural_key;
-use crate::callback::presence::{Presence, PresenceChange};
+use crate::callback::presence::{LogoutReason, Presence, PresenceChange};
 use crate::store::bson::{date, raw};
 
 /// The stages that are the same for every event: before its own, and after it.
@@ -75,9 +75,16 @@ fn event(origin: &Origin, presence: &Presence) -> RawDocumentBuf {
         PresenceChange::Heartbeat => fields.append(cstr!("heartbeatAt"), latest("$heartbeatAt")),
         PresenceChange::Logout(reason) => {
             let word = reason.map(|reason| reason.word());
-            let reason = newest(at, "$logoutAt", word.as_deref(), "$logoutReason");
+            let newest_reason = |at_field, field| newest(at, at_field, word.as_deref(), field);
+            let reasons = newest_reason("$logoutAt", "$logoutReason");
             fields.append(cstr!("logoutAt"), latest("$logoutAt"));
-            fields.append(cstr!("logoutReason"), reason);
+            fields.append(cstr!("logoutReason"), reasons);
+            let is_kick = reason == Some(LogoutReason::KickedByDevice);
+            if presence.device_id.is_empty() && !is_kick {
+                let reasons = newest_reason("$plainLogoutAt", "$plainLogoutReason");
+                fields.append(cstr!("plainLogoutAt"), latest("$plainLogoutAt"));
+                fields.append(cstr!("plainLogoutReason"), reasons);
+            }
         }
     }
     fields

@@ -1,10 +1,15 @@
 //! A page of a conversation costs what is on the page.
 
+use std::time::Duration;
+
+use futures_util::future::{join, join_all};
 use im_callback::callback::event::Class;
 use im_callback::callback::ids::AppName;
 use im_callback::store::messages::{MessagePlace, WhichPage};
 use mongodb::bson::{Document, doc};
 
+use super::{ask, ids, page, plant};
+use crate::failpoints::{TURN, fail, service, times_hit};
 use crate::support::TestApp;
 use crate::trace::SENT;
 use crate::unread_indexes::{find, stages};
@@ -74,5 +79,51 @@ async fn a_page_is_read_by_the_index_alone() {
             assert!(number("totalKeysExamined") < 60, "{which:?} {plan}");
         }
     }
+    app.end().await;
+}
+
+/// MongoDB sends a page in small parts, so that no more than a part is in memory beyond what a page may have.
+#[tokio::test]
+async fn a_page_comes_in_small_parts() {
+    let app = TestApp::start().await;
+    let many = (0..100).map(|n| (format!("m{n:03}"), SENT + n));
+    plant(&app, "p2p/ann/bob", many).await;
+    let profile = async |level: i32| app.database.run_command(doc! { "profile": level }).await;
+    profile(2).await.unwrap();
+    let whole = page(&app, "user=bob&peer=ann&limit=90").await;
+    profile(0).await.unwrap();
+    assert_eq!(ids(&whole).len(), 90);
+    let reads = doc! { "op": { "$in": ["query", "getmore"] }, "ns": { "$regex": "[.]messages$" } };
+    let parts = app.documents("system.profile", reads).await;
+    let parts: Vec<_> = parts
+        .iter()
+        .map(|part| part.get_i32("nreturned").unwrap())
+        .collect();
+    assert!(parts.iter().all(|n| *n <= 16), "{parts:?}");
+    assert_eq!(parts.iter().sum::<i32>(), 91);
+    app.end().await;
+}
+
+/// Few pages are read at once, and the others wait for their turn.
+#[tokio::test(flavor = "multi_thread")]
+async fn few_pages_are_read_at_once() {
+    let _turn = TURN.lock().await;
+    let name = "slow-pages";
+    let Some((app, client)) = service(name, "").await else {
+        return;
+    };
+    let slow = doc! {
+        "failCommands": ["find"], "namespace": format!("{}.messages", app.database.name()),
+        "blockConnection": true, "blockTimeMS": 1000,
+    };
+    fail(&client, name, "alwaysOn", slow).await;
+    let asked = (0..20).map(|_| ask(&app, "user=bob&peer=ann"));
+    let begun = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        times_hit(&client).await
+    };
+    let (answers, begun) = join(join_all(asked), begun).await;
+    assert_eq!(begun, 8);
+    assert!(answers.iter().all(|a| a.status == 200), "{answers:?}");
     app.end().await;
 }

@@ -1,10 +1,12 @@
 //! Whose conversation it is: apps, classes, providers, keys; and what is refused.
 
+use mongodb::bson::{Bson, Document, doc};
 use serde_json::{Value, json};
 
 use super::{ask, ask_as, ids, page, plant};
 use crate::support::TestApp;
 use crate::support::dialect::{Dialect, Unsigned};
+use crate::support::token::{TOKEN_KEYS, site_token};
 use crate::trace::{SENT, message};
 
 /// A key of one app.
@@ -323,5 +325,104 @@ async fn other_providers_conversations_are_told_too() {
     )
     .await;
     assert_eq!(ids(&rest), ["3"]);
+    app.end().await;
+}
+
+/// What the provider did not deliver is for the site's eyes, and its sender's: a page of its receiver, or of others in
+/// the team, is not sent it. Pages stay where they are, and may have fewer.
+#[tokio::test]
+async fn a_users_token_is_not_sent_what_the_provider_withheld_from_its_user() {
+    let app = TestApp::with(TOKEN_KEYS).await;
+    for (id, more) in [
+        ("1", json!({})),
+        ("2", json!({ "antispam": "1", "body": "hidden-text" })),
+        ("3", json!({ "blacklist": true, "body": "hidden-text" })),
+        ("4", json!({ "antispam": "0", "blacklist": false })),
+    ] {
+        for team in [false, true] {
+            let mut message = json!({ "msgTimestamp": SENT + id.parse::<i64>().unwrap() });
+            let fields = message.as_object_mut().unwrap();
+            fields.extend(more.as_object().unwrap().clone());
+            if team {
+                fields.insert("convType".to_owned(), json!("TEAM"));
+                fields.insert("to".to_owned(), json!("7"));
+            }
+            let body = crate::trace::message(id, message);
+            app.deliver(body).await.expect_ok();
+        }
+    }
+    let token = |user: &str| site_token(json!({ "sub": user, "teams": ["7"] }));
+    let (bob, ann) = (token("Bob"), token("Ann"));
+    for conversation in ["peer=ann", "team=7"] {
+        let query = format!("app=otc&user=bob&{conversation}");
+        let answer = ask_as(&app, &bob, &query).await;
+        assert_eq!(ids(&answer.json()), ["4", "1"], "{answer:?}");
+        assert!(!answer.text.contains("hidden-text"));
+        // The site's key is sent all of it, and told so.
+        let all = page(&app, &query).await;
+        assert_eq!(ids(&all), ["4", "3", "2", "1"], "{query}");
+        assert_eq!(all["messages"][1]["held_back"], true);
+        // Page by page, of which two are empty.
+        let (mut seen, mut place) = (Vec::new(), String::new());
+        for _ in 0..4 {
+            let answer = ask_as(&app, &bob, &format!("{query}&limit=1{place}"))
+                .await
+                .json();
+            seen.push(ids(&answer).concat());
+            place = format!("&before={}", answer["older"].as_str().unwrap_or_default());
+        }
+        assert_eq!(seen, ["4", "", "", "1"]);
+        assert_eq!(place, "&before=");
+    }
+    for query in ["user=ann&peer=bob", "user=ann&team=7"] {
+        let answer = ask_as(&app, &ann, query).await;
+        assert_eq!(ids(&answer.json()), ["4", "3", "2", "1"], "{answer:?}");
+    }
+    app.end().await;
+}
+
+/// Where the list of a message's receivers is unreadable, it is shown to its sender alone.
+#[tokio::test]
+async fn a_list_of_receivers_that_is_no_list_is_for_nobody() {
+    let app = TestApp::with(&Dialect::other_apps()).await;
+    let lists = [
+        ("absent", None),
+        ("null", Some(Bson::Null)),
+        ("none", Some(Bson::Array(Vec::new()))),
+        ("bob", Some(Bson::from(vec!["bob"]))),
+        ("text", Some("bob".into())),
+        ("empty", Some("".into())),
+        ("number", Some(5.into())),
+        ("document", Some(doc! { "0": "bob" }.into())),
+        ("odd", Some(Bson::Array(vec![doc! { "id": "bob" }.into()]))),
+    ];
+    let messages = app.database.collection::<Document>("messages");
+    for (name, provider, field) in [
+        ("rong", "rongcloud", "groupUserIds"),
+        ("wild", "wildfire", "toUsers"),
+    ] {
+        let planted = lists.iter().enumerate().map(|(n, (id, list))| {
+            let mut message = doc! {
+                "_id": format!("{name}/team/{id}"), "app": name, "provider": provider, "to": "7",
+                "fromAccount": "ann", "msgTimestamp": SENT + n as i64, "conversation": "team/7",
+            };
+            if let Some(list) = list {
+                message.insert(field, list.clone());
+            }
+            message
+        });
+        messages.insert_many(planted).await.unwrap();
+        for (user, expected) in [
+            ("bob", 4),
+            ("carl", 3),
+            // Who wrote it.
+            ("ann", lists.len()),
+        ] {
+            let query = format!("app={name}&user={user}&team=7");
+            let shown = page(&app, &query).await;
+            let shown = ids(&shown);
+            assert_eq!(shown.len(), expected, "{name} {user} {shown:?}");
+        }
+    }
     app.end().await;
 }

@@ -198,6 +198,48 @@ async fn a_kick_without_a_device_leaves_the_one_that_kicked_online() {
     app.end().await;
 }
 
+/// A kick that names no device hides no logout before it.
+#[tokio::test]
+async fn a_kick_without_a_device_leaves_who_logged_out_offline() {
+    let app = TestApp::start().await;
+    let at = now() - HOUR;
+    let events = [
+        login("ann", "IOS", "c", at),
+        super::because(logout("ann", "IOS", "", at + 20_000), 1),
+        super::because(logout("ann", "IOS", "", at + 30_000), 3),
+    ];
+    for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
+        let told = order.map(|n| events[n].clone());
+        super::deliver_all(&app, &told).await;
+        let user = presence_of(&app, "ann").await;
+        let device = &user["devices"][1];
+        assert_eq!(user["state"], "offline", "{user}");
+        assert_eq!(
+            (&device["device_id"], &device["since"]),
+            (&json!("c"), &json!(text(at + 20_000))),
+            "{user}"
+        );
+        assert_eq!(device["logout_reason"], "logout", "{user}");
+        app.empty().await;
+    }
+    app.end().await;
+}
+
+/// The last times that a document may hold, which the answer's form cannot express.
+#[tokio::test]
+async fn a_time_at_the_end_of_the_year_9999_is_left_out_of_the_answer() {
+    let app = TestApp::start().await;
+    let last = 253_402_300_799_999;
+    plant(&app, vec![device("ann", "IOS", Some("a"), "online", last)]).await;
+    plant(&app, vec![device("bob", "IOS", Some("a"), "offline", last)]).await;
+    let answer = ask(&app, &json!({ "users": ["ann", "bob"] })).await;
+    let device = |state| json!({ "client_type": "IOS", "device_id": "a", "state": state });
+    let user = |state| json!({ "state": state, "devices": [device(state)] });
+    let expected = json!({ "users": { "ann": user("online"), "bob": user("offline") } });
+    assert_eq!((answer.status, answer.json()), (200, expected));
+    app.end().await;
+}
+
 /// Without the index the question would be a scan, so it is refused, and `/readyz` reports it.
 #[tokio::test]
 async fn without_its_index_presence_is_503() {

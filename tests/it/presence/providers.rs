@@ -3,7 +3,7 @@
 use mongodb::bson::{Document, doc};
 use serde_json::{Value, json};
 
-use super::{HOUR, ask, now, text};
+use super::{HOUR, MINUTE, ask, heartbeat, login, now, text};
 use crate::support::TestApp;
 use crate::support::dialect::{Dialect, Unsigned};
 
@@ -113,5 +113,50 @@ async fn an_account_of_two_apps_is_two_users() {
     }
     let presence = app.database.collection::<Document>("presence");
     assert_eq!(presence.count_documents(doc! {}).await.unwrap(), 2);
+    app.end().await;
+}
+
+/// A time far ahead would be the last for ever. Such an event is kept, and says nothing of who is online.
+#[tokio::test]
+async fn events_more_than_a_day_ahead_change_nobodys_presence() {
+    let app = TestApp::with(&Dialect::other_apps()).await;
+    let (now, day) = (now(), 24 * HOUR);
+    for (n, (ahead, state)) in [(day + MINUTE, "unknown"), (day - MINUTE, "online")]
+        .into_iter()
+        .enumerate()
+    {
+        let at = now + ahead;
+        let user = |what: &str| format!("{what}{n}");
+        for event in [
+            login(&user("login"), "IOS", "a", at),
+            super::logout(&user("logout"), "IOS", "a", at),
+            heartbeat(&user("heartbeat"), "IOS", "a", at),
+        ] {
+            super::deliver_all(&app, &[event.clone(), event]).await;
+        }
+        let rong = json!({ "userid": user("rong"), "status": "0", "os": "iOS", "time": at, "sessionId": "s" });
+        deliver(&app, Dialect::Rongcloud, "", rong.clone()).await;
+        let mut listed = rong;
+        listed["userid"] = json!(user("listed"));
+        deliver(&app, Dialect::Rongcloud, "", json!([listed])).await;
+        let wild = json!({ "userId": user("wild"), "clientId": "c", "platform": 1, "status": 0, "timestamp": at });
+        deliver(&app, Dialect::Wildfire, "user/online", wild).await;
+        for (dialect, what) in [
+            (Dialect::Netease, "login"),
+            (Dialect::Netease, "heartbeat"),
+            (Dialect::Rongcloud, "rong"),
+            (Dialect::Rongcloud, "listed"),
+            (Dialect::Wildfire, "wild"),
+        ] {
+            let told = answered(&app, dialect, &user(what)).await;
+            assert_eq!(told["state"], state, "{what}");
+        }
+        let logout = answered(&app, Dialect::Netease, &user("logout")).await;
+        let expected = state.replace("online", "offline");
+        assert_eq!(logout["state"], expected);
+    }
+    // All of them are stored once, and no body is in doubt.
+    assert_eq!(app.documents("events", doc! {}).await.len(), 12);
+    assert_eq!(app.documents("dead_letters", doc! {}).await.len(), 0);
     app.end().await;
 }

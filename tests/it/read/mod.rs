@@ -95,6 +95,33 @@ async fn what_the_site_marks_is_read_at_once_on_every_instance() {
     app.end().await;
 }
 
+/// What is unread on an order is what the marks say: an order that is read already marks nobody, although `state` is
+/// behind, and so hides nothing of another order.
+#[tokio::test]
+async fn an_order_that_is_read_already_marks_nobody() {
+    let app = TestApp::with("reconcile.delay = \"1h\"").await;
+    for (id, order, at) in [("1", "o-1", 0), ("2", "o-2", 5)] {
+        let more = json!({ "msgTimestamp": SENT + at, "ext": { "orderId": order } });
+        app.deliver(crate::trace::message(id, more))
+            .await
+            .expect_ok();
+    }
+    app.deliver(receipt("bob", "ann", SENT)).await.expect_ok();
+    assert_eq!(
+        app.documents("messages", doc! { "state": 0 }).await.len(),
+        2
+    );
+    let order = json!({ "user": "bob", "order": "o-1", "up_to": SENT + 10 });
+    let answer = read(&app, &order).await.json();
+    assert_eq!(answer["peers"], json!([]));
+    assert_eq!(total_at(&app.http, &app.instance, &["ann"]).await, 1);
+    let order = json!({ "user": "bob", "order": "o-2", "up_to": SENT + 10 });
+    let answer = read(&app, &order).await.json();
+    assert_eq!(answer["peers"], json!(["ann"]));
+    assert_eq!(total_at(&app.http, &app.instance, &["ann"]).await, 0);
+    app.end().await;
+}
+
 /// The same report twice leaves the same documents, and `state` follows.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_report_may_be_sent_again() {

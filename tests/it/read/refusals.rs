@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use im_callback::callback::ids::{Account, AppName, Millis};
 use im_callback::store::read::peers_unread_on;
 use mongodb::bson::{Bson, DateTime, Document, doc};
@@ -208,6 +209,34 @@ async fn without_mongodb_nothing_is_marked_and_the_site_is_told() {
         assert_eq!(read(&app, report).await.status, 200);
     }
     assert_eq!(total_at(&app.http, &app.instance, &["ann"]).await, 0);
+    app.end().await;
+}
+
+/// Reports of which MongoDB takes none are not collected: few wait, also when their clients have gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn few_reports_wait_for_a_mongodb_that_does_not_answer() {
+    let proxy = Proxy::to(&mongodb_uri()).await;
+    let app = TestApp::connected(&proxy.uri(), "").await;
+    let report = json!({ "user": "bob", "peer": "ann", "up_to": SENT });
+    assert_eq!(read(&app, &report).await.status, 200);
+    proxy.set(Line::Stalled);
+    let short = Duration::from_millis(500);
+    let gone = (0..50).map(|_| tokio::time::timeout(short, read(&app, &report)));
+    for answer in join_all(gone).await {
+        assert!(answer.is_err(), "{answer:?}");
+    }
+    let since = Instant::now();
+    let answers = join_all((0..50).map(|_| read(&app, &report))).await;
+    let overloaded = answers.iter().filter(|a| a.code() == "overloaded");
+    let overloaded: Vec<_> = overloaded.collect();
+    assert_eq!(overloaded.len(), 36, "{answers:?}");
+    assert!(overloaded.iter().all(|a| a.header("retry-after") == "1"));
+    assert!(since.elapsed() < Duration::from_secs(10));
+    proxy.set(Line::Open);
+    app.until_drained().await;
+    // All turns are free again.
+    let answers = join_all((0..64).map(|_| read(&app, &report))).await;
+    assert!(answers.iter().all(|a| a.status == 200), "{answers:?}");
     app.end().await;
 }
 
