@@ -125,12 +125,12 @@ def map_body(context, body):
     return json.loads(some(CALLBACKS)) if next(TURN) % 3 else body
 
 
-@schemathesis.hook.apply_to(path_regex="v1/(unread|messages|read|presence)$", method="POST")
+@schemathesis.hook.apply_to(path_regex="v1/(unread|unread/stream|messages|read|presence)$", method="POST")
 def map_body(context, body):
     return with_known(context.operation.path, body) if isinstance(body, dict) and next(TURN) % 3 else body
 
 
-@schemathesis.hook.apply_to(path_regex="v1/(trace|unread|messages|presence)$")
+@schemathesis.hook.apply_to(path_regex="v1/(trace|unread|unread/stream|messages|presence)$")
 def map_query(context, query):
     if not query or not next(TURN) % 3:
         return query

@@ -121,7 +121,7 @@ impl<'a> Value<'a> {
             other if pointer.is_empty() => return plain(other),
             _ => return None,
         };
-        read(&*value_at(&nested, pointer)?)
+        read(&value_at(&nested, pointer)?)
     }
 }
 

@@ -83,6 +83,7 @@ pub struct RawStream {
     pub heartbeat: Time,
     pub slow_reader_timeout: Time,
     pub recount_every: Time,
+    pub max_per_user: u64,
 }
 
 #[derive(Deserialize)]

@@ -200,12 +200,16 @@ impl<'l> Validation<'l> {
         if !seconds.contains(&raw.recount_every.0) {
             self.problem("stream.recount_every", "must be between 1s and 1d");
         }
+        if !(1..=1000).contains(&raw.max_per_user) {
+            self.problem("stream.max_per_user", "must be between 1 and 1000");
+        }
         StreamSettings {
             max_subscribers: max_subscribers.unwrap_or(most / 2),
             heartbeat: self.up_to_a_minute("stream.heartbeat", raw.heartbeat),
             slow_reader_timeout: self
                 .up_to_a_minute("stream.slow_reader_timeout", raw.slow_reader_timeout),
             recount_every: raw.recount_every.0,
+            max_per_user: raw.max_per_user.try_into().unwrap_or(usize::MAX),
         }
     }
 

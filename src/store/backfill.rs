@@ -179,9 +179,9 @@ fn statement(
     let mut change = DerivedChange::default();
     let text_of = |derived: &Option<String>| derived.as_deref().map(Bson::from);
     let conversation = text_of(&derived.conversation);
-    report.conversations += change.to_derived(message, "conversation", conversation);
+    report.conversations += change.correct(message, "conversation", conversation);
     let order_id = text_of(&derived.order_id);
-    report.orders += change.to_derived(message, "orderId", order_id);
+    report.orders += change.correct(message, "orderId", order_id);
     let has_state = message.get("state").ok().flatten().is_some();
     match (derived.counts.is_ok(), has_state) {
         (true, false) => {
@@ -209,12 +209,7 @@ struct DerivedChange {
 
 impl DerivedChange {
     /// Makes a field what it should be, and returns 1 if it is not so already.
-    fn to_derived(
-        &mut self,
-        message: &RawDocument,
-        name: &'static str,
-        derived: Option<Bson>,
-    ) -> u64 {
+    fn correct(&mut self, message: &RawDocument, name: &'static str, derived: Option<Bson>) -> u64 {
         let stored = message.get(name).ok().flatten();
         let stored = stored.and_then(|stored| Bson::try_from(stored).ok());
         if stored == derived {
@@ -235,8 +230,8 @@ impl DerivedChange {
         let counts = derived
             .counts_in_team
             .then_some(Bson::Boolean(!is_recalled));
-        let of_both = self.to_derived(message, "joined", joined)
-            + self.to_derived(message, "countsInTeam", counts);
+        let of_both =
+            self.correct(message, "joined", joined) + self.correct(message, "countsInTeam", counts);
         if self.set.contains_key("countsInTeam") {
             // Computed on the document itself, which may be recalled meanwhile.
             let not_recalled = doc! { "$not": [is_there("$recall")] };

@@ -22,6 +22,7 @@ mod follow;
 mod questions;
 mod recount;
 mod sweep;
+mod users;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -38,6 +39,7 @@ use crate::store::Store;
 use crate::store::changes::ChangesError;
 pub use questions::LiveQuestion;
 use questions::{Asked, Questions};
+use users::{PlaceOfUser, PlacesOfUsers};
 
 /// Recounts at once: many, since the store coalesces those that wait.
 const RECOUNTS: usize = 256;
@@ -56,6 +58,8 @@ pub struct StreamSettings {
     pub slow_reader_timeout: Duration,
     /// How often a question is counted without a change.
     pub recount_every: Duration,
+    /// The most streams at once of one user by tokens.
+    pub max_per_user: usize,
 }
 
 /// Counts of a question.
@@ -111,6 +115,8 @@ pub trait CountQuestions<Q>: Send + Sync {
 pub enum NotSubscribed {
     /// There are as many subscribers as may be, or their questions take all the memory.
     TooMany,
+    /// This user has as many streams as one may have.
+    TooManyOfUser,
     /// No change stream is open.
     NoChanges(ChangesError),
 }
@@ -141,6 +147,7 @@ struct Shared<Q> {
     counter: OnceLock<Box<dyn CountQuestions<Q>>>,
     questions: Questions<Q>,
     places: Arc<Semaphore>,
+    of_users: PlacesOfUsers,
     following: watch::Sender<Following>,
     recounts: Semaphore,
     /// Messages whose receivers are to be looked up.
@@ -161,6 +168,7 @@ impl<Q: Eq + std::hash::Hash + Send + Sync + 'static> Subscriptions<Q> {
         let (look_ups, to_look_up) = mpsc::channel(LOOK_UPS);
         Self(Arc::new(Shared {
             places: Arc::new(Semaphore::new(settings.max_subscribers)),
+            of_users: PlacesOfUsers::default(),
             settings,
             store,
             counter: OnceLock::new(),
@@ -204,26 +212,43 @@ impl<Q: Eq + std::hash::Hash + Send + Sync + 'static> Subscriptions<Q> {
         self.0.ended.cancel();
     }
 
-    /// Subscribes. The first counts are told as soon as they are read.
+    /// Subscribes. The first counts are told as soon as they are read: none that were read before. A user, who asks by a
+    /// token, has few streams at once.
     ///
     /// # Errors
     /// [`NotSubscribed`]
     pub async fn subscribe(
         &self,
         question: LiveQuestion<Q>,
+        by_user: bool,
     ) -> Result<Subscription<Q>, NotSubscribed> {
+        let place_of_user = by_user.then(|| {
+            let user = (question.app.clone(), question.reader.clone());
+            self.0.of_users.take(user, self.0.settings.max_per_user)
+        });
+        let place_of_user = match place_of_user {
+            Some(place) => Some(place.ok_or(NotSubscribed::TooManyOfUser)?),
+            None => None,
+        };
         let place = self.0.places.clone().try_acquire_owned();
         let place = place.map_err(|_| NotSubscribed::TooMany)?;
         let (asked, is_first) = self.0.questions.join(question)?;
         self.0.metrics.streams.inc();
         let mut told = asked.told.subscribe();
-        // What others were told before is new to this one.
-        told.mark_changed();
+        if !is_first {
+            asked.greet();
+            // Counts of before may lack what this caller has just done; but that they are stale, it must know.
+            let is_known = !matches!(&*told.borrow(), None | Some(Told::Counts(_)));
+            if is_known {
+                told.mark_changed();
+            }
+        }
         let subscription = Subscription {
             told,
             asked: asked.clone(),
             shared: self.0.clone(),
             _place: place,
+            _place_of_user: place_of_user,
         };
         if is_first {
             let task = self.0.clone().keep_counting(asked);
@@ -261,6 +286,7 @@ pub struct Subscription<Q: Eq + std::hash::Hash> {
     asked: Arc<Asked<Q>>,
     shared: Arc<Shared<Q>>,
     _place: OwnedSemaphorePermit,
+    _place_of_user: Option<PlaceOfUser>,
 }
 
 impl<Q: Eq + std::hash::Hash> Subscription<Q> {

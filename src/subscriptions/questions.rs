@@ -12,8 +12,8 @@ use super::{NotSubscribed, Told};
 use crate::callback::ids::{Account, AppName};
 use crate::store::changes::{Party, Watched};
 
-/// The memory budget for the ids of all questions, in bytes. Their answers take about as much.
-const MEMORY_BUDGET: usize = 32 * 1024 * 1024;
+/// The memory budget for all questions with the answers that are kept, in bytes.
+const MEMORY_BUDGET: usize = 64 * 1024 * 1024;
 
 /// What a question takes beside its ids.
 const QUESTION_OVERHEAD: usize = 256;
@@ -66,6 +66,10 @@ pub struct Progress {
     pub counted_at: Option<Instant>,
     pub is_stale: bool,
     pub is_incomplete: bool,
+    /// Whether somebody came who was told nothing yet.
+    pub is_new_to_somebody: bool,
+    /// The bytes of the answer that is kept.
+    answer_bytes: usize,
 }
 
 impl<Q> Asked<Q> {
@@ -77,6 +81,12 @@ impl<Q> Asked<Q> {
     pub fn make_due(&self) {
         self.progress().due_since.get_or_insert_with(Instant::now);
         self.due.notify_one();
+    }
+
+    /// Has it counted soon, and told also if it is as before: somebody came.
+    pub fn greet(&self) {
+        self.progress().is_new_to_somebody = true;
+        self.make_due();
     }
 
     /// Tells that its counts cannot be read, once.
@@ -201,6 +211,24 @@ impl<Q: Eq + Hash> Questions<Q> {
         Ok((asked, true))
     }
 
+    /// Takes memory for an answer instead of the one before.
+    ///
+    /// # Errors
+    /// [`NotSubscribed::TooMany`] when the memory budget is used up.
+    pub fn keep(&self, asked: &Asked<Q>, bytes: usize) -> Result<(), NotSubscribed> {
+        let mut index = self.index();
+        if asked.gone.is_cancelled() {
+            return Ok(());
+        }
+        let before = asked.progress().answer_bytes;
+        if bytes > before && index.bytes + bytes - before > MEMORY_BUDGET {
+            return Err(NotSubscribed::TooMany);
+        }
+        index.bytes = index.bytes - before + bytes;
+        asked.progress().answer_bytes = bytes;
+        Ok(())
+    }
+
     /// Removes a subscriber.
     pub fn leave(&self, asked: &Arc<Asked<Q>>) {
         let mut index = self.index();
@@ -212,7 +240,7 @@ impl<Q: Eq + Hash> Questions<Q> {
             return;
         }
         index.all.remove(&key);
-        index.bytes -= asked.question.bytes + QUESTION_OVERHEAD;
+        index.bytes -= asked.question.bytes + QUESTION_OVERHEAD + asked.progress().answer_bytes;
         index.uncovered.remove(&asked.number);
         for party in asked.question.parties() {
             if let Some(of_party) = index.by_party.get_mut(&party) {
@@ -407,8 +435,10 @@ mod tests {
             questions.join(large("bob")).err(),
             Some(NotSubscribed::TooMany)
         );
-        // The same question takes nothing more.
+        // The same question takes nothing more, but its answer does.
         assert!(!questions.join(large("ann")).ok().unwrap().1);
+        assert!(questions.keep(&first, MEMORY_BUDGET / 4).is_ok());
+        assert!(questions.keep(&first, MEMORY_BUDGET).is_err());
         questions.leave(&first);
         questions.leave(&first);
         assert!(questions.join(large("bob")).is_ok());

@@ -39,7 +39,11 @@ impl<Q: Eq + Hash + Send + Sync + 'static> Shared<Q> {
             return;
         };
         // Before the count: a change that comes now may not be in it.
-        let due_since = asked.progress().due_since.take();
+        let (due_since, is_new_to_somebody) = {
+            let mut progress = asked.progress();
+            let is_new = std::mem::take(&mut progress.is_new_to_somebody);
+            (progress.due_since.take(), is_new)
+        };
         let counted = counter.count(&asked.question).await;
         drop(turn);
         self.metrics.stream_recounts.inc();
@@ -47,7 +51,13 @@ impl<Q: Eq + Hash + Send + Sync + 'static> Shared<Q> {
         asked.progress().counted_at = Some(now);
         match counted {
             Ok(counts) => {
-                asked.tell(counts);
+                if self.questions.keep(asked, counts.event.len()).is_err() {
+                    asked
+                        .told
+                        .send_replace(Some(Told::Refused("too_many_streams")));
+                    return;
+                }
+                asked.tell(counts, is_new_to_somebody);
                 if let Some(since) = due_since {
                     let took = (now - since).as_secs_f64();
                     self.metrics.stream_delay.observe(took);
@@ -55,6 +65,7 @@ impl<Q: Eq + Hash + Send + Sync + 'static> Shared<Q> {
             }
             Err(CountFailure::Busy) => {
                 sleep(PAUSE).await;
+                asked.progress().is_new_to_somebody |= is_new_to_somebody;
                 asked.make_due();
             }
             // It is due again when MongoDB is back.
@@ -67,15 +78,18 @@ impl<Q: Eq + Hash + Send + Sync + 'static> Shared<Q> {
 }
 
 impl<Q> Asked<Q> {
-    /// Tells counts, unless they were told last.
-    fn tell(&self, counts: LiveCounts) {
+    /// Tells counts, unless they were told last, and to everybody.
+    fn tell(&self, counts: LiveCounts, is_new_to_somebody: bool) {
         let was_stale = {
             let mut progress = self.progress();
             progress.is_incomplete = !counts.are_complete;
             std::mem::take(&mut progress.is_stale)
         };
         self.told.send_if_modified(|told| {
-            if !was_stale && matches!(told, Some(Told::Counts(last)) if **last == counts) {
+            if !was_stale
+                && !is_new_to_somebody
+                && matches!(told, Some(Told::Counts(last)) if **last == counts)
+            {
                 return false;
             }
             *told = Some(Told::Counts(Arc::new(counts)));

@@ -9,7 +9,7 @@ use tokio::task::block_in_place;
 
 use crate::support::process::{Process, try_deliver};
 use crate::support::proxy::{Line, Proxy};
-use crate::support::{database_name, http, message, mongodb_uri};
+use crate::support::{database_name, http, message, mongodb_uri, skip};
 
 /// Whether processes can be traced here.
 fn can_trace() -> bool {
@@ -18,7 +18,7 @@ fn can_trace() -> bool {
         .status();
     let can = traced.is_ok_and(|status| status.success());
     if !can {
-        eprintln!("skipped: there is no strace, or no right to trace");
+        skip("there is no strace, or no right to trace");
     }
     can
 }

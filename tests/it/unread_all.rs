@@ -242,6 +242,7 @@ async fn pages_glued_together_are_all_of_it() {
             peers.extend(list("peers"));
             orders.extend(list("orders"));
             pages += 1;
+            assert!(pages <= 23, "limit {limit}");
             match page.get("next") {
                 Some(next) => after = next.clone(),
                 None => break,

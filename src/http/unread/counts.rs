@@ -53,12 +53,15 @@ pub async fn counts(
         .into_iter()
         .find_map(|(of, list)| Some((of, list.as_ref()?.total)));
     let (total_of, total) = first.unwrap_or((TotalOf::Peers, 0));
-    let order_peers = orders.as_ref().filter(|_| asked.order_peers);
+    let (orders, order_peers) = match orders {
+        Some(list) => (Some(list.counts), list.peers),
+        None => (None, None),
+    };
     Ok(UnreadAnswer {
         user: asked.user.clone(),
-        order_peers: order_peers.map(|list| list.peers.clone()),
         peers: peers.map(|list| list.counts),
-        orders: orders.map(|list| list.counts),
+        orders,
+        order_peers,
         teams: teams.map(|list| list.counts),
         total: asked.capped(total),
         total_of,
@@ -78,14 +81,13 @@ struct Lists<'q> {
 }
 
 /// One list.
-#[derive(Default)]
 struct CountedList {
     /// Over its distinct ids.
     total: u64,
     /// Of each id as it was spelled.
     counts: IndexMap<String, u64>,
-    /// The same by sender, for orders.
-    peers: IndexMap<String, BTreeMap<String, u64>>,
+    /// The same by sender, where that was asked for.
+    peers: Option<IndexMap<String, BTreeMap<String, u64>>>,
 }
 
 impl Lists<'_> {
@@ -111,7 +113,8 @@ impl Lists<'_> {
         };
         let store = &self.service.durable.store;
         let found = store.unread(question, &self.reserved).await?;
-        Ok(Some(self.list(&spellings, found)))
+        let with_peers = by == UnreadBy::Order && self.asked.order_peers;
+        Ok(Some(self.list(&spellings, found, with_peers)))
     }
 
     async fn count_teams(&self, ids: Option<&[String]>) -> Result<Option<CountedList>, Problem> {
@@ -122,22 +125,28 @@ impl Lists<'_> {
         let most = self.asked.capped(self.service.limits.max_team_unread);
         let store = &self.service.durable.store;
         let found = store.unread_in_teams(&self.app.name, self.reader, &teams, most);
-        Ok(Some(self.list(&spellings, found.await?)))
+        Ok(Some(self.list(&spellings, found.await?, false)))
     }
 
-    fn list(&self, spellings: &Spellings<'_>, found: Vec<UnreadCount>) -> CountedList {
-        let mut list = CountedList::default();
-        for id in spellings.asked {
-            list.counts.insert(id.clone(), 0);
-            list.peers.insert(id.clone(), BTreeMap::new());
-        }
+    fn list(
+        &self,
+        spellings: &Spellings<'_>,
+        found: Vec<UnreadCount>,
+        with_peers: bool,
+    ) -> CountedList {
+        let asked = || spellings.asked.iter().cloned();
+        let mut list = CountedList {
+            total: found.iter().map(|count| count.unread).sum(),
+            counts: asked().map(|id| (id, 0)).collect(),
+            peers: with_peers.then(|| asked().map(|id| (id, BTreeMap::new())).collect()),
+        };
         for UnreadCount { id, peer, unread } in found {
-            list.total += unread;
             for spelling in spellings.stored_as.get(&id).into_iter().flatten() {
                 if let Some(count) = list.counts.get_mut(*spelling) {
                     *count = self.asked.capped(*count + unread);
                 }
-                if let Some(peers) = list.peers.get_mut(*spelling) {
+                let peers = list.peers.as_mut();
+                if let Some(peers) = peers.and_then(|peers| peers.get_mut(*spelling)) {
                     peers.insert(peer.clone(), self.asked.capped(unread));
                 }
             }

@@ -1,6 +1,6 @@
 //! `GET` and `POST /v1/unread`: how many messages a user has not read.
 //!
-//! `question` is what may be asked, `answer` what is answered, and [`counts`] gets from one to the other: by lists of
+//! `question` is what may be asked, `answer` what is answered, and [`counts()`] gets from one to the other: by lists of
 //! ids, or without them by `overview`, which is all of a user.
 
 mod answer;

@@ -29,6 +29,9 @@ use crate::subscriptions::{LiveQuestion, NotSubscribed, Subscription, Told};
 const RETRY: u64 = 2000;
 const RETRY_SPREAD: u64 = 3000;
 
+/// The most entries of an overview's lists, which every subscriber has in memory.
+const MOST_ENTRIES: u64 = 100;
+
 /// The longest `Last-Event-ID` that is compared.
 const LONGEST_ID: usize = 64;
 
@@ -93,6 +96,14 @@ async fn open(
         let detail = "a stream begins with the newest; ask /v1/unread for what comes after";
         return Err(Problem::at(Code::InvalidField, "after", detail));
     }
+    if asked.limit.is_some_and(|limit| limit > MOST_ENTRIES) {
+        let detail = format!("a stream has at most {MOST_ENTRIES} entries of each list");
+        return Err(Problem::at(Code::InvalidField, "limit", detail));
+    }
+    if service.stopping.is_cancelled() {
+        let detail = "the service is stopping; ask again, another instance will answer";
+        return Err(Problem::new(Code::Unavailable, detail));
+    }
     service.check_reachable()?;
     let mut response = HttpResponse::Ok();
     response
@@ -110,8 +121,14 @@ async fn open(
         bytes: bytes_of(&asked),
         asked,
     };
-    let subscription = service.subscriptions.subscribe(question).await;
-    let subscription = subscription.map_err(not_subscribed)?;
+    let subscriptions = &service.subscriptions;
+    let subscription = subscriptions.subscribe(question, caller.is_user()).await;
+    let mut subscription = subscription.map_err(|error| not_subscribed(error, caller))?;
+    // A question that cannot be answered is refused as a query is, while there is still a status to say so.
+    let first = subscription.next().await;
+    if let Told::Refused(code) = first {
+        return Err(refused(code));
+    }
     let connection = request.conn_data::<Rc<ConnectionState>>();
     let connection = connection.expect("every connection is a TimeoutStream");
     connection.begin_stream(service.subscriptions.settings().slow_reader_timeout);
@@ -131,6 +148,7 @@ async fn open(
         service: service.clone(),
         subscription,
         began: Instant::now(),
+        first: Some(first),
         next: Next::Begin,
         ended: None,
     };
@@ -146,8 +164,26 @@ fn bytes_of(asked: &UnreadQuery) -> usize {
     asked.user.len() + ids.map(|id| id.len() + ID_OVERHEAD).sum::<usize>()
 }
 
-fn not_subscribed(error: NotSubscribed) -> Problem {
+/// What the first count said.
+fn refused(code: &str) -> Problem {
+    let known = Code::ALL.iter().find(|known| known.as_str() == code);
+    let detail = "the counts were refused; /v1/unread, asked the same, says why";
+    Problem::new(known.copied().unwrap_or(Code::Unavailable), detail)
+}
+
+fn not_subscribed(error: NotSubscribed, caller: &Caller<'_>) -> Problem {
     match error {
+        NotSubscribed::TooManyOfUser => {
+            let detail = "this user has as many streams open as one may have (stream.max_per_user); close one";
+            Problem::new(Code::RateLimited, detail)
+        }
+        NotSubscribed::NoChanges(error) if error.is_lasting() && caller.is_user() => Problem {
+            cause: Some(error.to_string()),
+            ..Problem::new(
+                Code::NoChangeStreams,
+                "MongoDB does not tell changes; /v1/unread works without",
+            )
+        },
         NotSubscribed::TooMany => {
             let detail = "as many streams are open as may be (stream.max_subscribers), or their questions take all the memory; ask again";
             Problem::new(Code::TooManyStreams, detail)
@@ -197,6 +233,8 @@ struct LiveStream {
     /// The counts that the client has, from a stream before.
     last_id: Option<String>,
     began: Instant,
+    /// What is told first, since it was waited for.
+    first: Option<Told>,
     next: Next,
     /// Why it ended, if that was told.
     ended: Option<&'static str>,
@@ -220,36 +258,54 @@ impl LiveStream {
             Next::End => return None,
             Next::FirstCounts | Next::Changes => {}
         }
-        let told = tokio::select! {
-            biased;
-            code = until_over(
-                &self.service,
-                &self.grant,
-                &mut self.expires,
-                &mut self.replacements,
-            ) => return Some(self.end(code)),
-            told = self.subscription.next() => told,
-            () = &mut self.heartbeat => {
+        loop {
+            let told = match self.first.take() {
+                Some(first) => first,
+                None => tokio::select! {
+                    biased;
+                    code = until_over(
+                        &self.service,
+                        &self.grant,
+                        &mut self.expires,
+                        &mut self.replacements,
+                    ) => return Some(self.end(code)),
+                    told = self.subscription.next() => told,
+                    () = &mut self.heartbeat => {
+                        self.beat_later();
+                        return Some(Bytes::from_static(b": ping\n\n"));
+                    }
+                },
+            };
+            if let Some(piece) = self.piece_of(told) {
                 self.beat_later();
-                return Some(Bytes::from_static(b": ping\n\n"));
+                return Some(piece);
             }
-        };
-        self.beat_later();
-        Some(match told {
+        }
+    }
+
+    /// What is sent of what is told; `None` if the client has it.
+    fn piece_of(&mut self, told: Told) -> Option<Bytes> {
+        let is_first = self.next == Next::FirstCounts;
+        self.next = Next::Changes;
+        match told {
             Told::Counts(counts) => {
-                let is_first = self.next == Next::FirstCounts;
-                self.next = Next::Changes;
-                if is_first && self.last_id.as_ref() == Some(&counts.digest) {
-                    Bytes::from_static(b": unchanged\n\n")
-                } else {
-                    counts.event.clone()
+                let has_it = self.last_id.as_ref() == Some(&counts.digest);
+                self.last_id = Some(counts.digest.clone());
+                match (has_it, is_first) {
+                    (false, _) => Some(counts.event.clone()),
+                    (true, true) => Some(Bytes::from_static(b": unchanged\n\n")),
+                    // They were told again since somebody else came.
+                    (true, false) => None,
                 }
             }
             Told::Stale => {
-                Bytes::from_static(b"event: stale\ndata: {\"code\":\"unavailable\"}\n\n")
+                // After this even the same counts are news.
+                self.last_id = None;
+                let stale = b"event: stale\ndata: {\"code\":\"unavailable\"}\n\n";
+                Some(Bytes::from_static(stale))
             }
-            Told::Refused(code) => self.end(code),
-        })
+            Told::Refused(code) => Some(self.end(code)),
+        }
     }
 
     fn beat_later(&mut self) {
