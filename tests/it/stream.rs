@@ -241,6 +241,29 @@ async fn subscribers_with_the_same_question_share_a_count() {
 }
 
 /// A burst of changes is told by few counts, the last of which is right.
+/// Counts that were kept for others may lack what this caller has just been told is stored.
+#[tokio::test]
+async fn whoever_joins_others_is_first_told_what_was_acknowledged_before() {
+    let app = TestApp::start().await;
+    let address = app.instance.address;
+    let mut first = LiveClient::open(address, "user=bob&peers=ann").await;
+    assert_eq!(first.counts().await["total"], 0);
+    for n in 1..=20 {
+        app.deliver(message("ann", n).to_string()).await.expect_ok();
+        let mut joined = LiveClient::open(address, "user=bob&peers=ann").await;
+        assert_eq!(joined.counts().await["total"], n, "message {n}");
+    }
+    // The first one is told each total once, although others came.
+    let mut last = 0;
+    while last < 20 {
+        let total = first.counts().await["total"].as_u64().unwrap();
+        assert!(total > last, "{total} after {last}");
+        last = total;
+    }
+    drop(first);
+    app.end().await;
+}
+
 #[tokio::test]
 async fn a_burst_is_told_by_few_counts() {
     let app = TestApp::start().await;

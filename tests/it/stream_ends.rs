@@ -173,6 +173,52 @@ async fn there_are_no_more_streams_than_configured() {
     app.end().await;
 }
 
+#[tokio::test]
+async fn a_user_has_few_streams_at_once_and_others_are_not_affected() {
+    let app = TestApp::with(&format!("stream.max_per_user = 2\n{}", more())).await;
+    let address = app.instance.address;
+    let bob = token("bob", 600);
+    let mut open = Vec::new();
+    for query in [QUERY, "user=BOB&peers=carl&app=otc"] {
+        open.push(LiveClient::ask(address, query, &bob, "").await);
+        assert_eq!(open.last().unwrap().status, 200);
+    }
+    let refused = LiveClient::ask(address, QUERY, &bob, "").await;
+    assert_eq!(refused.status, 429);
+    assert_eq!(refused.problem().await["code"], "rate_limited");
+    for (query, who) in [
+        ("user=carl&peers=ann&app=otc", token("carl", 600)),
+        ("user=bob&peers=ann&app=otc", READ_KEY.to_owned()),
+    ] {
+        assert_eq!(LiveClient::ask(address, query, &who, "").await.status, 200);
+    }
+    open.pop();
+    // When a client has gone is seen a moment later.
+    let since = Instant::now();
+    while LiveClient::ask(address, QUERY, &bob, "").await.status != 200 {
+        assert!(
+            since.elapsed() < Duration::from_secs(20),
+            "no place is free"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    drop(open);
+    app.end().await;
+}
+
+#[tokio::test]
+async fn an_overview_that_is_too_long_for_all_subscribers_is_refused() {
+    let app = TestApp::start().await;
+    let refused = LiveClient::ask(app.instance.address, "user=bob&limit=101", READ_KEY, "").await;
+    assert_eq!(refused.status, 422);
+    let problem = refused.problem().await;
+    assert_eq!(
+        (&problem["code"], &problem["path"]),
+        (&json!("invalid_field"), &json!("limit"))
+    );
+    app.end().await;
+}
+
 /// A head without a body, so that nothing is subscribed.
 #[tokio::test]
 async fn a_head_request_and_other_methods_open_no_stream() {
