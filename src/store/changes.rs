@@ -181,6 +181,7 @@ pub struct Changes {
 
 impl Store {
     /// Opens a change stream. With a position it tells what came after that, also of those who are watched only now.
+    /// MongoDB searches its oplog from there within the query timeout, so it must be a recent one.
     ///
     /// # Errors
     /// [`ChangesError`]

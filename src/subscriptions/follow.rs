@@ -14,6 +14,9 @@ const LEAST_PAUSE: Duration = Duration::from_millis(200);
 /// How much longer than the opening took that time is: with ten thousand ids MongoDB works for it.
 const PAUSE_PER_OPENING: u32 = 10;
 
+/// The most of it: who comes meanwhile is not told of changes.
+const MOST_PAUSE: Duration = Duration::from_secs(1);
+
 /// How long until the change stream is opened again after it failed, and where only a person can change that.
 const RETRY: Duration = Duration::from_millis(500);
 const RETRY_FOR_PEOPLE: Duration = Duration::from_secs(2);
@@ -30,13 +33,16 @@ enum ReadEnd {
     Asked(Option<ChangesPosition>),
     /// Changes were missed.
     Lost,
-    /// It failed, and may go on where it was read to.
-    Failed(ChangesError, Option<ChangesPosition>),
+    /// It failed. Subscribers are told that their counts are stale, and all are counted anew.
+    Failed(ChangesError),
 }
 
 impl<Q: Eq + Hash + Send + Sync + 'static> Shared<Q> {
     /// Reads changes while there are subscribers.
     pub(super) async fn follow(&self) {
+        // After a panic nothing is followed, whatever was noted before.
+        self.questions.watch_ended();
+        self.following.send_replace(Following::No);
         loop {
             self.questions.until_asked().await;
             self.follow_while_asked().await;
@@ -50,30 +56,29 @@ impl<Q: Eq + Hash + Send + Sync + 'static> Shared<Q> {
         while !self.questions.is_empty() {
             let (watched, below) = self.questions.to_watch();
             let began = Instant::now();
-            let opened = self.store.watch_changes(&watched, position.clone()).await;
+            // A position is of a stream that was read until now. After an interruption MongoDB would search its oplog
+            // for an older one, each time for longer than it may, and no stream would ever be opened again.
+            let opened = self.store.watch_changes(&watched, position.take()).await;
             self.metrics.change_streams_opened.inc();
             let read = match opened {
                 Ok(changes) => {
                     self.questions.watched(watched, below);
                     self.following.send_replace(Following::Yes);
-                    let pause = LEAST_PAUSE.max(began.elapsed() * PAUSE_PER_OPENING);
+                    let pause = began.elapsed() * PAUSE_PER_OPENING;
+                    let pause = pause.clamp(LEAST_PAUSE, MOST_PAUSE);
                     self.read(changes, pause).await
                 }
                 Err(ChangesError::PositionLost) => ReadEnd::Lost,
-                Err(error) => ReadEnd::Failed(error, position.take()),
+                Err(error) => ReadEnd::Failed(error),
             };
-            position = match read {
-                ReadEnd::Asked(at) => at,
+            match read {
+                ReadEnd::Asked(at) => position = at,
                 ReadEnd::Lost => {
                     tracing::warn!("changes may have been missed; all live counts are read anew");
-                    self.questions.watch_ended();
-                    None
+                    sleep(RETRY).await;
                 }
-                ReadEnd::Failed(error, at) => {
-                    self.failed(error).await;
-                    at
-                }
-            };
+                ReadEnd::Failed(error) => self.failed(error).await,
+            }
             if position.is_none() {
                 self.questions.watch_ended();
             }
@@ -113,7 +118,7 @@ impl<Q: Eq + Hash + Send + Sync + 'static> Shared<Q> {
                 }
                 Ok(NextChange::Quiet) => {}
                 Ok(NextChange::Ended) | Err(ChangesError::PositionLost) => return ReadEnd::Lost,
-                Err(error) => return ReadEnd::Failed(error, changes.position()),
+                Err(error) => return ReadEnd::Failed(error),
             }
             if self.questions.is_empty() {
                 if nobody_since.get_or_insert_with(Instant::now).elapsed() > LINGER {

@@ -12,11 +12,12 @@
 //! - `follow` reads one change stream of MongoDB while there are subscribers, of those who are asked about. A change
 //!   only makes questions **due**. It is opened anew where the last one was read to when others are asked about. Until
 //!   the stream has them a new question may miss changes, so it is counted once more then.
-//! - Where the stream cannot be resumed, because MongoDB has forgotten the position, changes were missed, so every
-//!   question is due.
-//! - `recount` counts a question that is due, but not twice within `PAUSE`, so that a burst costs one recount.
+//! - After a stream failed, changes were missed, so every question is due when the next one is open.
+//! - `recount` counts a question that is due, but not twice within `PAUSE`, so that a burst costs one recount. The pause
+//!   is longer after a count that took long or failed, and only a few counts of teams and overviews run at once: counts
+//!   that starve queries would make each other slower without end.
 //! - `sweep` makes due what no change does: stale questions when MongoDB is back, incomplete ones when no spool holds
-//!   callbacks, and each one from time to time, for what people and retention change.
+//!   callbacks, complete ones when a spool does, and each one from time to time, for what people and retention change.
 
 mod follow;
 mod questions;
@@ -43,6 +44,9 @@ use users::{PlaceOfUser, PlacesOfUsers};
 
 /// Recounts at once: many, since the store coalesces those that wait.
 const RECOUNTS: usize = 256;
+
+/// Recounts at once that share no query with others, so that `/v1/unread` gets its turns.
+const COSTLY_RECOUNTS: usize = 4;
 
 /// Recalled messages whose receivers are not looked up yet. With more all questions are due.
 const LOOK_UPS: usize = 10_000;
@@ -103,6 +107,9 @@ pub trait CountQuestions<Q>: Send + Sync {
         question: &'c LiveQuestion<Q>,
     ) -> BoxFuture<'c, Result<LiveCounts, CountFailure>>;
 
+    /// Whether a count of it takes queries of its own, as those of teams and overviews do.
+    fn is_costly(&self, question: &LiveQuestion<Q>) -> bool;
+
     /// Whether no spool holds callbacks.
     fn is_complete(&self) -> BoxFuture<'_, bool>;
 
@@ -150,6 +157,7 @@ struct Shared<Q> {
     of_users: PlacesOfUsers,
     following: watch::Sender<Following>,
     recounts: Semaphore,
+    costly_recounts: Semaphore,
     /// Messages whose receivers are to be looked up.
     look_ups: mpsc::Sender<String>,
     to_look_up: tokio::sync::Mutex<mpsc::Receiver<String>>,
@@ -175,6 +183,7 @@ impl<Q: Eq + std::hash::Hash + Send + Sync + 'static> Subscriptions<Q> {
             questions: Questions::default(),
             following: watch::Sender::new(Following::No),
             recounts: Semaphore::new(RECOUNTS),
+            costly_recounts: Semaphore::new(COSTLY_RECOUNTS),
             look_ups,
             to_look_up: to_look_up.into(),
             runtime: Handle::current(),

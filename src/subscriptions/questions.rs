@@ -64,6 +64,10 @@ pub struct Progress {
     /// Since when it is due.
     pub due_since: Option<Instant>,
     pub counted_at: Option<Instant>,
+    /// It is not counted before.
+    pub not_before: Option<Instant>,
+    /// How often in a row it could not be counted.
+    pub failures: u32,
     pub is_stale: bool,
     pub is_incomplete: bool,
     /// Whether somebody came who was told nothing yet.
@@ -91,8 +95,9 @@ impl<Q> Asked<Q> {
 
     /// Tells that its counts cannot be read, once.
     pub fn tell_stale(&self) {
-        let was_stale = std::mem::replace(&mut self.progress().is_stale, true);
-        if !was_stale {
+        // Held while it is told, so that counts which come now are told before it or after it, flag and all.
+        let mut progress = self.progress();
+        if !std::mem::replace(&mut progress.is_stale, true) {
             self.told.send_replace(Some(Told::Stale));
         }
     }

@@ -3,7 +3,7 @@
 use std::hash::Hash;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{Following, Shared};
 
@@ -20,12 +20,15 @@ impl<Q: Eq + Hash + Send + Sync + 'static> Shared<Q> {
             {
                 let all = self.questions.all();
                 if counter.is_away() {
-                    all.iter().for_each(|asked| asked.tell_stale());
+                    for asked in all {
+                        asked.tell_stale();
+                        asked.forget_failures();
+                    }
                     continue;
                 }
                 let is_followed = *self.following.borrow() == Following::Yes;
-                let has_incomplete = all.iter().any(|asked| asked.progress().is_incomplete);
-                let is_complete = has_incomplete && counter.is_complete().await;
+                // Not known where MongoDB does not answer, for which nobody here must wait.
+                let is_complete = timeout(INTERVAL, counter.is_complete()).await.ok();
                 let now = Instant::now();
                 for asked in all {
                     let every = self.settings.recount_every;
@@ -33,9 +36,10 @@ impl<Q: Eq + Hash + Send + Sync + 'static> Shared<Q> {
                     let every = every.mul_f64(1.0 - asked.spread() / 4.0);
                     let progress = asked.progress();
                     let is_old = progress.counted_at.is_some_and(|at| now > at + every);
-                    let is_due = is_old
-                        || progress.is_stale && is_followed
-                        || progress.is_incomplete && is_complete;
+                    // A callback that goes to a spool changes nothing in MongoDB, and neither does an empty spool.
+                    let was_told = progress.counted_at.is_some() && !progress.is_stale;
+                    let is_other = was_told && is_complete == Some(progress.is_incomplete);
+                    let is_due = is_old || progress.is_stale && is_followed || is_other;
                     drop(progress);
                     if is_due {
                         asked.make_due();

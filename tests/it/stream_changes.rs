@@ -294,9 +294,25 @@ async fn in_an_outage_counts_are_stale_and_then_told_again() {
     }
 }
 
-/// Counts that are incomplete, since another instance's spool holds callbacks, become complete by themselves.
+/// Somebody drops the database, which ends the change stream. Another one is opened, and all is counted anew.
+#[tokio::test]
+async fn after_a_drop_of_the_database_changes_are_told() {
+    let app = TestApp::with("stream.recount_every = \"1d\"").await;
+    app.deliver(message(1, "bob")).await.expect_ok();
+    let mut live = LiveClient::open(app.instance.address, "user=bob&peers=ann").await;
+    assert_eq!(live.counts().await["total"], 1);
+    app.database.drop().await.unwrap();
+    live.until_total(0).await;
+    app.deliver(message(2, "bob")).await.expect_ok();
+    live.until_total(1).await;
+    drop(live);
+    app.end().await;
+}
+
+/// Another instance takes callbacks into its spool: counts that were told become incomplete, and complete again, by
+/// themselves.
 #[tokio::test(flavor = "multi_thread")]
-async fn incomplete_counts_become_complete() {
+async fn counts_become_incomplete_and_complete() {
     let app = TestApp::with("stream.recount_every = \"1d\"").await;
     let proxy = Proxy::to(&mongodb_uri()).await;
     let taking = Instance::start(config(&proxy.uri(), app.database.name(), ""));
@@ -309,7 +325,9 @@ async fn incomplete_counts_become_complete() {
     deliver(&app.http, &taking, message(1, "bob").as_bytes())
         .await
         .expect_ok();
-    // Asked by a change, or at the latest by the next question.
+    // No change tells of it, since it is in no database.
+    let none = json!({ "user": "bob", "peers": { "ann": 0 }, "total": 0, "total_of": "peers", "complete": false });
+    live.until(&none).await;
     app.deliver(message(2, "bob")).await.expect_ok();
     let incomplete = json!({ "user": "bob", "peers": { "ann": 1 }, "total": 1, "total_of": "peers", "complete": false });
     live.until(&incomplete).await;

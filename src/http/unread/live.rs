@@ -52,6 +52,10 @@ impl CountQuestions<UnreadQuery> for CountLive {
         self.counted(question).boxed()
     }
 
+    fn is_costly(&self, question: &LiveQuestion<UnreadQuery>) -> bool {
+        question.asked.teams.is_some() || question.asked.is_overview()
+    }
+
     fn is_complete(&self) -> BoxFuture<'_, bool> {
         async {
             let Some(service) = self.0.upgrade() else {
