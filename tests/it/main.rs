@@ -23,6 +23,7 @@ mod failpoints;
 mod fsync;
 mod guard;
 mod hostile;
+mod indexes;
 mod keys;
 mod kinds;
 mod load;

@@ -329,3 +329,25 @@ async fn an_interrupted_run_is_resumed() {
     store.close().await;
     app.end().await;
 }
+
+/// An instance of a version without team counts stores a recall, and knows nothing of `countsInTeam`.
+#[tokio::test]
+async fn a_recalled_message_that_counts_in_its_team_is_repaired() {
+    let app = TestApp::start().await;
+    let store = store(&app).await;
+    for id in ["1", "2"] {
+        let mut team = message(id, "77", "ann", 6);
+        team["convType"] = json!("TEAM");
+        app.deliver(team.to_string()).await.expect_ok();
+    }
+    let recall = doc! { "$set": { "recall": { "at": DateTime::now() } } };
+    change(&app, "otc/team/1", recall).await;
+    assert_eq!(found(run(&store, ReconcileScope::DryRun).await), (0, 1, 0));
+    assert_eq!(found(run(&store, ReconcileScope::All).await), (0, 1, 1));
+    for (id, counts) in [("otc/team/1", false), ("otc/team/2", true)] {
+        let stored = app.document("messages", id).await;
+        assert_eq!(stored.get_bool("countsInTeam").unwrap(), counts, "{id}");
+    }
+    assert_eq!(found(run(&store, ReconcileScope::All).await), (0, 0, 0));
+    app.end().await;
+}

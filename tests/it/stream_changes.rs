@@ -228,7 +228,8 @@ async fn subscribers_who_come_and_go_miss_nothing() {
         "{:?}",
         since.elapsed()
     );
-    assert!(metric(&app, "im_callback_change_streams_opened_total ").await > 10.0);
+    let opened = metric(&app, "im_callback_change_streams_opened_total ").await;
+    assert!(opened > 10.0, "{opened}");
     drop_aside(other).await;
     app.end().await;
 }
@@ -292,21 +293,6 @@ async fn in_an_outage_counts_are_stale_and_then_told_again() {
         drop(live);
         app.end().await;
     }
-}
-
-/// Somebody drops the database, which ends the change stream. Another one is opened, and all is counted anew.
-#[tokio::test]
-async fn after_a_drop_of_the_database_changes_are_told() {
-    let app = TestApp::with("stream.recount_every = \"1d\"").await;
-    app.deliver(message(1, "bob")).await.expect_ok();
-    let mut live = LiveClient::open(app.instance.address, "user=bob&peers=ann").await;
-    assert_eq!(live.counts().await["total"], 1);
-    app.database.drop().await.unwrap();
-    live.until_total(0).await;
-    app.deliver(message(2, "bob")).await.expect_ok();
-    live.until_total(1).await;
-    drop(live);
-    app.end().await;
 }
 
 /// Another instance takes callbacks into its spool: counts that were told become incomplete, and complete again, by

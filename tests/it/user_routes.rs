@@ -30,6 +30,7 @@ async fn ask(app: &TestApp, bearer: &str, (method, path, body): &Question) -> An
 /// Every route below `/v1`. The stream by `HEAD`, which ends.
 fn of_the_api() -> Vec<Question> {
     let mut questions = requests("otc");
+    questions.retain(|(_, path, _)| !path.starts_with("/v1/unread/stream"));
     let stream = "/v1/unread/stream?user=bob&peers=ann".to_owned();
     questions.push(("HEAD", stream, Value::Null));
     questions

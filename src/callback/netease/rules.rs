@@ -21,15 +21,13 @@ impl NeteaseRules {
     pub fn derive(&self, class: Class, columns: &Columns<'_>) -> Derived {
         let (from, to) = (columns.text("fromAccount"), columns.text("to"));
         let to = to.unwrap_or_default();
-        let is_team = matches!(class, Class::Team | Class::SuperTeam);
         Derived {
-            counts: match class {
-                Class::P2p => self.counts(class, columns),
-                Class::Team | Class::SuperTeam => Err(NotCounted::Team),
-                Class::CustomPerson | Class::CustomTeam => Err(NotCounted::SystemNotice),
+            counts: match class.never_counts() {
+                Some(why) => Err(why),
+                None => self.counts(class, columns),
             },
-            counts_in_team: is_team && self.counts(class, columns).is_ok(),
-            joined: match is_team && is_notification(columns) {
+            counts_in_team: class.is_team() && self.counts(class, columns).is_ok(),
+            joined: match class.is_team() && is_notification(columns) {
                 true => joined(columns),
                 false => Vec::new(),
             },

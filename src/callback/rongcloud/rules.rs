@@ -48,7 +48,6 @@ impl RongcloudRules {
         // In an ultra group each channel is a conversation.
         let channel = columns.text("busChannel");
         let channel = channel.filter(|_| class == Class::SuperTeam);
-        let is_team = matches!(class, Class::Team | Class::SuperTeam);
         // A directed message is for some members only, and an edit in an ultra group is no message more.
         let is_for_some = |columns: &Columns<'_>| {
             let to = columns.get("groupUserIds");
@@ -56,12 +55,11 @@ impl RongcloudRules {
         };
         let is_edit = |columns: &Columns<'_>| columns.text("originalMsgUID").is_some();
         Derived {
-            counts: match class {
-                Class::P2p => self.counts(class, columns),
-                Class::Team | Class::SuperTeam => Err(NotCounted::Team),
-                Class::CustomPerson | Class::CustomTeam => Err(NotCounted::SystemNotice),
+            counts: match class.never_counts() {
+                Some(why) => Err(why),
+                None => self.counts(class, columns),
             },
-            counts_in_team: is_team
+            counts_in_team: class.is_team()
                 && !is_for_some(columns)
                 && !is_edit(columns)
                 && self.counts(class, columns).is_ok(),

@@ -25,7 +25,6 @@ impl WildfireRules {
         let (from, to) = (columns.text("fromAccount"), columns.text("to"));
         let to = to.unwrap_or_default();
         let conversation = class.conversation(from.as_deref(), &to);
-        let is_team = matches!(class, Class::Team | Class::SuperTeam);
         let is_ours = line == Some(self.line);
         // A directed message is for some members only.
         let is_for_some = |columns: &Columns<'_>| {
@@ -33,13 +32,12 @@ impl WildfireRules {
             to.is_some_and(|to| !to.texts_at("").is_empty())
         };
         Derived {
-            counts: match class {
-                Class::P2p if is_ours => counts(class, columns),
-                Class::P2p => Err(NotCounted::OtherLine),
-                Class::Team | Class::SuperTeam => Err(NotCounted::Team),
-                Class::CustomPerson | Class::CustomTeam => Err(NotCounted::SystemNotice),
+            counts: match class.never_counts() {
+                Some(why) => Err(why),
+                None if is_ours => counts(class, columns),
+                None => Err(NotCounted::OtherLine),
             },
-            counts_in_team: is_team
+            counts_in_team: class.is_team()
                 && is_ours
                 && !is_for_some(columns)
                 && counts(class, columns).is_ok(),

@@ -24,7 +24,7 @@ pub fn parse(text: &str, of: &Conversation) -> Option<MessagePlace> {
     let class = Class::parse(class)?;
     let is_of_it = match of {
         Conversation::Peer(_) => class == Class::P2p,
-        Conversation::Team(_) => matches!(class, Class::Team | Class::SuperTeam),
+        Conversation::Team(_) => class.is_team(),
     };
     let place = MessagePlace::Message {
         sent_at: sent_at.parse().ok()?,

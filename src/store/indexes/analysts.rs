@@ -3,7 +3,7 @@
 
 use mongodb::bson::doc;
 
-use super::{WantedIndex, indexes_of, is_named};
+use super::{WantedIndex, is_named};
 use crate::store::error::StoreError;
 use crate::store::{Store, collection};
 
@@ -69,12 +69,13 @@ impl Store {
         if self.settings.analyst_indexes {
             return Ok(idle);
         }
+        let analysts = analyst_indexes();
+        let there = self.indexes_there(&analysts)?.await?;
         for WantedIndex {
             collection, name, ..
-        } in analyst_indexes()
+        } in analysts
         {
-            let there = indexes_of(&self.collection(collection)?).await?;
-            if there.iter().any(|model| is_named(model, name)) {
+            if there[collection].iter().any(|model| is_named(model, name)) {
                 idle.push(IdleIndex {
                     collection,
                     index: name,

@@ -153,7 +153,7 @@ impl Store {
                 .expire_after(keep)
                 .build();
             let model = IndexModel::builder().keys(keys).options(options).build();
-            documents.create_index(model).await?;
+            self.build(collection, vec![model]).await?;
         }
         Ok(())
     }

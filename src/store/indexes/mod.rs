@@ -14,14 +14,16 @@ mod expiry;
 mod plan;
 mod retention;
 
+use std::collections::{HashMap, HashSet};
+
 use futures_util::TryStreamExt;
 use futures_util::future::try_join_all;
 use mongodb::bson::{Document, doc};
 use mongodb::error::ErrorKind;
-use mongodb::options::{Acknowledgment, WriteConcern};
+use mongodb::options::{Acknowledgment, CommitQuorum, IndexOptions, WriteConcern};
 use mongodb::{Collection, IndexModel};
 
-use super::error::{Blame, StoreError, blame};
+use super::error::{Blame, StoreError, blame, code};
 use super::messages::{PageQuestion, WhichPage};
 use super::{Store, UnreadBy, collection};
 use crate::callback::event::Conversation;
@@ -72,6 +74,17 @@ impl WantedIndex {
             return Some("its partialFilterExpression is another");
         }
         is_hidden(model).then_some("it is hidden from queries")
+    }
+
+    fn model(&self) -> IndexModel {
+        let options = IndexOptions::builder()
+            .name(self.name.to_owned())
+            .partial_filter_expression(self.filter.clone())
+            .build();
+        IndexModel::builder()
+            .keys(self.keys.clone())
+            .options(options)
+            .build()
     }
 }
 
@@ -146,11 +159,37 @@ fn other_indexes() -> [WantedIndex; 2] {
 impl Store {
     /// All that the configuration asks for, those first that counts need.
     fn wanted_indexes(&self) -> Vec<WantedIndex> {
-        let mut wanted: Vec<_> = query_indexes().into_iter().chain(other_indexes()).collect();
+        let mut wanted = Vec::from(query_indexes());
+        wanted.extend(self.wanted_beside_queries());
+        wanted
+    }
+
+    /// Those that no query of the service waits for.
+    fn wanted_beside_queries(&self) -> Vec<WantedIndex> {
+        let mut wanted = Vec::from(other_indexes());
         if self.settings.analyst_indexes {
             wanted.extend(analysts::analyst_indexes());
         }
         wanted
+    }
+
+    /// Makes indexes of one collection in one pass over it. They are ready when a majority of the members has built
+    /// them: by default MongoDB waits for every member that votes, which may be down for days.
+    async fn build(&self, collection: &str, models: Vec<IndexModel>) -> Result<(), StoreError> {
+        const BAD_VALUE: i32 = 2;
+        let documents = self.collection(collection)?;
+        let built = documents
+            .create_indexes(models.clone())
+            .commit_quorum(CommitQuorum::Majority)
+            .await;
+        match built {
+            // A server alone has no members to wait for, and refuses the option.
+            Err(error) if code(&error) == Some(BAD_VALUE) => {
+                documents.create_indexes(models).await?;
+            }
+            built => drop(built?),
+        }
+        Ok(())
     }
 
     /// Creates the collections that callbacks write to, once per process and before the first write.
@@ -212,17 +251,15 @@ impl Store {
     /// # Errors
     /// When MongoDB does not answer in time.
     pub async fn has_indexes(&self) -> Result<bool, StoreError> {
-        for wanted in query_indexes() {
-            let documents = self.collection(wanted.collection)?;
-            let there = self
-                .within_query_timeout(async move { indexes_of(&documents).await })
-                .await?;
-            let is_it = |model: &IndexModel| {
-                is_named(model, wanted.name) && wanted.differs(model).is_none()
-            };
-            if !there.iter().any(is_it) {
-                return Ok(false);
-            }
+        let all = query_indexes();
+        let there = self.within_query_timeout(self.indexes_there(&all)?).await?;
+        let is_there = |wanted: &WantedIndex| {
+            there[wanted.collection]
+                .iter()
+                .any(|model| is_named(model, wanted.name) && wanted.differs(model).is_none())
+        };
+        if !all.iter().all(is_there) {
+            return Ok(false);
         }
         // An index is listed while it is still being built, but a query that names it is refused.
         let app = AppName::new("-").expect("a name by its rules");
@@ -236,22 +273,38 @@ impl Store {
             limit: 1,
             withholds_held_back: false,
         };
-        let asked = async {
-            for by in [UnreadBy::Peer, UnreadBy::Order] {
-                self.unread_keys(by, by.matching(&app, &[""], &[""]), 1)
-                    .await?;
-            }
-            self.marks_between(&app, &[""], &[""]).await?;
-            self.joined_at(&app, &nobody, &[""]).await?;
-            self.count_in_team(&app, &nobody, "", None, 1).await?;
-            self.page_documents(&nobodys_page).await?;
-            self.devices(&app, &[""]).await
-        };
-        match asked.await {
+        let keys = |by: UnreadBy| self.unread_keys(by, by.matching(&app, &[""], &[""]), 1);
+        let asked = tokio::try_join!(
+            keys(UnreadBy::Peer),
+            keys(UnreadBy::Order),
+            self.marks_between(&app, &[""], &[""]),
+            self.joined_at(&app, &nobody, &[""]),
+            self.count_in_team(&app, &nobody, "", None, 1),
+            self.page_documents(&nobodys_page),
+            self.devices(&app, &[""]),
+        );
+        match asked {
             Ok(_) => Ok(true),
             Err(StoreError::Refused(_)) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// The indexes of the collections that these are wanted in, each listed once.
+    fn indexes_there(
+        &self,
+        wanted: &[WantedIndex],
+    ) -> Result<
+        impl Future<Output = mongodb::error::Result<HashMap<&'static str, Vec<IndexModel>>>> + use<>,
+        StoreError,
+    > {
+        let names: HashSet<_> = wanted.iter().map(|wanted| wanted.collection).collect();
+        let mut lists = Vec::new();
+        for name in names {
+            let documents = self.collection(name)?;
+            lists.push(async move { Ok((name, indexes_of(&documents).await?)) });
+        }
+        Ok(async { try_join_all(lists).await.map(HashMap::from_iter) })
     }
 }
 

@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use mongodb::IndexModel;
 use mongodb::bson::doc;
-use mongodb::options::IndexOptions;
 
 use super::analysts::analyst_indexes;
 use super::retention::{Ask, Deletion, Retention, span};
-use super::{RETENTION, WantedIndex, indexes_of, is_hidden, is_named, name_of, rival};
+use super::{RETENTION, WantedIndex, is_hidden, is_named, name_of, query_indexes, rival};
 use crate::store::Store;
 use crate::store::error::{StoreError, UNAUTHORIZED, code};
 
@@ -80,6 +79,16 @@ impl IndexChange {
     /// Whether somebody else's index is in the way.
     pub fn is_conflict(&self) -> bool {
         matches!(self.change, ChangeToIndex::Conflict { .. })
+    }
+
+    /// Whether it is made in one pass over the collection with the change before it. Analysts' indexes are made apart:
+    /// queries wait for the others.
+    fn is_made_with(&self, other: &Self) -> bool {
+        let is_made = |change: &Self| change.change == ChangeToIndex::Make;
+        is_made(self)
+            && is_made(other)
+            && self.collection == other.collection
+            && self.is_for_analysts() == other.is_for_analysts()
     }
 
     /// Whether the service does it by itself.
@@ -157,21 +166,25 @@ impl Store {
     /// # Errors
     /// When MongoDB is unavailable or does not list its indexes.
     pub async fn index_plan(&self, retention: Retention) -> Result<Vec<IndexChange>, StoreError> {
-        let mut changes = self.plan_of_indexes().await?;
+        let mut changes = self.plan_of_indexes(&self.wanted_indexes()).await?;
         changes.extend(self.plan_of_retention(retention, Ask::HowMany).await?);
         Ok(changes)
     }
 
-    async fn plan_of_indexes(&self) -> Result<Vec<IndexChange>, StoreError> {
+    async fn plan_of_indexes(
+        &self,
+        wanted: &[WantedIndex],
+    ) -> Result<Vec<IndexChange>, StoreError> {
         let mut changes = Vec::new();
-        for wanted in self.wanted_indexes() {
-            let there = indexes_of(&self.collection(wanted.collection)?).await?;
+        let all = self.indexes_there(wanted)?.await?;
+        for wanted in wanted {
+            let there = &all[wanted.collection];
             let same = there.iter().find(|model| is_named(model, wanted.name));
             let differs = same.map(|model| (model, wanted.differs(model)));
-            let rival = rival(&there, wanted.name, &wanted.keys, wanted.filter.as_ref());
+            let rival = rival(there, wanted.name, &wanted.keys, wanted.filter.as_ref());
             let change = match (differs, rival.and_then(name_of)) {
                 (Some((_, None)), _) => continue,
-                (Some((model, Some(_))), _) if is_only_hidden(&wanted, model) => {
+                (Some((model, Some(_))), _) if is_only_hidden(wanted, model) => {
                     ChangeToIndex::Unhide
                 }
                 (_, Some(with)) => {
@@ -181,7 +194,7 @@ impl Store {
                 (Some((_, Some(differs))), None) => ChangeToIndex::Replace { differs },
                 (None, None) => ChangeToIndex::Make,
             };
-            changes.push(IndexChange::of(&wanted, change));
+            changes.push(IndexChange::of(wanted, change));
         }
         Ok(changes)
     }
@@ -200,31 +213,46 @@ impl Store {
         // version wrote meanwhile.
         self.complete_marks().await?;
         let wanted = self.wanted_indexes();
-        for change in changes {
+        for group in changes.chunk_by(IndexChange::is_made_with) {
+            let change = &group[0];
             match &change.change {
                 ChangeToIndex::Conflict { .. } => continue,
                 ChangeToIndex::Retain { field, after, .. } => {
                     self.set_retention(change.collection, field, *after).await?;
                 }
-                ChangeToIndex::Make | ChangeToIndex::Replace { .. } | ChangeToIndex::Unhide => {
+                ChangeToIndex::Make => {
+                    let is_it = |w: &&WantedIndex| group.iter().any(|c| w.name == c.index);
+                    let models = wanted.iter().filter(is_it).map(WantedIndex::model);
+                    self.build(change.collection, models.collect()).await?;
+                }
+                ChangeToIndex::Replace { .. } | ChangeToIndex::Unhide => {
                     let is_it = |w: &&WantedIndex| w.name == change.index;
                     if let Some(wanted) = wanted.iter().find(is_it) {
-                        self.make_index(wanted, &change.change).await?;
+                        self.mend_index(wanted, &change.change).await?;
                     }
                 }
             }
-            done(change);
+            group.iter().for_each(&mut done);
         }
         self.complete_marks().await
     }
 
-    /// Makes the indexes that are missing, and asks nothing that takes long before. Returns those that somebody else's
-    /// index is in the way of.
+    /// Makes the indexes that queries name and that are missing, and asks nothing that takes long before. Returns those
+    /// that somebody else's index is in the way of.
     ///
     /// # Errors
     /// When MongoDB is unavailable or refuses an index.
-    pub async fn ensure_indexes(&self) -> Result<Vec<IndexChange>, StoreError> {
-        let plan = self.plan_of_indexes().await?;
+    pub async fn ensure_query_indexes(&self) -> Result<Vec<IndexChange>, StoreError> {
+        let plan = self.plan_of_indexes(&query_indexes()).await?;
+        self.make_harmless(plan).await
+    }
+
+    /// The same for those that nothing waits for, such as the analysts'.
+    ///
+    /// # Errors
+    /// When MongoDB is unavailable or refuses an index.
+    pub async fn ensure_other_indexes(&self) -> Result<Vec<IndexChange>, StoreError> {
+        let plan = self.plan_of_indexes(&self.wanted_beside_queries()).await?;
         self.make_harmless(plan).await
     }
 
@@ -250,7 +278,7 @@ impl Store {
         Ok(left)
     }
 
-    async fn make_index(
+    async fn mend_index(
         &self,
         wanted: &WantedIndex,
         change: &ChangeToIndex,
@@ -267,17 +295,8 @@ impl Store {
                 changed => return Ok(changed.map(drop)?),
             }
         }
-        if *change != ChangeToIndex::Make {
-            documents.drop_index(wanted.name).await?;
-        }
-        let options = IndexOptions::builder()
-            .name(wanted.name.to_owned())
-            .partial_filter_expression(wanted.filter.clone())
-            .build();
-        let keys = wanted.keys.clone();
-        let model = IndexModel::builder().keys(keys).options(options).build();
-        documents.create_index(model).await?;
-        Ok(())
+        documents.drop_index(wanted.name).await?;
+        self.build(wanted.collection, vec![wanted.model()]).await
     }
 }
 

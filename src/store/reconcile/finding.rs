@@ -1,4 +1,4 @@
-//! Compares a message's `state` with what it should be, and makes the update that repairs it.
+//! Compares a message's `state` and `countsInTeam` with what they should be, and makes the update that repairs them.
 
 use mongodb::bson::{Bson, DateTime, Document, RawDocumentBuf, doc};
 
@@ -49,7 +49,7 @@ impl Seen {
     pub fn projection() -> Document {
         doc! {
             "app": 1, "to": 1, "fromAccount": 1, "msgTimestamp": 1, "state": 1,
-            "recalled": is_there("$recall"),
+            "recalled": is_there("$recall"), "countsInTeam": 1,
         }
     }
 
@@ -81,6 +81,30 @@ impl Seen {
         };
         let is_right = (self.state == 0) == matches!(truth, Truth::Unread);
         (!is_right).then_some(Finding { seen: self, truth })
+    }
+}
+
+/// A team's message that is recalled and still counts. A recall leaves it so that an instance of a version without team
+/// counts has stored.
+pub struct CountedRecall(MessageKey);
+
+impl CountedRecall {
+    /// Reads a message; `None` if it is not one.
+    pub fn of(document: &Document) -> Option<Self> {
+        let is = |name: &str| document.get_bool(name).unwrap_or_default();
+        let text = |name: &str| document.get_str(name).ok().map(str::to_owned);
+        (is("countsInTeam") && is("recalled")).then_some(Self(MessageKey {
+            id: text("_id")?,
+            app: text("app")?,
+            to: text("to")?,
+        }))
+    }
+
+    /// The update that lets it count no more.
+    pub fn repair(&self) -> RawDocumentBuf {
+        let mut filter = self.0.filter();
+        filter.extend(doc! { "countsInTeam": true, "recall": { "$exists": true } });
+        raw(&doc! { "q": filter, "u": { "$set": { "countsInTeam": false } } })
     }
 }
 

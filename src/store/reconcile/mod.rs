@@ -8,7 +8,8 @@
 //! - The **history walk** reads the messages themselves by `_id`, and finds every wrong `state`, such as an unread
 //!   message that was recalled, or a read one that is neither recalled nor covered by a mark. No crash causes these,
 //!   only a manual change, or `read_marks` restored from an old backup. The latter must not make a hundred thousand
-//!   messages unread again by itself, so only the command `im-callback reconcile` does this walk.
+//!   messages unread again by itself, so only the command `im-callback reconcile` does this walk. It also finds recalled
+//!   messages that count in their team, which an older version beside this one leaves.
 //!
 //! Both make `state` agree with facts that never go away, and the filter of each update repeats what was read. So
 //! walks need no coordination with each other or with live traffic.
@@ -33,7 +34,7 @@ use super::indexes::UNREAD_BY_PEER;
 use super::place::Pair;
 use super::{Store, collection};
 use crate::metrics::ReconcileLabel;
-use finding::{Finding, Seen, entry};
+use finding::{CountedRecall, Finding, Seen, entry};
 
 /// How many index entries or documents are read at once, and how many pairs' marks are looked up at once.
 const CHUNK: usize = 1000;
@@ -75,7 +76,8 @@ pub struct Report {
     pub looked_at: u64,
     /// Messages that are covered by their mark and still had `state: 0`. Under live traffic there are always a few.
     pub behind: u64,
-    /// Messages whose `state` was wrong in any other way, which does not pass by itself.
+    /// Messages whose `state` was wrong in any other way, and recalled ones that counted in their team. That does not pass
+    /// by itself.
     pub disagreed: u64,
     /// How many of both were repaired.
     pub repaired: u64,
@@ -169,7 +171,7 @@ impl Store {
         in_time(async { found.await }).await
     }
 
-    /// Finds every wrong `state`, and repairs it unless this is a dry run. After an error the report has what was done
+    /// Finds every wrong `state` and every recalled message that counts in its team, and repairs them unless this is a dry run. After an error the report has what was done
     /// before.
     ///
     /// # Errors
@@ -190,9 +192,12 @@ impl Store {
             let wrong = self.judge(&chunk).await?;
             let behind = wrong.iter().filter(|finding| finding.is_behind()).count() as u64;
             report.behind += behind;
-            report.disagreed += wrong.len() as u64 - behind;
+            let counted: Vec<_> = chunk.iter().filter_map(CountedRecall::of).collect();
+            report.disagreed += (wrong.len() + counted.len()) as u64 - behind;
             if repairs {
-                let repairs: Vec<_> = wrong.iter().map(Finding::repair).collect();
+                let of_teams = counted.iter().map(CountedRecall::repair);
+                let repairs = wrong.iter().map(Finding::repair).chain(of_teams);
+                let repairs: Vec<_> = repairs.collect();
                 report.repaired += self.write_projection(&repairs).await?;
             }
             after = match chunk.last().map(|message| message.get_str("_id")) {

@@ -4,7 +4,7 @@ use mongodb::Database;
 use mongodb::bson::{DateTime, Document, doc};
 use serde_json::{Value, json};
 
-use crate::support::{Answer, SECRET, TestApp, send, signed};
+use crate::support::{Answer, SECRET, TestApp, WRITE_KEY, send, signed};
 
 /// A second app of the same provider.
 pub const SHOP: &str = r#"
@@ -107,6 +107,12 @@ async fn deliver_to(app: &TestApp, name: &str, body: &Value) -> Answer {
     send(app.http.post(url).body(body), &headers).await
 }
 
+async fn report_read(app: &TestApp, report: &Value) -> Answer {
+    let key = format!("Bearer {WRITE_KEY}");
+    let headers = [("Authorization", &*key)];
+    app.post("/v1/read", &headers, report.to_string()).await
+}
+
 /// Delivers all of it as the provider does.
 pub async fn deliver(app: &TestApp, database: &Database) {
     for (id, from, to, time, order) in MESSAGES {
@@ -120,14 +126,20 @@ pub async fn deliver(app: &TestApp, database: &Database) {
     deliver_to(app, "shop", &elsewhere).await.expect_ok();
 
     for (number, (reader, peer, up_to, _)) in RECEIPTS.iter().enumerate() {
-        let up_to = at(up_to).to_string();
-        // By turns of either kind.
-        let receipt = match number % 2 {
+        let time = at(up_to).to_string();
+        // By turns of each kind, and as the site reports it.
+        let receipt = match number % 3 {
+            2 => {
+                let report =
+                    json!({ "app": "otc", "user": reader, "peer": peer, "up_to": at(up_to) });
+                assert_eq!(report_read(app, &report).await.status, 200);
+                continue;
+            }
             0 => json!({ "eventType": "30", "objects": json!([
-                { "fromAccount": reader, "toAccount": peer, "timestamp": up_to },
+                { "fromAccount": reader, "toAccount": peer, "timestamp": time },
             ]).to_string() }),
             _ => json!({
-                "eventType": "85", "accid": reader, "ackAccid": peer, "msgType": "0", "ackMsgTime": up_to,
+                "eventType": "85", "accid": reader, "ackAccid": peer, "msgType": "0", "ackMsgTime": time,
             }),
         };
         deliver_to(app, "otc", &receipt).await.expect_ok();
@@ -171,6 +183,7 @@ async fn set_what_clocks_tell(database: &Database) {
             "$or": [
                 { "accid": reader, "ackAccid": peer },
                 { "fromAccount": reader, "toAccount": peer },
+                { "reader": reader, "peer": peer },
             ],
         };
         let arrived = doc! { "$set": { "receivedAt": DateTime::from_millis(at(arrived)) } };

@@ -257,6 +257,13 @@ impl ReplicaSet {
         primary
     }
 
+    /// Ends a member that is not the primary.
+    pub async fn kill_secondary(&mut self) {
+        let primary = self.primary().await;
+        let secondary = (primary + 1) % self.0.len();
+        tokio::task::block_in_place(|| self.0[secondary].kill());
+    }
+
     pub fn restart(&mut self, node: usize) {
         self.0[node].restart();
     }
