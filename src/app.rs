@@ -34,7 +34,7 @@ use crate::store::reconcile::ReconcileSettings;
 use crate::subscriptions::Subscriptions;
 use crate::upkeep::{
     keep_counting_quarantine, keep_ensuring_other_indexes, keep_ensuring_query_indexes,
-    keep_resolving, keep_watching_retention,
+    keep_resolving, keep_watching_retention, keep_watching_team_counts,
 };
 
 /// A service with its socket bound, not yet serving.
@@ -178,6 +178,7 @@ impl Application {
         let upkeep = {
             let (store, uri, retention) =
                 (durable.store.clone(), mongodb_uri.clone(), shared.retention);
+            let live = shared.live.clone();
             async move || {
                 if !is_resolved {
                     keep_resolving(&store, &uri).await;
@@ -187,6 +188,7 @@ impl Application {
                     keep_ensuring_other_indexes(&store),
                     store.keep_catching_up(reconcile),
                     keep_watching_retention(&store, retention),
+                    keep_watching_team_counts(&store, &live),
                 );
             }
         };

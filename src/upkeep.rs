@@ -1,6 +1,7 @@
 //! Background tasks that keep MongoDB's indexes and retention, and what is known of the spool's folder, as they should
 //! be. No callback waits for them.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use backon::{ConstantBuilder, ExponentialBuilder, Retryable};
@@ -8,6 +9,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
+use crate::live::Live;
 use crate::spool::Spool;
 use crate::store::indexes::{IndexChange, Retention};
 use crate::store::{RetentionState, Store, StoreError};
@@ -124,6 +126,34 @@ pub async fn keep_watching_retention(store: &Store, retention: Retention) {
             tracing::warn!(
                 "the retention in MongoDB is no longer as configured: somebody or another instance changed it; `im-callback doctor` compares"
             );
+        }
+    }
+}
+
+/// How long to wait after MongoDB did not answer.
+const ASKED_AGAIN: Duration = Duration::from_secs(5);
+
+/// Finds out of each app, also of those that a reload adds, whether its older team messages are counted, and warns.
+pub async fn keep_watching_team_counts(store: &Store, live: &Live) {
+    let mut replaced = live.replacements();
+    let mut told = HashSet::new();
+    loop {
+        for app in &live.current().apps {
+            let has_team_counts = loop {
+                match store.has_team_counts(&app.name).await {
+                    Ok(known) => break known,
+                    Err(_) => sleep(ASKED_AGAIN).await,
+                }
+            };
+            if !has_team_counts && told.insert(app.name.clone()) {
+                tracing::warn!(
+                    app = %app.name,
+                    "team messages of an older version are not counted; run `im-callback backfill`"
+                );
+            }
+        }
+        if replaced.changed().await.is_err() {
+            return;
         }
     }
 }

@@ -35,6 +35,10 @@ pub struct UnreadArgs {
     /// Stop counting there: a count that reaches it means that many or more
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
     cap: Option<u64>,
+    /// Show at most this many entries of each kind of all of the user
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..),
+          conflicts_with_all = ["peer", "order", "team"])]
+    limit: Option<u64>,
     /// Go on after a page of all of the user, by the cursor at its end
     #[arg(long, value_name = "CURSOR", conflicts_with_all = ["peer", "order", "team"])]
     after: Option<String>,
@@ -66,6 +70,9 @@ pub async fn run(args: UnreadArgs, load: impl Load, has_config: bool) -> Result<
     }
     if let Some(cap) = args.cap {
         body["cap"] = json!(cap);
+    }
+    if let Some(limit) = args.limit {
+        body["limit"] = json!(limit);
     }
     if let Some(after) = &args.after {
         body["after"] = json!(after);
@@ -193,12 +200,23 @@ impl UnreadArgs {
             true => " or more",
             false => "",
         };
-        text.push_str(&format!("{} has {total}{or_more} unread\n", self.user));
+        let asked = self.lists();
+        let of_several = asked.iter().filter(|(_, _, ids)| !ids.is_empty()).count() > 1;
+        let total_of = counts.get("total_of").and_then(Value::as_str);
+        let by = total_of.filter(|_| of_several);
+        let by = by.map(|list| format!(" by {list}")).unwrap_or_default();
+        text.push_str(&format!("{} has {total}{or_more} unread{by}\n", self.user));
         if let Some(next) = counts.get("next").and_then(Value::as_str) {
             text.push_str(&format!("there is more: --after {next}\n"));
         }
         if counts.get("complete") == Some(&Value::Bool(false)) {
-            text.push_str("not complete: callbacks wait in a spool (`im-callback spools`)\n");
+            text.push_str("not complete: callbacks wait in a spool (`im-callback spools`)");
+            if !self.team.is_empty() {
+                text.push_str(
+                    ", or older team messages for `im-callback backfill` (see `im-callback doctor`)",
+                );
+            }
+            text.push('\n');
         }
         Some(text)
     }

@@ -341,6 +341,10 @@ impl From<StoreError> for Problem {
         if error == StoreError::Overloaded {
             return Self::new(Code::Overloaded, "too many queries wait; ask again");
         }
+        if error == StoreError::TooManyOwn {
+            let detail = "too many messages of a team are the user's own; ask when the user has read it, or raise http.max_team_unread";
+            return Self::at(Code::Unavailable, "teams", detail);
+        }
         // Ids are checked before, so a refused query is the service's own fault, such as a missing index, and the
         // answer is 503.
         Self {

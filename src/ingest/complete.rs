@@ -175,7 +175,10 @@ impl Complete {
                 _ if outage.is_known() => 0,
                 Ok(true) => 0,
                 Err(StoreError::Unavailable(_) | StoreError::TimedOut) => unconfirmed + 1,
-                Ok(false) | Err(StoreError::Refused(_) | StoreError::Overloaded) => unconfirmed,
+                Ok(false)
+                | Err(StoreError::Refused(_) | StoreError::Overloaded | StoreError::TooManyOwn) => {
+                    unconfirmed
+                }
             };
             if unconfirmed >= UNCONFIRMED {
                 unconfirmed = 0;

@@ -105,6 +105,9 @@ impl Store {
                 report.changed += patiently(|| self.change(&statements)).await?;
             }
         }
+        if !backfill.is_dry_run {
+            patiently(|| self.save_team_counts(app)).await?;
+        }
         Ok(())
     }
 

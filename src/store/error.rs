@@ -20,6 +20,9 @@ pub enum StoreError {
     /// A limit of ours is reached. MongoDB was not asked.
     #[error("too many queries wait")]
     Overloaded,
+    /// A member wrote so many of a team's messages itself that the others cannot be counted.
+    #[error("too many of the messages are the user's own")]
+    TooManyOwn,
 }
 
 /// Who is at fault, by an error code.
@@ -142,7 +145,7 @@ impl StoreError {
     pub fn as_of_state(self) -> Self {
         match self {
             Self::Refused(why) => Self::Unavailable(why),
-            Self::Unavailable(_) | Self::TimedOut | Self::Overloaded => self,
+            Self::Unavailable(_) | Self::TimedOut | Self::Overloaded | Self::TooManyOwn => self,
         }
     }
 

@@ -1,17 +1,38 @@
-//! What was learned about MongoDB and is told by `/readyz`.
+//! What was learned about MongoDB: what `/readyz` tells, and what need not be asked again.
 
+use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use mongodb::bson::DateTime;
+
 use super::diagnosis::{Deployment, MongodbKind};
+use crate::callback::ids::AppName;
 
 /// What was learned about MongoDB.
-#[derive(Debug, Default)]
-pub struct Known(Mutex<Facts>);
+#[derive(Debug)]
+pub struct Known {
+    facts: Mutex<Facts>,
+    /// When this process began to learn.
+    since: DateTime,
+}
 
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default)]
 struct Facts {
     kind: Option<MongodbKind>,
     retention: Option<RetentionState>,
+    /// The apps whose team messages can all be counted.
+    team_counts: HashSet<AppName>,
+    /// The apps that may have team messages of an older version.
+    older_team_messages: HashSet<AppName>,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Self {
+            facts: Mutex::default(),
+            since: DateTime::now(),
+        }
+    }
 }
 
 /// How the retention in MongoDB compares with the configuration.
@@ -38,7 +59,7 @@ impl RetentionState {
 
 impl Known {
     fn facts(&self) -> MutexGuard<'_, Facts> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What MongoDB is, once that is known.
@@ -64,5 +85,26 @@ impl Known {
     /// Records how the retention compares, and returns whether that is new.
     pub fn learn_retention(&self, state: RetentionState) -> bool {
         self.facts().retention.replace(state) != Some(state)
+    }
+
+    /// When this process began to learn.
+    pub(super) fn since(&self) -> DateTime {
+        self.since
+    }
+
+    pub(super) fn has_team_counts(&self, app: &AppName) -> bool {
+        self.facts().team_counts.contains(app)
+    }
+
+    pub(super) fn learn_team_counts(&self, app: &AppName) {
+        self.facts().team_counts.insert(app.clone());
+    }
+
+    pub(super) fn has_older_team_messages(&self, app: &AppName) -> bool {
+        self.facts().older_team_messages.contains(app)
+    }
+
+    pub(super) fn learn_older_team_messages(&self, app: &AppName) {
+        self.facts().older_team_messages.insert(app.clone());
     }
 }

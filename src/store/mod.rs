@@ -34,6 +34,7 @@ pub mod read;
 pub mod reconcile;
 pub mod spools;
 mod statements;
+mod team_counts;
 pub mod trace;
 mod turns;
 mod unread;
@@ -64,8 +65,8 @@ use projection::Behind;
 use turns::Turns;
 use unread::Questions;
 pub use unread::{
-    IdReservation, LastUnread, MOST_KEYS, MOST_NEWEST, NewestUnread, Question, UnreadBy,
-    UnreadCount, UnreadPairs, newest_of, team_joins, team_messages,
+    IdReservation, LastUnread, MOST_KEYS, MOST_NEWEST, NewestUnread, Question, TeamLimits,
+    UnreadBy, UnreadCount, UnreadPairs, last_messages, newest_of, team_joins, team_messages,
 };
 
 /// The collections' names: part of the analysts' interface.
@@ -82,7 +83,7 @@ pub mod collection {
     pub const DEAD_LETTERS: &str = "dead_letters";
     /// The collections that callbacks write to.
     pub const WRITTEN: [&str; 4] = [MESSAGES, EVENTS, READ_MARKS, PRESENCE];
-    /// The progress of `im-callback reconcile`.
+    /// The service's own bookkeeping: the progress of `im-callback reconcile`, and whose team messages can be counted.
     pub const PROGRESS: &str = "progress";
     /// The spools of all instances, and until when each promises to be empty.
     pub const SPOOLS: &str = "spools";
@@ -112,6 +113,12 @@ const QUERIES: usize = 24;
 /// Traces at once. Each is many queries, and operators are few.
 const TRACES: usize = 2;
 
+/// Queries of questions by team at once, since each may ask for a thousand teams.
+const TEAM_QUERIES: usize = 3;
+
+/// Overviews at once. Each page reads the pairs and counts of all of a user.
+const OVERVIEWS: usize = 2;
+
 /// Questions for presence at once: fewer than [`QUERIES`], since each may ask for a thousand users.
 const PRESENCE_QUESTIONS: usize = 4;
 
@@ -131,6 +138,8 @@ pub struct Store {
     page_turns: Arc<Turns>,
     /// Those that the site reports, running or waiting.
     reads: Arc<Semaphore>,
+    team_turns: Arc<Turns>,
+    overview_turns: Arc<Turns>,
     /// Set when the collections are created.
     collections: Arc<OnceCell<()>>,
     /// For tasks that outlive a request, whose own runtime may end.
@@ -170,6 +179,8 @@ impl Store {
             presence_turns: Arc::new(Turns::new(PRESENCE_QUESTIONS)),
             page_turns: Arc::new(Turns::new(PAGES)),
             reads: Arc::new(Semaphore::new(read::MOST_READS)),
+            team_turns: Arc::new(Turns::new(TEAM_QUERIES)),
+            overview_turns: Arc::new(Turns::new(OVERVIEWS)),
             collections: Arc::default(),
             runtime: Handle::current(),
             behind: Arc::default(),

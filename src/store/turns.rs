@@ -18,11 +18,11 @@ impl Turns {
     }
 
     /// Waits for a turn and answers a question, both together within this time.
-    pub(super) async fn take<T>(
+    pub(super) async fn take<T, E: From<StoreError>>(
         &self,
         within: Duration,
-        answer: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
+        answer: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
         let end = Instant::now() + within;
         // An error of the inner result would mean that the semaphore is closed, which never happens.
         let _turn = timeout_at(end, self.0.acquire())
@@ -48,11 +48,11 @@ mod tests {
     async fn a_third_question_waits_for_a_turn_but_not_for_ever() {
         let turns = Arc::new(Turns::new(2));
         let endless = |turns: Arc<Turns>| {
-            tokio::spawn(async move { turns.take::<()>(LONG, pending()).await })
+            tokio::spawn(async move { turns.take::<(), StoreError>(LONG, pending()).await })
         };
         let running = [endless(turns.clone()), endless(turns.clone())];
         tokio::task::yield_now().await;
-        let quick = || async { Ok(1) };
+        let quick = || async { Ok::<_, StoreError>(1) };
         let refused = turns.take(SHORT, quick()).await;
         assert_eq!(refused, Err(StoreError::Overloaded));
         let waits = turns.take(2 * LONG, quick()).await;
@@ -67,9 +67,11 @@ mod tests {
     async fn a_question_that_is_dropped_gives_its_turn_back() {
         let turns = Turns::new(2);
         for _ in 0..5 {
-            let dropped = tokio::time::timeout(SHORT, turns.take::<()>(LONG, pending()));
+            let dropped =
+                tokio::time::timeout(SHORT, turns.take::<(), StoreError>(LONG, pending()));
             assert!(dropped.await.is_err());
         }
-        assert_eq!(turns.take(SHORT, async { Ok(1) }).await, Ok(1));
+        let quick = async { Ok::<_, StoreError>(1) };
+        assert_eq!(turns.take(SHORT, quick).await, Ok(1));
     }
 }

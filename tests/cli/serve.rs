@@ -68,7 +68,7 @@ fn a_user_serves_sends_and_asks() {
     let table = succeeded(&bench.run(&unread));
     assert_eq!(
         table,
-        "PEER    UNREAD\nSeller       3\nnobody       0\nORDER  UNREAD\nA           2\nB           1\nBuyer has 3 unread\n"
+        "PEER    UNREAD\nSeller       3\nnobody       0\nORDER  UNREAD\nA           2\nB           1\nBuyer has 3 unread by peers\n"
     );
     let json = succeeded(&bench.run(&[&unread[..], &["--json"]].concat()));
     assert_eq!(
@@ -87,7 +87,7 @@ fn a_user_serves_sends_and_asks() {
     );
     assert_eq!(
         ask(&["--team", "77", "-p", "seller", "--cap", "2"]),
-        "PEER    UNREAD\nseller       2\nTEAM  UNREAD\n77         0\nBuyer has 2 or more unread\n"
+        "PEER    UNREAD\nseller       2\nTEAM  UNREAD\n77         0\nBuyer has 2 or more unread by peers\n"
     );
 
     // Without a configuration, with secrets from the environment.

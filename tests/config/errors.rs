@@ -58,6 +58,10 @@ fn errors_name_key_and_source_and_never_a_secret() {
             &["`stream.max_subscribers`", "at least 1"],
         ),
         (
+            "stream.max_per_user = 0\n".to_owned() + APP,
+            &["`stream.max_per_user`", "between 1 and 1000"],
+        ),
+        (
             "stream.heartbeat = \"2m\"\n".to_owned() + APP,
             &["`stream.heartbeat`", "between 100ms and 60s"],
         ),

@@ -39,7 +39,8 @@ fn the_defaults_need_only_an_app() {
         assert_eq!(config.stream.max_subscribers, 1000);
         assert_eq!(config.stream.heartbeat.as_secs(), 15);
         assert_eq!(config.stream.slow_reader_timeout.as_secs(), 10);
-        assert_eq!(config.stream.recount_every.as_secs(), 60);
+        assert_eq!(config.stream.recount_every.as_secs(), 600);
+        assert_eq!(config.stream.max_per_user, 10);
         assert_eq!(config.spool.path, Path::new("data/spool"));
         assert_eq!(config.spool.max_bytes, 1024 * 1024 * 1024);
     });

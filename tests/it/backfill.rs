@@ -10,7 +10,7 @@ use crate::support::trace::{Happening, Sort};
 use crate::support::{TestApp, config_text, mongodb_uri};
 
 /// Runs the command with the test's configuration, in which a part is replaced.
-fn backfill(app: &TestApp, replace: (&str, &str), args: &[&str]) -> Output {
+pub fn backfill(app: &TestApp, replace: (&str, &str), args: &[&str]) -> Output {
     let text = config_text("127.0.0.1:0", &mongodb_uri(), app.database.name(), "");
     assert!(text.contains(replace.0));
     let file = tempfile::NamedTempFile::new().unwrap();

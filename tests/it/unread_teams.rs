@@ -287,6 +287,37 @@ async fn the_count_of_a_team_ends_at_the_limit() {
     app.end().await;
 }
 
+/// Nothing bounds what a member writes itself, so the walk over its own messages ends, too: without a count.
+#[tokio::test]
+async fn a_count_passes_over_so_many_own_messages_and_no_more() {
+    let app = TestApp::with("http.max_team_unread = 2").await;
+    let own = async |ids: std::ops::Range<usize>| {
+        for n in ids {
+            let text = message(n, "bob", n as i64, json!({}));
+            app.deliver(text).await.expect_ok();
+        }
+    };
+    let question = json!({ "user": "bob", "teams": ["77"] });
+    own(0..98).await;
+    assert_eq!(in_team(&app, "bob", "77").await, 0);
+    deliver(&app, &[message(98, "ann", 98, json!({}))]).await;
+    assert_eq!(in_team(&app, "bob", "77").await, 1);
+    // 100 keys: 50 for each message of the limit.
+    own(99..100).await;
+    let refused = app.ask(&question).await;
+    assert_eq!(refused.status, 503, "{refused:?}");
+    let problem = refused.json();
+    assert_eq!(problem["code"], "unavailable");
+    assert_eq!(problem["path"], "teams", "{problem}");
+    // The second message of others is at the limit's end, whatever follows.
+    deliver(&app, &[message(100, "ann", -1, json!({}))]).await;
+    assert_eq!(in_team(&app, "bob", "77").await, 2);
+    assert_eq!(in_team(&app, "carl", "77").await, 2);
+    deliver(&app, &[read("bob", "77", 97)]).await;
+    assert_eq!(in_team(&app, "bob", "77").await, 1);
+    app.end().await;
+}
+
 /// Two apps may have a team of the same number.
 #[tokio::test]
 async fn a_team_is_of_one_app() {

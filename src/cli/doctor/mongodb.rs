@@ -14,18 +14,20 @@ use crate::store::{Store, StoreError, diagnosis};
 
 const INDEXES: &str = "indexes";
 const RETENTION: &str = "retention";
+const TEAM_COUNTS: &str = "team_counts";
 const CHANGE_STREAMS: &str = "change_streams";
 
 /// The names of all checks of MongoDB.
-pub const CHECKS: [&str; diagnosis::CHECKS.len() + 3] = {
-    let mut names = [INDEXES; diagnosis::CHECKS.len() + 3];
+pub const CHECKS: [&str; diagnosis::CHECKS.len() + 4] = {
+    let mut names = [INDEXES; diagnosis::CHECKS.len() + 4];
     let mut i = 0;
     while i < diagnosis::CHECKS.len() {
         names[i] = diagnosis::CHECKS[i];
         i += 1;
     }
     names[i + 1] = RETENTION;
-    names[i + 2] = CHANGE_STREAMS;
+    names[i + 2] = TEAM_COUNTS;
+    names[i + 3] = CHANGE_STREAMS;
     names
 };
 
@@ -45,10 +47,11 @@ pub async fn checks(config: &Config) -> Vec<Check> {
     let mut checks = diagnosis.checks().await;
     if diagnosis.cause.is_none() {
         checks.extend(of_indexes(&store, config).await);
+        checks.push(of_team_counts(&store, config).await);
         checks.push(of_change_streams(&store).await);
     } else {
         let why = "MongoDB does not take writes";
-        let names = [INDEXES, RETENTION, CHANGE_STREAMS];
+        let names = [INDEXES, RETENTION, TEAM_COUNTS, CHANGE_STREAMS];
         checks.extend(names.map(|name| Check::not_checked(name, why)));
     }
     store.close().await;
@@ -73,6 +76,33 @@ async fn of_indexes(store: &Store, config: &Config) -> [Check; 2] {
         indexes_check(&indexes, are_built, &idle),
         retention_check(&retention),
     ]
+}
+
+/// As the service finds it out, without writing it down.
+async fn of_team_counts(store: &Store, config: &Config) -> Check {
+    let mut lacking = Vec::new();
+    for app in config.apps.iter().map(|configured| &configured.app.name) {
+        let asked = async {
+            Ok::<_, StoreError>(
+                !store.is_team_counts_stored(app).await?
+                    && store.is_older_team_message_possible(app).await?,
+            )
+        };
+        match asked.await {
+            Ok(false) => {}
+            Ok(true) => lacking.push(app.as_str()),
+            Err(error) => return Check::not_checked(TEAM_COUNTS, error.to_string()),
+        }
+    }
+    if lacking.is_empty() {
+        return Check::ok(TEAM_COUNTS, "all team messages are counted");
+    }
+    let found = format!(
+        "team messages of an older version are not counted (apps: {}), so answers with `teams` have `\"complete\": false`",
+        lacking.join(", ")
+    );
+    let way_out = "run `im-callback backfill` once all instances are updated";
+    Check::warning(TEAM_COUNTS, found, way_out)
 }
 
 /// Opens one that tells nothing, and closes it.

@@ -43,9 +43,13 @@ pub struct UnreadAnswer {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub next: Option<String>,
-    /// `false` if acknowledged callbacks wait in a spool, and may change the counts; otherwise absent.
+    /// `false` if acknowledged callbacks wait in a spool and may change the counts, or if a team's messages of an older
+    /// version are not counted until `im-callback backfill` has run; otherwise absent.
     #[serde(skip_serializing_if = "is_true")]
     pub complete: bool,
+    /// Whether callbacks wait in a spool.
+    #[serde(skip)]
+    pub waits_for_spool: bool,
 }
 
 /// The list that a total is the sum of.

@@ -11,7 +11,11 @@ use crate::callback::ids::Account;
 use crate::http::Service;
 use crate::http::error::Problem;
 use crate::ingest::App;
-use crate::store::{IdReservation, Question, UnreadBy, UnreadCount};
+use crate::store::{IdReservation, Question, TeamLimits, UnreadBy, UnreadCount};
+
+/// The index keys that are read for a team's count, for each message that is counted at most: the user's own messages
+/// are among them.
+const KEYS_PER_MESSAGE: u64 = 50;
 
 /// Answers a question that was checked, of a caller who may ask it, while MongoDB is not known to be away.
 ///
@@ -34,11 +38,16 @@ pub async fn counts(
         reserved: store.reserve(ids)?,
     };
     // Before the counts: what a spool held at the question is in MongoDB when its lease says that it is empty.
-    let complete = service.durable.complete.is_known().await?;
+    let waits_for_spool = !service.durable.complete.is_known().await?;
     if asked.is_overview() {
-        let answer = overview(service, app, reader, asked).await?;
-        return Ok(UnreadAnswer { complete, ..answer });
+        let answer = Box::pin(overview(service, app, reader, asked)).await?;
+        return Ok(UnreadAnswer {
+            complete: !waits_for_spool,
+            waits_for_spool,
+            ..answer
+        });
     }
+    let lacks_teams = asked.teams.is_some() && !lists.has_team_counts().await;
     let (peers, orders, teams) = tokio::try_join!(
         lists.count(UnreadBy::Peer, asked.peers.as_deref()),
         lists.count(UnreadBy::Order, asked.orders.as_deref()),
@@ -67,7 +76,8 @@ pub async fn counts(
         total_of,
         newest: None,
         next: None,
-        complete,
+        complete: !waits_for_spool && !lacks_teams,
+        waits_for_spool,
     })
 }
 
@@ -117,14 +127,25 @@ impl Lists<'_> {
         Ok(Some(self.list(&spellings, found, with_peers)))
     }
 
+    /// Whether all messages of teams are counted. If that cannot be found out, no answer claims it.
+    async fn has_team_counts(&self) -> bool {
+        let store = &self.service.durable.store;
+        let known = Box::pin(store.has_team_counts(&self.app.name)).await;
+        known.unwrap_or_default()
+    }
+
     async fn count_teams(&self, ids: Option<&[String]>) -> Result<Option<CountedList>, Problem> {
         let Some(ids) = ids else { return Ok(None) };
         let spellings = Spellings::of(ids, String::clone);
         let teams = spellings.distinct();
         let teams: Vec<&str> = teams.iter().map(String::as_str).collect();
-        let most = self.asked.capped(self.service.limits.max_team_unread);
+        let most = self.service.limits.max_team_unread;
+        let limits = TeamLimits {
+            most: self.asked.capped(most),
+            keys: most * KEYS_PER_MESSAGE,
+        };
         let store = &self.service.durable.store;
-        let found = store.unread_in_teams(&self.app.name, self.reader, &teams, most);
+        let found = store.unread_in_teams(&self.app.name, self.reader, &teams, limits);
         Ok(Some(self.list(&spellings, found.await?, false)))
     }
 

@@ -93,6 +93,7 @@ fn told(answer: &UnreadAnswer) -> LiveCounts {
     LiveCounts {
         event: Bytes::from(event),
         digest,
-        are_complete: answer.complete,
+        // What waits for a backfill is not counted any sooner by being asked for again and again.
+        are_complete: !answer.waits_for_spool,
     }
 }

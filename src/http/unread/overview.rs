@@ -16,8 +16,7 @@ use crate::http::error::{Code, Problem};
 use crate::http::moment::moment;
 use crate::ingest::App;
 use crate::store::{
-    LastUnread, MOST_NEWEST, NewestUnread, Question, Store, StoreError, UnreadBy, UnreadCount,
-    UnreadPairs,
+    LastUnread, MOST_NEWEST, NewestUnread, Question, Store, UnreadBy, UnreadCount, UnreadPairs,
 };
 
 /// Senders of one question for the grand total.
@@ -38,8 +37,9 @@ pub async fn overview(
         asked,
         limit: asked.entries(&service.limits),
     };
-    let answer = tokio::time::timeout(store.query_timeout(), overview.answer());
-    answer.await.map_err(|_| StoreError::TimedOut)?
+    // On the heap: the answer is large, and a future within others would be moved on the stack.
+    let answer = Box::pin(overview.answer());
+    store.in_turn_of_overviews(answer).await
 }
 
 struct Overview<'q> {
@@ -99,6 +99,7 @@ impl Overview<'_> {
             }),
             next,
             complete: true,
+            waits_for_spool: false,
         })
     }
 

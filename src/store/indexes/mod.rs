@@ -25,7 +25,7 @@ use mongodb::{Collection, IndexModel};
 
 use super::error::{Blame, StoreError, blame, code};
 use super::messages::{PageQuestion, WhichPage};
-use super::{Store, UnreadBy, collection};
+use super::{Store, TeamLimits, UnreadBy, collection};
 use crate::callback::event::Conversation;
 use crate::callback::ids::{Account, AppName};
 
@@ -273,13 +273,14 @@ impl Store {
             limit: 1,
             withholds_held_back: false,
         };
+        let limits = TeamLimits { most: 1, keys: 1 };
         let keys = |by: UnreadBy| self.unread_keys(by, by.matching(&app, &[""], &[""]), 1);
         let asked = tokio::try_join!(
             keys(UnreadBy::Peer),
             keys(UnreadBy::Order),
             self.marks_between(&app, &[""], &[""]),
             self.joined_at(&app, &nobody, &[""]),
-            self.count_in_team(&app, &nobody, "", None, 1),
+            self.count_in_team(&app, &nobody, "", None, limits),
             self.page_documents(&nobodys_page),
             self.devices(&app, &[""]),
         );

@@ -17,7 +17,7 @@ use crate::store::{StoreError, collection};
 /// The most characters of a message's text.
 pub const LONGEST_TEXT: i32 = 500;
 
-/// Pairs in one query. It asks for every combination of their ids, senders and times, so there are few.
+/// Pairs in one query: each is a range of the index.
 const PAIRS: usize = 32;
 
 /// The most messages of one query: of a pair there may be several with the same time.
@@ -70,7 +70,7 @@ impl Store {
     ) -> Result<Vec<Option<LastUnread>>, StoreError> {
         let messages = self.collection(collection::MESSAGES)?;
         let find = messages
-            .find(matching(by, app, reader, newest))
+            .find(last_messages(by, app, reader, newest))
             .projection(projection(provider))
             .hint(by.hint())
             .limit(MOST_MESSAGES)
@@ -102,14 +102,20 @@ impl Store {
     }
 }
 
-fn matching(by: UnreadBy, app: &AppName, reader: &Account, newest: &[&NewestUnread]) -> Document {
-    let ids: Vec<&str> = newest.iter().map(|one| one.id.as_str()).collect();
-    let peers: Vec<&str> = newest.iter().map(|one| one.peer.as_str()).collect();
-    let times: Vec<i64> = newest.iter().map(|one| one.sent_at).collect();
-    let mut matching = by.matching(app, &[reader.as_str()], &ids);
-    matching.insert("fromAccount", doc! { "$in": peers });
-    matching.insert("msgTimestamp", doc! { "$in": times });
-    matching
+/// The messages that some pairs' newest are, and no others; public so that a test can ask for its plan.
+pub fn last_messages(
+    by: UnreadBy,
+    app: &AppName,
+    reader: &Account,
+    newest: &[&NewestUnread],
+) -> Document {
+    let pairs = newest.iter().map(|one| {
+        let mut pair = by.matching(app, &[reader.as_str()], &[&one.id]);
+        pair.insert("fromAccount", one.peer.as_str());
+        pair.insert("msgTimestamp", one.sent_at);
+        pair
+    });
+    doc! { "$or": pairs.collect::<Vec<_>>() }
 }
 
 fn projection(provider: ProviderName) -> Document {

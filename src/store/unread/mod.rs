@@ -35,9 +35,9 @@ use super::marks::Marks;
 use keys::{CountedKeys, IndexKeys, chunks_for_marks, count, distinct};
 use lane::{Asker, Coalesce, Lane, Slot, WaitingQuestion};
 pub use lane::{IdReservation, Question, UnreadCount};
-pub use last::LastUnread;
+pub use last::{LastUnread, last_messages};
 pub use newest::{MOST_NEWEST, NewestUnread, UnreadPairs, newest_of};
-pub use team::{team_joins, team_messages};
+pub use team::{TeamLimits, team_joins, team_messages};
 
 /// The most keys that a query of the usual lane reads, in a few milliseconds.
 pub const MOST_KEYS: usize = 5000;

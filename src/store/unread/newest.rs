@@ -43,6 +43,18 @@ pub struct UnreadPairs {
 }
 
 impl Store {
+    /// Waits for a turn of an overview and answers it, both within the timeout of one query.
+    ///
+    /// # Errors
+    /// As the answer, and when there was no turn, or no answer, in time.
+    pub async fn in_turn_of_overviews<T, E: From<StoreError>>(
+        &self,
+        answer: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        let within = self.settings.query_timeout;
+        self.overview_turns.take(within, answer).await
+    }
+
     /// All senders, or orders and senders, of whom a reader has unread messages.
     ///
     /// # Errors
