@@ -24,10 +24,10 @@ check: ## format, lints and docs, warnings denied
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 
-# The load has a thousand connections.
+# The load has a thousand connections, and ten thousand subscribers.
 bench: ## each goal beside its yardsticks, into docs/benchmarks.md; parts: ONLY="ingest unread", small: QUICK=1
 	cd bench/express && npm install --no-package-lock --no-fund --no-audit --silent
-	ulimit -n 8192 && MONGOD_CACHE_GB=default QUICK=$(QUICK) scripts/mongod.py run -- \
+	ulimit -n 16384 && MONGOD_CACHE_GB=default QUICK=$(QUICK) scripts/mongod.py run -- \
 		cargo bench --locked --bench yardsticks -- $(ONLY) $(CONNECTIONS)
 	$(if $(ONLY)$(CONNECTIONS),,scripts/cost.py)
 

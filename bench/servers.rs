@@ -105,9 +105,15 @@ pub struct Server {
 
 impl Server {
     pub fn start(who: Who, uri: &str, database: &str) -> Self {
+        Self::start_with(who, uri, database, &[])
+    }
+
+    /// Starts it with more variables.
+    pub fn start_with(who: Who, uri: &str, database: &str, settings: &[(&str, String)]) -> Self {
         let spool = tempfile::tempdir().unwrap();
         let mut command = who.command();
         configure(&mut command, uri, database, spool.path());
+        command.envs(settings.iter().map(|(name, value)| (name, value)));
         let mut child = command
             .stderr(Stdio::piped())
             .spawn()

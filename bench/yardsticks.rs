@@ -7,7 +7,7 @@
 //! small, to try the program itself. `BENCH_SET_INGEST__COMMITS_IN_FLIGHT=4` tries a setting of the service.
 //!
 //! # Map
-//! - What is measured: [`ingest`], [`latency`], [`disk`], and [`unread`] over the data of [`history`].
+//! - What is measured: [`ingest`], [`latency`], [`disk`], [`streams`], and [`unread`] over the data of [`history`].
 //! - What it is compared with: [`by_hand`] and `express/server.js`; `bare` in [`ingest`].
 //! - How: [`callbacks`] is the load, [`load`] sends it, [`servers`] starts what answers, [`stored`] looks at
 //!   what is in MongoDB afterwards.
@@ -33,6 +33,7 @@ mod report;
 mod results;
 mod servers;
 mod stored;
+mod streams;
 mod unread;
 
 use mongodb::Client;
@@ -44,7 +45,7 @@ use results::Results;
 /// Every figure is the median of so many turns.
 const TURNS: usize = 3;
 /// The parts that can be asked for by name.
-const PARTS: [&str; 8] = [
+const PARTS: [&str; 9] = [
     "ingest",
     "sustained",
     "repeats",
@@ -52,6 +53,7 @@ const PARTS: [&str; 8] = [
     "latency",
     "state",
     "unread",
+    "streams",
     "disk",
 ];
 
@@ -165,6 +167,9 @@ fn measure(bench: &mut Bench, words: &[String]) {
         unread::over_history(bench);
         unread::hot(bench);
         unread::beside_ingest(bench);
+    }
+    if asked("streams") {
+        streams::streams(bench);
     }
     if asked("disk") {
         disk::a_message(bench);

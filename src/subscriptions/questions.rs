@@ -295,7 +295,7 @@ impl<Q: Eq + Hash> LiveQuestions<Q> {
         (Watched { readers, teams }, index.next_number)
     }
 
-    /// Notes who is watched from now on. LiveQuestions that were not covered before are due, as they may have missed changes.
+    /// Notes who is watched from now on. Questions that were not covered before are due, as they may have missed changes.
     pub fn watched(&self, watched: Watched, below: u64) {
         let mut index = self.index();
         let sets = WatchedSets {

@@ -56,7 +56,7 @@ pub async fn off(client: &Client) {
     times_hit(client).await;
 }
 
-/// How many commands have failed so far. Switches the fail point off.
+/// How many commands have failed since the server began, in all tests. Switches the fail point off.
 pub async fn times_hit(client: &Client) -> i64 {
     let point = doc! { "configureFailPoint": "failCommand", "mode": "off" };
     let was = client.database("admin").run_command(point).await.unwrap();

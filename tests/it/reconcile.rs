@@ -308,7 +308,8 @@ async fn an_interrupted_run_is_resumed() {
         let rule = doc! { "collMod": "progress", "validator": rule };
         app.database.run_command(rule).await.unwrap();
     };
-    app.database.create_collection("progress").await.unwrap();
+    // The service may have made it already, to note that team counts lack nothing.
+    drop(app.database.create_collection("progress").await);
     only(doc! { "after": { "$ne": "otc/p2p/2999" } }).await;
     let mut report = Report::default();
     let interrupted = store.reconcile(ReconcileScope::All, &mut report).await;

@@ -118,6 +118,12 @@ fn query_indexes() -> [WantedIndex; 7] {
             filter: Some(doc! { "joined": { "$exists": true } }),
         },
         WantedIndex {
+            collection: collection::MESSAGES,
+            name: CONVERSATION,
+            keys: doc! { "app": 1, "conversation": 1, "msgTimestamp": 1, "_id": 1 },
+            filter: Some(doc! { "conversation": { "$exists": true } }),
+        },
+        WantedIndex {
             collection: collection::READ_MARKS,
             name: MARKS,
             keys: doc! { "app": 1, "reader": 1, "peer": 1, "readUpTo": 1 },
@@ -128,12 +134,6 @@ fn query_indexes() -> [WantedIndex; 7] {
             name: ACCOUNT,
             keys: doc! { "app": 1, "account": 1, "state": 1, "lastEventTime": 1 },
             filter: None,
-        },
-        WantedIndex {
-            collection: collection::MESSAGES,
-            name: CONVERSATION,
-            keys: doc! { "app": 1, "conversation": 1, "msgTimestamp": 1, "_id": 1 },
-            filter: Some(doc! { "conversation": { "$exists": true } }),
         },
     ]
 }

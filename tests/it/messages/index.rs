@@ -116,14 +116,16 @@ async fn few_pages_are_read_at_once() {
         "failCommands": ["find"], "namespace": format!("{}.messages", app.database.name()),
         "blockConnection": true, "blockTimeMS": 1000,
     };
+    let before = times_hit(&client).await;
     fail(&client, name, "alwaysOn", slow).await;
     let asked = (0..20).map(|_| ask(&app, "user=bob&peer=ann"));
     let begun = async {
         tokio::time::sleep(Duration::from_millis(500)).await;
-        times_hit(&client).await
+        times_hit(&client).await - before
     };
     let (answers, begun) = join(join_all(asked), begun).await;
-    assert_eq!(begun, 8);
+    // The service's own look at the messages of teams may be among them.
+    assert!((8..=9).contains(&begun), "{begun}");
     assert!(answers.iter().all(|a| a.status == 200), "{answers:?}");
     app.end().await;
 }
