@@ -76,14 +76,13 @@ impl<Q: Eq + Hash + Send + Sync + 'static> Shared<Q> {
         self.metrics.stream_recounts.inc();
         let failed = counted == Err(CountFailure::Unavailable) && !counter.is_away();
         asked.counted(began, failed);
-        match counted {
+        let kept = counted.and_then(|counts| {
+            let memory = self.questions.keep(asked, counts.event.len());
+            memory.map_err(|_| CountFailure::Refused("too_many_streams"))?;
+            Ok(counts)
+        });
+        match kept {
             Ok(counts) => {
-                if self.questions.keep(asked, counts.event.len()).is_err() {
-                    asked
-                        .told
-                        .send_replace(Some(Told::Refused("too_many_streams")));
-                    return;
-                }
                 asked.tell(counts, is_new_to_somebody);
                 if let Some(since) = due_since {
                     self.metrics

@@ -101,8 +101,7 @@ async fn open(
         return Err(Problem::at(Code::InvalidField, "limit", detail));
     }
     if service.stopping.is_cancelled() {
-        let detail = "the service is stopping; ask again, another instance will answer";
-        return Err(Problem::new(Code::Unavailable, detail));
+        return Err(is_stopping());
     }
     service.check_reachable()?;
     let mut response = HttpResponse::Ok();
@@ -125,7 +124,11 @@ async fn open(
     let subscription = subscriptions.subscribe(question, caller.is_user()).await;
     let mut subscription = subscription.map_err(|error| not_subscribed(error, caller))?;
     // A question that cannot be answered is refused as a query is, while there is still a status to say so.
-    let first = subscription.next().await;
+    let first = tokio::select! {
+        first = subscription.next() => first,
+        // Nothing is counted any more.
+        () = service.stopping.cancelled() => return Err(is_stopping()),
+    };
     if let Told::Refused(code) = first {
         return Err(refused(code));
     }
@@ -162,6 +165,11 @@ fn bytes_of(asked: &UnreadQuery) -> usize {
     let lists = [&asked.peers, &asked.orders, &asked.teams];
     let ids = lists.into_iter().flatten().flatten();
     asked.user.len() + ids.map(|id| id.len() + ID_OVERHEAD).sum::<usize>()
+}
+
+fn is_stopping() -> Problem {
+    let detail = "the service is stopping; ask again, another instance will answer";
+    Problem::new(Code::Unavailable, detail)
 }
 
 /// What the first count said.
